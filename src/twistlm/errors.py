@@ -1,0 +1,55 @@
+"""Every error twistlm raises on purpose. Each one says what is wrong, where, the likely cause and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TwistError(Exception):
+    """Base of all errors the command line shows as one readable paragraph.
+
+    Attributes:
+        exit_code: what `twist` exits with: 2 for bad input, 1 for a job that failed.
+    """
+
+    exit_code = 1
+
+
+class BadInput(TwistError):
+    """The caller gave something unusable: a file, a folder, an option, a table."""
+
+    exit_code = 2
+
+
+class AudioError(BadInput):
+    """A sound file is missing, corrupt, empty, silent, too short, or holds NaN or infinite samples."""
+
+
+class ConfigError(BadInput):
+    """An unknown key, a value of the wrong type or out of range in a TOML file or a `--set`."""
+
+
+class UnitSpecMismatch(BadInput):
+    """Two things that were made with different unit definitions were about to meet."""
+
+
+class ShardError(BadInput):
+    """A unit shard is missing, truncated, or is not a unit shard."""
+
+
+class CheckpointError(BadInput):
+    """A checkpoint is missing, incomplete, or belongs to another configuration."""
+
+
+class ArtifactError(TwistError):
+    """A model, tokenizer or other named artifact could not be had, or is corrupt."""
+
+
+class TrainingError(TwistError):
+    """Training cannot go on: a loss that is not finite, or no data to train on."""
+
+
+def offenders(items: Sequence[object], *, limit: int = 5) -> str:
+    """Return the first `limit` items, comma separated, and the total when there are more."""
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} … ({len(items)} in all)"
