@@ -1,0 +1,1 @@
+"""Whole experiments: the quickstart, and the report that shows one."""
