@@ -1,0 +1,224 @@
+"""Read, check, resample and write sound files, and the one rule that turns seconds into samples.
+
+Everything inside twistlm is mono float32; other files become so here. Shapes: N samples, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from twistlm.artifacts import atomic_write
+from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.types import Clip
+
+SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .sph".split())
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+
+_BLOCK = 1 << 18  # samples per channel read at once: a long file never lies in memory at its own rate and channels
+_SILENCE = 1e-4  # peak below which a clip is silent: -80 dB, three steps of 16-bit PCM
+_MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: about 5000); a header that says so lies
+# What libsndfile notes when a header declares more bytes than the file holds ("data : 96000 (should be 47978)").
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_LENGTH = 0x7FFF_F000  # programs that write wav into a pipe declare this length or more
+
+
+def seconds_to_samples(seconds: float, rate: int) -> int:
+    """Return how many samples `seconds` at `rate` Hz are: rounded to the nearest, halves up. The only such rule."""
+    return int(np.floor(seconds * rate + 0.5))
+
+
+def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
+    """Return how many samples are left of `n_samples` after resampling: nearest, halves up, in exact integers."""
+    return (2 * n_samples * to_rate + from_rate) // (2 * from_rate)
+
+
+def read(path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
+    """Read any file libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …) as mono float32.
+
+    Channels are averaged; the rate is changed by soxr (HQ). The file is read in blocks, so the peak of memory is about
+    the size of the result. The clip's id is the file's name without suffix.
+
+    Args:
+        path: the file.
+        sample_rate: Hz of the result; None keeps the file's.
+
+    Raises:
+        AudioError: missing, not a sound file, corrupt, truncated (more than 0.1 s missing), without samples, or with NaN
+            or infinite samples. Silence and shortness are for `check`. An mp3 with variable bit rate and no Xing header
+            has no declared length: libsndfile guesses it, and reads no further than its guess.
+    """
+    path = Path(path)
+    with _opened(path) as sound:
+        rate = sound.samplerate if sample_rate is None else sample_rate
+        if rate < 1:
+            raise BadInput(f"a sample rate must be positive, got {rate}.")
+        if sound.frames > _MAX_SAMPLES_PER_BYTE * path.stat().st_size:
+            raise AudioError(f"{path}: the header declares {sound.frames} samples, more than the file can hold: corrupt.")
+        expected = resampled_length(sound.frames, sound.samplerate, rate)
+        samples = np.empty(expected, dtype=np.float32)
+        stream = None if rate == sound.samplerate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
+        n_read = n_done = 0
+
+        def put(piece: NDArray[np.float32]) -> int:
+            samples[n_done : n_done + len(piece)] = piece
+            return n_done + len(piece)
+
+        for block in _blocks(sound, path):
+            n_read += len(block)
+            n_done = put(block if stream is None else stream.resample_chunk(block))
+        if stream is not None:
+            n_done = put(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+        if sound.frames - n_read > 0.1 * sound.samplerate:
+            raise _truncated(path, f"{n_read / sound.samplerate:.2f} of {sound.frames / sound.samplerate:.2f} s")
+        n_kept = resampled_length(n_read, sound.samplerate, rate)
+        if n_done != n_kept:
+            raise AssertionError(f"{path}: resampling gave {n_done} samples where the length rule says {n_kept}")
+    if not n_kept:
+        raise _empty(path)
+    return Clip(samples[:n_kept], rate, id=path.stem)
+
+
+def resample(clip: Clip, *, sample_rate: int) -> Clip:
+    """Return `clip` at `sample_rate` Hz (soxr HQ), as `read` would have given it; itself when that is its rate."""
+    if clip.sample_rate == sample_rate:
+        return clip
+    return Clip(soxr.resample(clip.samples, clip.sample_rate, sample_rate), sample_rate, id=clip.id)
+
+
+def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
+    """Raise unless `clip` holds sound that can be cut into units.
+
+    Raises:
+        AudioError: samples that are NaN or infinite, fewer than `min_seconds`, or nothing above -80 dB of full scale.
+    """
+    name = clip.id or "the clip"
+    if not np.isfinite(clip.samples).all():
+        raise _not_finite(name)
+    if len(clip.samples) < seconds_to_samples(min_seconds, clip.sample_rate):
+        raise AudioError(f"{name}: too short: {clip.seconds:.3f} s, needs {min_seconds} s. Leave it out of the manifest.")
+    if not len(clip.samples) or np.abs(clip.samples).max() < _SILENCE:
+        raise AudioError(f"{name}: silent: nothing louder than -80 dB in {clip.seconds:.2f} s. Was the recorder muted?")
+
+
+def info(path: str | Path) -> tuple[float, int, int]:
+    """Return (seconds, sample rate in Hz, channels) from the file's header, without decoding it.
+
+    Raises:
+        AudioError: missing, not a sound file, or visibly truncated.
+    """
+    with _opened(Path(path)) as sound:
+        return sound.frames / sound.samplerate, sound.samplerate, sound.channels
+
+
+def write(clip: Clip, path: str | Path) -> None:
+    """Write `clip` atomically: .wav and .flac as 16-bit PCM, .ogg and .opus as Opus; the suffix decides.
+
+    Samples outside -1 … 1 are clipped, as every player would.
+
+    Raises:
+        AudioError: another suffix, samples that are not finite, no samples, or a rate Opus does not have.
+    """
+    path = Path(path)
+    if not len(clip.samples):
+        raise AudioError(f"{path}: nothing to write: the clip has no samples.")
+    if not np.isfinite(clip.samples).all():
+        raise _not_finite(str(path))
+    match path.suffix.lower():
+        case ".wav":
+            form, subtype = "WAV", "PCM_16"
+        case ".flac":
+            form, subtype = "FLAC", "PCM_16"
+        case ".ogg" | ".opus":
+            form, subtype = "OGG", "OPUS"
+            if clip.sample_rate not in OPUS_RATES:
+                raise AudioError(
+                    f"{path}: Opus has no {clip.sample_rate} Hz, only {', '.join(map(str, OPUS_RATES))}. "
+                    "Write wav or flac, or resample the clip first."
+                )
+        case other:
+            raise AudioError(f"{path}: cannot write {other or 'a file without suffix'}: use .wav, .flac, .ogg or .opus.")
+    samples = np.clip(clip.samples, -1, 1)
+    with atomic_write(path) as temporary:
+        sf.write(temporary, samples, clip.sample_rate, format=form, subtype=subtype)
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """Return every sound file (by suffix) below `folder`, sorted; links are followed, hidden names are not.
+
+    Raises:
+        AudioError: no such folder, or no sound file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder. Give a folder with sound files below it.")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(top) / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
+    if not found:
+        raise AudioError(f"{folder}: no sound files below it; looked for {offenders(sorted(SUFFIXES), limit=99)}.")
+    return sorted(found)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sf.SoundFile]:
+    if not path.is_file():
+        raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path or the manifest.")
+    if not path.stat().st_size:
+        raise _empty(path)
+    try:
+        # RAW is the one format soundfile refuses by name and not by content.
+        if path.suffix.lower() == ".raw":
+            raise AudioError(f"{path}: a raw file does not say its rate. Give it a header, e.g. sox -t raw … out.wav.")
+        with sf.SoundFile(path) as sound:
+            log = sound.extra_info
+            for declared, held in _SHORT_CHUNK.findall(log):
+                if int(held) < int(declared) < _UNKNOWN_LENGTH:
+                    raise _truncated(path, f"{held} of {declared} bytes")
+            if "lacks an end-of-stream bit" in log:
+                raise _truncated(path, "an Ogg stream without its last page")
+            yield sound
+    except sf.SoundFileError as error:
+        detail = str(error).removeprefix(f"Error opening {str(path)!r}: ")
+        raise AudioError(
+            f"{path}: not a sound file, or corrupt ({detail.strip().rstrip('.')}). "
+            "Convert it again, or leave it out; wav, flac, ogg (vorbis, opus) and mp3 are read."
+        ) from error
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error}.") from error
+
+
+def _blocks(sound: sf.SoundFile, path: Path) -> Iterator[NDArray[np.float32]]:
+    """Yield the file as mono blocks, float32 [<= _BLOCK]."""
+    while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise _not_finite(str(path))
+        yield np.ascontiguousarray(mono)
+
+
+def _empty(path: Path) -> AudioError:
+    return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy; make it again or leave it out.")
+
+
+def _truncated(path: Path, what: str) -> AudioError:
+    return AudioError(f"{path}: truncated: {what} are there. An interrupted copy or download; fetch it again.")
+
+
+def _not_finite(name: str) -> AudioError:
+    return AudioError(f"{name}: has NaN or infinite samples. Whatever wrote it divided by zero or overflowed; make it again.")
