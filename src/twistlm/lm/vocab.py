@@ -71,7 +71,9 @@ class Vocab:
         inner = tokens[units[0] : units[-1] + 1]
         if (inner < self.offset).any():
             where = (np.flatnonzero(inner < self.offset) + units[0]).tolist()
-            raise BadInput(f"special tokens between units, at positions {offenders(where)}: decode one document at a time.")
+            raise BadInput(
+                f"special tokens between units, at positions {offenders(where)}: decode one document at a time."
+            )
         return (inner - self.offset).astype(np.uint16)
 
     def _tokens(self, unit_ids: NDArray[np.integer]) -> NDArray[np.int64]:
