@@ -1,0 +1,235 @@
+"""What every stage can be told: frozen dataclasses, checked when made. Only TOML files and `--set` change them.
+
+A configuration is complete: a recipe (`twistlm.recipes`) returns every field with a value; a TOML file names a recipe
+as its `base` and holds only what differs from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from twistlm.errors import ConfigError
+
+
+class _Checked:
+    """Checks each field's type, then the class's own ranges. An int given for a float becomes one, a list a tuple."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name in hints:
+            object.__setattr__(self, name, _coerce(getattr(self, name), hints[name], name))
+        self._check()
+
+    def _check(self) -> None:
+        """Raise ConfigError for values out of range."""
+
+    def _at_least(self, low: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least {low}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(_Checked):
+    """One training run of a unit language model.
+
+    Attributes:
+        updates: how many optimiser steps.
+        batch_rows: B, rows of a batch.
+        context: T, tokens of a row; documents are packed into rows and do not see each other.
+        lr: the highest learning rate, reached after the warm-up.
+        lr_floor: the lowest learning rate after the warm-up.
+        schedule: how the rate falls: `"inverse_sqrt"` of the update, or half a `"cosine"` that ends at the floor.
+        warmup: updates during which the rate rises linearly.
+        weight_decay: of AdamW; weight matrices and embeddings only, not norms and biases.
+        betas: of AdamW.
+        clip_norm: the gradient is scaled down to this norm when it is larger.
+        precision: `"float32"`, `"bf16"` (autocast; weights and optimiser stay float32), or `"auto"`: bf16 where the
+            device computes it faster than float32. The choice is written in the run's config.json.
+        eval_every: updates between two evaluations; one is always made before the first update and after the last.
+            0 makes only those two.
+        checkpoint_every: updates between two checkpoints, each three times the model's size on disk. 0 writes none
+            (an interrupt still does).
+        seed: of the order of documents, and of dropout where the model has any.
+    """
+
+    updates: int
+    batch_rows: int
+    context: int
+    lr: float
+    lr_floor: float
+    schedule: Literal["inverse_sqrt", "cosine"]
+    warmup: int
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_norm: float
+    precision: Literal["float32", "bf16", "auto"]
+    eval_every: int
+    checkpoint_every: int
+    seed: int
+
+    def _check(self) -> None:
+        self._at_least(1, "updates", "batch_rows")
+        self._at_least(2, "context")
+        self._at_least(0, "warmup", "weight_decay", "lr_floor", "eval_every", "checkpoint_every", "seed")
+        for name in ("lr", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        if self.lr_floor > self.lr:
+            raise ConfigError(f"lr_floor is {self.lr_floor!r}, above lr, which is {self.lr!r}; lower it as well.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas is {self.betas!r}; both must be at least 0 and below 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartConfig(_Checked):
+    """The whole loop: units, a warm and a cold model, their evaluation, continuations, a report.
+
+    Attributes:
+        speech: folder with speech files, or `"bundled"`.
+        tokenizer, text_lm, vocoder: artifact names or folders.
+        warm, cold: the two training runs; they differ in the learning rates only, if the comparison is to be fair.
+        seed: of the new weights and of sampling.
+        n_resynth: held-out clips that are spoken again and transcribed; 0 for none.
+        out: folder for everything the run makes.
+    """
+
+    speech: str
+    tokenizer: str
+    text_lm: str
+    vocoder: str
+    warm: TrainConfig
+    cold: TrainConfig
+    seed: int
+    n_resynth: int
+    out: str
+
+    def _check(self) -> None:
+        self._at_least(0, "seed", "n_resynth")
+        for name in ("speech", "tokenizer", "text_lm", "vocoder", "out"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty.")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the configuration as nested plain dicts, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def fingerprint(config: Any) -> str:
+    """Return 16 hex digits that name this configuration: equal exactly when every field is equal."""
+    canonical = json.dumps({type(config).__name__: to_dict(config)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def load_toml(path: str | Path, *, bases: Mapping[str, Callable[[], Any]]) -> Any:
+    """Read a TOML file that names its `base` and holds what differs from it.
+
+    Args:
+        path: the file.
+        bases: what `base` may name: functions that return a whole configuration. `twistlm.recipes.load` passes its own.
+
+    Raises:
+        ConfigError: no such file, not TOML, no or an unknown base, an unknown key (with the nearest known one), a value
+            of the wrong type or out of range.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    base = table.pop("base", None)
+    if base is None:
+        raise ConfigError(f'{path} names no base; its first line should be base = "NAME", one of: {", ".join(bases)}.')
+    if not isinstance(base, str) or base not in bases:
+        raise ConfigError(f"{path}: base is {base!r}{_nearest(str(base), bases)}.")
+    return _changed(bases[base](), table, where=str(path))
+
+
+def override(config: Any, assignments: Sequence[str]) -> Any:
+    """Return a copy of `config` with each `"name.name=value"` applied; all are applied before ranges are checked.
+
+    A value is written as in TOML (`1e-3`, `[0.9, 0.95]`), without quotes for text.
+
+    Raises:
+        ConfigError: no `=`, an unknown name, a value of the wrong type or out of range.
+    """
+    table: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, raw = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: write it as name=value.")
+        *parents, name = (part.strip() for part in key.split("."))
+        inner = table
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {assignment}: {parent} was given a value before.")
+        inner[name] = _parse(raw.strip())
+    return _changed(config, table, where="--set")
+
+
+def _parse(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw  # bare text: warm.schedule=cosine
+
+
+def _changed(config: Any, table: Mapping[str, Any], *, where: str) -> Any:
+    """Return a copy of `config` with the values of `table`; `where` begins every error."""
+    known = {field.name for field in dataclasses.fields(config)}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, known)}.")
+        old = getattr(config, key)
+        if dataclasses.is_dataclass(old):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {key} is a section, with keys of its own; it cannot be {value!r}.")
+            value = _changed(old, value, where=f"{where}: {key}")
+        values[key] = value
+    try:
+        return dataclasses.replace(config, **values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; the known ones are {', '.join(sorted(known))}"
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """Return `value` as the type `hint`, only where that loses nothing."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value in typing.get_args(hint) and isinstance(value, str):
+            return value
+        raise ConfigError(f"{name} is {value!r}{_nearest(str(value), typing.get_args(hint))}.")
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        if isinstance(value, (list, tuple)) and len(value) == len(inner):
+            return tuple(_coerce(v, h, f"{name}[{i}]") for i, (v, h) in enumerate(zip(value, inner, strict=True)))
+        raise ConfigError(f"{name} is {value!r}; it must be a list of {len(inner)} values.")
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{name} is {value!r}; it must be of type {hint.__name__}.")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; it must be finite.")
+    return value

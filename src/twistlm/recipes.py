@@ -1,0 +1,71 @@
+"""Recipes: functions that return a whole configuration. A TOML file or `--set` changes single fields of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from twistlm.config import QuickstartConfig, TrainConfig, load_toml
+
+
+def quickstart() -> QuickstartConfig:
+    """The whole loop on the bundled speech: SmolLM2-135M warm against its cold twin, each at its own learning rate.
+
+    Hardware: two CPU cores, no GPU; bf16 where the CPU computes it.
+    Time and expected result: see RESULTS.md, "quickstart".
+    """
+    return QuickstartConfig(
+        speech="bundled",
+        tokenizer="mini-25hz-500",
+        text_lm="smollm2-135m",
+        vocoder="mini-25hz-500",
+        warm=_short_run(lr=5e-4),
+        cold=_short_run(lr=1e-3),
+        seed=0,
+        n_resynth=50,
+        out="runs/quickstart",
+    )
+
+
+def laptop() -> QuickstartConfig:
+    """The loop for one's own speech on a laptop. For now the same budget as `quickstart`, in a folder of its own.
+
+    Hardware: two or more CPU cores, or one GPU.
+    Time and expected result: see RESULTS.md, "laptop".
+    """
+    return dataclasses.replace(quickstart(), out="runs/laptop")
+
+
+RECIPES: dict[str, Callable[[], QuickstartConfig]] = {"quickstart": quickstart, "laptop": laptop}
+
+
+def load(name_or_path: str | Path) -> QuickstartConfig:
+    """Return the recipe of this name, or the configuration in this TOML file.
+
+    Raises:
+        ConfigError: see `twistlm.config.load_toml`.
+    """
+    if str(name_or_path) in RECIPES:
+        return RECIPES[str(name_or_path)]()
+    return load_toml(name_or_path, bases=RECIPES)
+
+
+def _short_run(*, lr: float) -> TrainConfig:
+    """Everything the warm and the cold run share; the floor follows the learning rate."""
+    return TrainConfig(
+        updates=40,
+        batch_rows=4,
+        context=256,
+        lr=lr,
+        lr_floor=lr / 5,
+        schedule="inverse_sqrt",
+        warmup=5,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
+        clip_norm=1.0,
+        precision="auto",
+        eval_every=5,
+        checkpoint_every=20,
+        seed=0,
+    )

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM end a run between two updates, so that what was computed is kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While open, the first signal is only noted, in `name`; a second one acts as it would without us.
+
+    Python gives signals to the main thread; in any other nothing is caught and nothing noted.
+    """
+
+    name: str = ""
+
+    def __enter__(self) -> Self:
+        self._old: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                old = signal.getsignal(number)
+                if old not in (signal.SIG_IGN, None):  # ignored (nohup), or not Python's to give back
+                    self._old[number] = old
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}

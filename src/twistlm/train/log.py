@@ -1,0 +1,98 @@
+"""metrics.jsonl: one JSON object a line, one line an update, from update 0 (the untrained model's evaluation) on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twistlm.artifacts import atomic_write
+from twistlm.errors import BadInput, CheckpointError, offenders
+
+Row = dict[str, Any]
+
+
+def read_history(path: str | Path) -> list[Row]:
+    """Return the lines of a metrics.jsonl as dicts; a last line that a kill cut short is left out.
+
+    Raises:
+        BadInput: no such file, or a line before the last is not JSON.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no {path}: it is written by `twist train`.") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path}, line {number} is not JSON: {error}.") from error
+    return rows
+
+
+class MetricsLog:
+    """The open metrics file of a run; lines after update `keep` are dropped, they will be made again."""
+
+    def __init__(self, path: Path, *, keep: int | None) -> None:
+        """Open `path` for appending.
+
+        Args:
+            path: the file, created when missing.
+            keep: the update the run goes on from; None starts an empty file.
+
+        Raises:
+            CheckpointError: lines up to `keep` are missing.
+        """
+        self.path = path
+        self.rows: list[Row] = []
+        if keep is not None:
+            self.rows = [row for row in (read_history(path) if path.exists() else []) if row["update"] <= keep]
+            missing = sorted(set(range(keep + 1)) - {row["update"] for row in self.rows})
+            if missing:
+                raise CheckpointError(
+                    f"{path} lacks updates {offenders(missing)} although the checkpoint is of update {keep}. "
+                    "The file was changed or lost; train again in a new folder."
+                )
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+
+    def append(self, row: Row) -> None:
+        """Add one line, on disk when this returns: a checkpoint must never be ahead of its metrics."""
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def updates_to_reach(history: Sequence[Row], target: float, *, key: str = "val_nll") -> float | None:
+    """Return the first update at which `key` is at most `target`, on straight lines between evaluations.
+
+    Args:
+        history: rows with `update`; those without `key` (no evaluation there) are passed over.
+        target: in the unit of `key`, e.g. nats per unit.
+        key: the quantity, lower is better.
+
+    Returns:
+        The update, fractional; the first evaluation's own when it is already low enough; None when never reached.
+    """
+    before: tuple[float, float] | None = None
+    for row in history:
+        if key not in row:
+            continue
+        update, value = float(row["update"]), float(row[key])
+        if value <= target:
+            if before is None:
+                return update
+            return before[0] + (update - before[0]) * (before[1] - target) / (before[1] - value)
+        before = (update, value)
+    return None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"

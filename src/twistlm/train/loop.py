@@ -1,0 +1,187 @@
+"""The training loop: one function from the first update to the saved model, exact when stopped and resumed.
+
+Shapes: B rows, T tokens of a row, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from twistlm.config import TrainConfig
+from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.stream import IGNORE, Batch, PackedStream
+from twistlm.errors import BadInput, TrainingError
+from twistlm.lm.model import UnitLM
+from twistlm.progress import track
+from twistlm.train import checkpoint
+from twistlm.train.interrupt import Interrupts
+from twistlm.train.log import MetricsLog, Row, read_history
+from twistlm.train.optim import adamw, learning_rate
+from twistlm.train.record import not_finite, open_record, write_json
+
+OnEval = Callable[[UnitLM, int], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        updates: how many were made.
+        history: the lines of metrics.jsonl, update 0 first.
+        lm_path: folder of the trained model.
+        seconds: spent in updates, over all resumes; evaluations and checkpoints not counted.
+        tokens: target tokens seen.
+    """
+
+    updates: int
+    history: list[Row]
+    lm_path: Path
+    seconds: float
+    tokens: int
+
+    @property
+    def lm(self) -> UnitLM:
+        """The trained model, read from disk."""
+        return UnitLM.load(self.lm_path)
+
+
+def train(
+    lm: UnitLM,
+    corpus: UnitCorpus,
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    on_eval: OnEval | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
+
+    On one device with the same number of threads, a run stopped anywhere and resumed gives the same weights and the
+    same losses, bit for bit, as one that was not stopped.
+
+    Args:
+        lm: the starting model, on the device to train on. Its weights are trained in place.
+        corpus: documents of units of the same spec.
+        config: see `TrainConfig`.
+        out: folder; gets config.json before the first update, metrics.jsonl line by line, checkpoint/ while unfinished,
+            lm/ and result.json at the end.
+        on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
+            `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
+            change the model.
+        progress: show a progress bar.
+
+    Raises:
+        UnitSpecMismatch: the corpus and the model do not speak the same units.
+        CheckpointError: `out` holds another run, or a damaged one.
+        TrainingError: a loss or gradient is not finite (the batch is in bad_batch.json), or a signal ended the run
+            (its state is saved).
+    """
+    out = Path(out)
+    corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
+    record = open_record(out / "config.json", lm, corpus, config)
+    if (out / "result.json").exists():
+        return _finish(out)
+
+    stream = PackedStream(corpus, lm.vocab, rows=config.batch_rows, context=config.context, seed=config.seed)
+    optimizer = adamw(lm.model, config)
+    saved = out / "checkpoint" / "state.safetensors"
+    done = checkpoint.load(saved, lm.model, optimizer, fingerprint=record["run_fingerprint"])
+    log = MetricsLog(out / "metrics.jsonl", keep=done)
+    with Interrupts() as interrupts:
+        if done is None:
+            log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
+        for update in track(range(done or 0, config.updates), description="training", enabled=progress):
+            batch = stream.batch(update)
+            row = _update(lm, optimizer, batch, config, update, record["precision"])
+            if "tokens" not in row:
+                raise not_finite(row, batch, config, out)
+            done = update + 1
+            last = done == config.updates
+            if last or (config.eval_every and done % config.eval_every == 0):
+                row |= _evaluate(lm, done, on_eval)
+            log.append(row)
+            if not last and (interrupts.name or (config.checkpoint_every and done % config.checkpoint_every == 0)):
+                checkpoint.save(saved, lm.model, optimizer, update=done, fingerprint=record["run_fingerprint"])
+            if not last and interrupts.name:
+                raise TrainingError(
+                    f"training was stopped by {interrupts.name} after update {done} of {config.updates}; its state is "
+                    f"in {saved.parent}. Run the same command again to go on from there."
+                )
+    lm.model.eval()
+    lm.save(out / "lm")
+    write_json(out / "result.json", {"run_fingerprint": record["run_fingerprint"], "last": log.rows[-1]})
+    return _finish(out)
+
+
+def _update(
+    lm: UnitLM, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig, update: int, precision: str
+) -> Row:
+    """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
+
+    When it or the gradient is not finite no step is made, and the line has no `tokens`.
+    """
+    started = time.perf_counter()
+    device = lm.device
+    lr = learning_rate(update, config)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    lm.model.train()
+    # Dropout, where a model has it, draws from torch's global generator: seeded by the update, and given back after.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, update]).generate_state(1)[0]))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = mean_nll(lm, batch)
+        loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
+    row = {"update": update + 1, "loss": loss.item(), "lr": lr, "grad_norm": norm.item()}
+    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
+        return row
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
+    return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
+
+
+def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
+    """Return the mean negative log-likelihood of the targets of `batch`, nats per token, a float32 scalar.
+
+    Logits are made at every position: V is some hundred, so leaving out the padding would save well under a percent.
+    """
+    parts = (batch.tokens, batch.segments, batch.positions, batch.targets)
+    tokens, segments, positions, targets = (torch.from_numpy(part).to(lm.device) for part in parts)
+    logits = lm.forward_logits(tokens, segments, positions)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+
+
+def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:
+    """Return what `on_eval` says of the model, and the seconds it took."""
+    if on_eval is None:
+        return {}
+    started = time.perf_counter()
+    lm.model.eval()
+    with torch.no_grad():
+        values = {key: float(value) for key, value in on_eval(lm, update).items()}
+    if taken := {"update", "loss", "lr", "grad_norm", "tokens", "seconds", "eval_seconds"} & values.keys():
+        raise BadInput(f"on_eval returned {', '.join(sorted(taken))}, which training writes itself; use other names.")
+    if not np.isfinite(list(values.values())).all():
+        raise TrainingError(f"the evaluation after update {update} is not finite: {values}.")
+    return values | {"eval_seconds": time.perf_counter() - started}
+
+
+def _finish(out: Path) -> TrainResult:
+    """Read the result of a finished run, and remove the state that only an unfinished one needs."""
+    checkpoint.remove(out / "checkpoint")
+    history = read_history(out / "metrics.jsonl")
+    return TrainResult(
+        updates=max((row["update"] for row in history), default=0),
+        history=history,
+        lm_path=out / "lm",
+        seconds=sum(row.get("seconds", 0.0) for row in history),
+        tokens=sum(row.get("tokens", 0) for row in history),
+    )

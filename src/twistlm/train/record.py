@@ -1,0 +1,130 @@
+"""The JSON files of a run, first of all config.json: what it was asked, what it was given, what it ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twistlm.artifacts import atomic_write
+from twistlm.config import TrainConfig, fingerprint, to_dict
+from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.stream import Batch
+from twistlm.errors import CheckpointError, TrainingError
+from twistlm.lm.model import UnitLM
+from twistlm.train.log import Row
+from twistlm.train.optim import choose_precision
+
+PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
+
+
+def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig) -> dict[str, Any]:
+    """Write the record of a new run, or return that of the run that began here, if it is the same run.
+
+    The same run has the same configuration, units, documents and starting weights. A resumed run keeps the precision it
+    began with, also on hardware where `"auto"` would now choose another.
+
+    Raises:
+        CheckpointError: another run began in this folder; names every field that differs.
+    """
+    same = {
+        "config": to_dict(config),
+        "inputs": {
+            "unit_spec": corpus.spec.fingerprint,
+            "corpus": corpus.fingerprint,
+            "documents": len(corpus),
+            "start_weights": weights_sha256(lm.model),
+        },
+    }
+    if path.exists():
+        return _require_same(path, same)
+    precision, why = choose_precision(config.precision, lm.device)
+    record = {
+        **same,
+        "fingerprint": fingerprint(config),
+        "run_fingerprint": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
+        "unit_spec": corpus.spec.to_dict(),
+        "start": lm.provenance,
+        "precision": precision,
+        "precision_because": why,
+        "versions": versions(),
+        "hardware": hardware(lm.device),
+    }
+    write_json(path, record)
+    return record
+
+
+def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        old = {part: record[part] for part in new}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the record of a run ({error!r}); train in a new folder.") from error
+    odd = [
+        f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
+        for part in new
+        for name in sorted(old[part].keys() | new[part].keys())
+        if old[part].get(name) != new[part].get(name)
+    ]
+    if odd:
+        raise CheckpointError(
+            f"another run began in {path.parent}: {'; '.join(odd)}. Its results would be mixed with the new ones: "
+            "train in a new folder, or remove this one. (A model that was trained in place is no longer the starting "
+            "model: make it again.)"
+        )
+    return record
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Return a hash of the names, shapes, types and values of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return Python's and the packages' versions."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what the run computes on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def not_finite(row: Row, batch: Batch, config: TrainConfig, out: Path) -> TrainingError:
+    """Keep the batch in bad_batch.json and return the error that says so."""
+    path = out / "bad_batch.json"
+    parts = {name: getattr(batch, name).tolist() for name in ("tokens", "segments", "targets")}
+    write_json(path, {**{name: str(value) for name, value in row.items()}, "batch": row["update"] - 1, **parts})
+    return TrainingError(
+        f"update {row['update']}: the loss is {row['loss']} and the gradient norm {row['grad_norm']}, not finite. The "
+        f"batch is in {path}. Usually lr ({config.lr}) is too high or warmup ({config.warmup}) too short: change them "
+        "and train in a new folder."
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
