@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ def task(description: str, total: float | None = None, enabled: bool = False) ->
 
 def track(iterable: Iterable[T], *, description: str, total: float | None = None, enabled: bool = False) -> Iterator[T]:
     """Yield from `iterable` under a bar; the total is its length when it has one."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with task(description, total, enabled) as bar:
         for item in iterable:

@@ -17,10 +17,10 @@ import soxr
 from numpy.typing import NDArray
 
 from twistlm.artifacts import atomic_write
-from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.errors import AudioError, BadInput
 from twistlm.types import Clip
 
-SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .sph".split())
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".sph")
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 _BLOCK = 1 << 18  # samples per channel read at once: a long file never lies in memory at its own rate and channels
@@ -52,9 +52,9 @@ def read(path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
         sample_rate: Hz of the result; None keeps the file's.
 
     Raises:
-        AudioError: missing, not a sound file, corrupt, truncated (more than 0.1 s missing), without samples, or with NaN
-            or infinite samples. Silence and shortness are for `check`. An mp3 with variable bit rate and no Xing header
-            has no declared length: libsndfile guesses it, and reads no further than its guess.
+        AudioError: missing, not a sound file, corrupt, truncated (more than 0.1 s missing), without samples, or
+            with NaN or infinite samples. Silence and shortness are for `check`. An mp3 with variable bit rate and no
+            Xing header has no declared length: libsndfile guesses it, and reads no further than its guess.
     """
     path = Path(path)
     with _opened(path) as sound:
@@ -62,7 +62,7 @@ def read(path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
         if rate < 1:
             raise BadInput(f"a sample rate must be positive, got {rate}.")
         if sound.frames > _MAX_SAMPLES_PER_BYTE * path.stat().st_size:
-            raise AudioError(f"{path}: the header declares {sound.frames} samples, more than the file can hold: corrupt.")
+            raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
         expected = resampled_length(sound.frames, sound.samplerate, rate)
         samples = np.empty(expected, dtype=np.float32)
         stream = None if rate == sound.samplerate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
@@ -104,7 +104,7 @@ def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
     if not np.isfinite(clip.samples).all():
         raise _not_finite(name)
     if len(clip.samples) < seconds_to_samples(min_seconds, clip.sample_rate):
-        raise AudioError(f"{name}: too short: {clip.seconds:.3f} s, needs {min_seconds} s. Leave it out of the manifest.")
+        raise AudioError(f"{name}: too short: {clip.seconds:.3f} s, needs {min_seconds} s. Leave it out.")
     if not len(clip.samples) or np.abs(clip.samples).max() < _SILENCE:
         raise AudioError(f"{name}: silent: nothing louder than -80 dB in {clip.seconds:.2f} s. Was the recorder muted?")
 
@@ -145,7 +145,7 @@ def write(clip: Clip, path: str | Path) -> None:
                     "Write wav or flac, or resample the clip first."
                 )
         case other:
-            raise AudioError(f"{path}: cannot write {other or 'a file without suffix'}: use .wav, .flac, .ogg or .opus.")
+            raise AudioError(f"{path}: cannot write {other or 'a file without suffix'}: use wav, flac, ogg or opus.")
     samples = np.clip(clip.samples, -1, 1)
     with atomic_write(path) as temporary:
         sf.write(temporary, samples, clip.sample_rate, format=form, subtype=subtype)
@@ -171,14 +171,14 @@ def find_audio(folder: str | Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(top) / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
     if not found:
-        raise AudioError(f"{folder}: no sound files below it; looked for {offenders(sorted(SUFFIXES), limit=99)}.")
+        raise AudioError(f"{folder}: no sound files below it; looked for {', '.join(SUFFIXES)}.")
     return sorted(found)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sf.SoundFile]:
     if not path.is_file():
-        raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path or the manifest.")
+        raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.")
     if not path.stat().st_size:
         raise _empty(path)
     try:
@@ -213,7 +213,7 @@ def _blocks(sound: sf.SoundFile, path: Path) -> Iterator[NDArray[np.float32]]:
 
 
 def _empty(path: Path) -> AudioError:
-    return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy; make it again or leave it out.")
+    return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy: make it again.")
 
 
 def _truncated(path: Path, what: str) -> AudioError:
@@ -221,4 +221,4 @@ def _truncated(path: Path, what: str) -> AudioError:
 
 
 def _not_finite(name: str) -> AudioError:
-    return AudioError(f"{name}: has NaN or infinite samples. Whatever wrote it divided by zero or overflowed; make it again.")
+    return AudioError(f"{name}: has NaN or infinite samples. Whatever wrote it overflowed: make it again.")

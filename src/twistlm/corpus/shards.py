@@ -1,0 +1,380 @@
+"""Unit shards: Parquet files that say what their units are, and the memory-mapped corpus that training reads.
+
+A folder of shards is the truth; `.cache/` in it holds the same units as two flat arrays, made when first needed and
+made again when the shards change. D documents (clips), R units of one document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from twistlm.artifacts import atomic_folder, atomic_write
+from twistlm.errors import BadInput, ShardError, TwistError, offenders
+from twistlm.types import Units, UnitSpec
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("speaker", pa.string()),
+        ("split", pa.string()),
+        ("text", pa.string()),
+        ("seconds", pa.float64()),
+        ("units", pa.list_(pa.uint16())),
+        ("runs", pa.list_(pa.int32())),
+        # What the clip was when it was tokenized, so that a rerun knows whether it still is.
+        ("source_bytes", pa.int64()),
+        ("source_mtime_ns", pa.int64()),
+        ("source_sha256", pa.string()),
+    ]
+)
+_FLAT = ("units", "runs")
+_FACTS = tuple(name for name in SCHEMA.names if name not in _FLAT)
+_SPEC = b"unit_spec"
+_NAME = re.compile(r"shard-(\d{5,})\.parquet")
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One clip in a shard: its units (which carry the id), who says what, and which file it came from."""
+
+    units: Units
+    seconds: float
+    speaker: str = ""
+    split: str = "train"
+    text: str = ""
+    source_bytes: int = 0
+    source_mtime_ns: int = 0
+    source_sha256: str = ""
+
+
+class ShardWriter:
+    """Collects rows and writes them to `out` as whole shards, numbered after those already there.
+
+    Use as a context manager: what is left is written when the block ends well. Nobody else may write meanwhile.
+
+    Args:
+        out: the folder, created when missing.
+        spec: what the units are; shards already in `out` must agree (UnitSpecMismatch).
+        clips, seconds: a shard is full when it holds this many clips or this much sound, whichever comes first.
+    """
+
+    def __init__(self, out: str | Path, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
+        if clips < 1:
+            raise BadInput(f"a shard needs at least 1 clip, got {clips}.")
+        self.out, self.spec, self.clips, self.seconds = Path(out), spec, clips, seconds
+        self._rows: list[Row] = []
+        self._held = 0.0
+        there = shard_paths(self.out)
+        for path in there:
+            spec.require(read_spec(path), mine="the new units", theirs=f"the shard {path}")
+        self._next = 1 + max((int(path.stem.removeprefix("shard-")) for path in there), default=-1)
+
+    def add(self, row: Row) -> None:
+        self.spec.require(row.units.spec, mine=f"the shards in {self.out}", theirs=f"the units of {row.units.id!r}")
+        self._rows.append(row)
+        self._held += row.seconds
+        if len(self._rows) >= self.clips or self._held >= self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows collected so far as one shard, atomically; nothing when there are none."""
+        if self._rows:
+            _write_table(_table(self._rows), self.out / f"shard-{self._next:05d}.parquet", self.spec)
+            self._next += 1
+            self._rows, self._held = [], 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.flush()
+
+
+class UnitCorpus:
+    """Documents over flat arrays (memory-mapped when opened from shards); indexing gives `Units`.
+
+    Attributes:
+        spec: what the units are.
+        ids, speakers, splits, texts, seconds: one per document.
+        lengths: int64 [D], units of each document.
+    """
+
+    def __init__(
+        self,
+        spec: UnitSpec,
+        facts: pa.Table,
+        units: NDArray[np.uint16],
+        runs: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        index: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.spec = spec
+        self._facts, self._units, self._runs, self._offsets = facts, units, runs, offsets
+        self._index = np.arange(facts.num_rows) if index is None else index
+        self.lengths: NDArray[np.int64] = np.diff(offsets)[self._index]
+
+    @classmethod
+    def from_units(
+        cls,
+        documents: Sequence[Units],
+        *,
+        speakers: Sequence[str] = (),
+        splits: Sequence[str] = (),
+        texts: Sequence[str] = (),
+    ) -> Self:
+        """Return a corpus in memory; unnamed speakers and texts are "", unnamed splits "train"."""
+        if not documents:
+            raise BadInput("a corpus needs at least one document.")
+        for units in documents:
+            documents[0].spec.require(
+                units.spec, mine=f"the units of {documents[0].id!r}", theirs=f"those of {units.id!r}"
+            )
+        n = len(documents)
+        names = zip(speakers or [""] * n, splits or ["train"] * n, texts or [""] * n, strict=True)
+        rows = [
+            Row(units=units, seconds=units.seconds, speaker=speaker, split=split, text=text)
+            for units, (speaker, split, text) in zip(documents, names, strict=True)
+        ]
+        offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        units_flat = np.concatenate([units.ids for units in documents])
+        runs_flat = np.concatenate([units.runs for units in documents])
+        return cls(documents[0].spec, _table(rows).select(_FACTS), units_flat, runs_flat, offsets)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, i: int) -> Units:
+        here = self._slice(i)
+        return Units(np.asarray(self._units[here]), np.asarray(self._runs[here]), self.spec, id=self.ids[i])
+
+    def unit_ids(self, i: int) -> NDArray[np.uint16]:
+        """Return uint16 [R], the ids of document `i` alone; a view, not to be written to."""
+        return np.asarray(self._units[self._slice(i)])
+
+    def select(self, indices: Sequence[int] | NDArray[np.integer]) -> UnitCorpus:
+        """Return the corpus of these documents, in this order."""
+        chosen = self._index[np.asarray(indices, dtype=np.int64)]
+        return UnitCorpus(self.spec, self._facts, self._units, self._runs, self._offsets, chosen)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return self._column("id")
+
+    @cached_property
+    def speakers(self) -> list[str]:
+        return self._column("speaker")
+
+    @cached_property
+    def splits(self) -> list[str]:
+        return self._column("split")
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return self._column("text")
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        return self._column("seconds")
+
+    def speaker(self, i: int) -> str:
+        return self.speakers[i]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over spec, ids and units in order: two corpora with the same one train the same model."""
+        digest = hashlib.sha256(self.spec.fingerprint.encode())
+        for i, id in enumerate(self.ids):
+            digest.update(f"\n{id}\n{self.lengths[i]}\n".encode())
+            digest.update(self.unit_ids(i).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _column(self, name: str) -> list[Any]:
+        return self._facts.column(name).take(pa.array(self._index)).to_pylist()
+
+    def _slice(self, i: int) -> slice:
+        document = self._index[i]
+        return slice(int(self._offsets[document]), int(self._offsets[document + 1]))
+
+
+def open_corpus(folder: str | Path, *, split: str | Sequence[str] | None) -> UnitCorpus:
+    """Open the shards of a folder, memory-mapped.
+
+    Args:
+        folder: what `tokenize` wrote.
+        split: "train"; "heldout" for every split but "train"; another split's name; several names; None for all.
+
+    Raises:
+        ShardError: no shards, a broken one, or ids that occur twice. UnitSpecMismatch: shards of different units.
+        BadInput: no clip is in that split.
+    """
+    corpus = _open_flat(Path(folder))
+    if split is None:
+        return corpus
+    wanted = {split} if isinstance(split, str) else set(split)
+    present = set(corpus.splits)
+    if "heldout" in wanted:
+        wanted |= present - {"train"}
+    chosen = np.flatnonzero([name in wanted for name in corpus.splits])
+    if not len(chosen):
+        raise BadInput(
+            f"{folder}: no clip is in the split {split!r}; there are: {offenders(sorted(present), limit=20)}."
+        )
+    return corpus.select(chosen)
+
+
+def shard_paths(folder: str | Path) -> list[Path]:
+    """Return the shards of a folder in order; none when there is no such folder."""
+    folder = Path(folder)
+    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
+
+
+def read_spec(path: str | Path) -> UnitSpec:
+    """Return what the units of a shard are. ShardError when it is not a shard."""
+    return _spec_of(_opened(Path(path)).schema_arrow, Path(path))
+
+
+def read_facts(folder: str | Path) -> list[dict[str, Any]]:
+    """Return every clip of a folder without its units: one dict per clip, keys as in `SCHEMA`."""
+    return [fact for path in shard_paths(folder) for fact in _read(path, _FACTS).to_pylist()]
+
+
+def drop(folder: str | Path, ids: Collection[str]) -> None:
+    """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed."""
+    for path in shard_paths(folder) if ids else []:
+        table = _read(path, tuple(SCHEMA.names))
+        kept = np.array([id not in ids for id in table.column("id").to_pylist()], dtype=bool)
+        if not kept.any():
+            path.unlink()
+        elif not kept.all():
+            _write_table(table.filter(pa.array(kept)), path, read_spec(path))
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    offsets = np.cumsum([0, *(len(row.units) for row in rows)], dtype=np.int32)
+    columns = {name: [getattr(row, name) for row in rows] for name in _FACTS if name != "id"}
+    columns["id"] = [row.units.id for row in rows]
+    for name, values in (("units", [row.units.ids for row in rows]), ("runs", [row.units.runs for row in rows])):
+        columns[name] = pa.ListArray.from_arrays(offsets, np.concatenate(values))
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in SCHEMA], schema=SCHEMA)
+
+
+def _write_table(table: pa.Table, path: Path, spec: UnitSpec) -> None:
+    with atomic_write(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({_SPEC: spec.to_json()}), temporary, compression="zstd")
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from error
+
+
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    file = _opened(path)
+    _spec_of(file.schema_arrow, path)
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        raise _broken(path, f"it lacks the columns {offenders(missing)}")
+    try:
+        return file.read(columns=list(columns)).select(list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from error
+
+
+def _spec_of(schema: pa.Schema, path: Path) -> UnitSpec:
+    text = (schema.metadata or {}).get(_SPEC)
+    if text is None:
+        raise _broken(path, "it does not say what its units are")
+    return UnitSpec.from_json(text.decode())
+
+
+def _broken(path: Path, why: object) -> ShardError:
+    return ShardError(
+        f"{path}: not a whole unit shard ({why}). twistlm writes shards whole, so it was damaged or made elsewhere: "
+        "delete it and run the same tokenize command again; only its clips are done anew."
+    )
+
+
+def _key(paths: Sequence[Path]) -> str:
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(f"{_CACHE_VERSION} {facts}".encode()).hexdigest()[:16]
+
+
+def _open_flat(folder: Path) -> UnitCorpus:
+    """Open the cache of the shards as they are now; make it first when it is not there."""
+    paths = shard_paths(folder)
+    if not paths:
+        raise ShardError(f"{folder}: no unit shards (shard-00000.parquet …). Make them with `twist tokenize`.")
+    try:
+        spec = read_spec(paths[0])
+        cache = folder / ".cache" / _key(paths)
+        if not cache.is_dir():
+            cache.parent.mkdir(exist_ok=True)
+            with FileLock(cache.parent / "lock"):
+                if not cache.is_dir():
+                    _build(paths, cache, spec)
+                    for other in cache.parent.iterdir():
+                        if other.is_dir() and other != cache:  # of shards as they were; who has it open keeps it
+                            shutil.rmtree(other, ignore_errors=True)
+        facts = pq.ParquetFile(cache / "facts.parquet").read()
+        units, runs = _map(cache / "units", np.uint16), _map(cache / "runs", np.int32)
+        return UnitCorpus(spec, facts, units, runs, np.load(cache / "offsets.npy"))
+    except OSError as error:
+        raise TwistError(
+            f"{folder}: the units cannot be opened: {error}. twistlm keeps a cache in .cache/ there, so you need to be "
+            "able to write to the folder; or the shards changed meanwhile: then try again."
+        ) from error
+
+
+def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
+    lengths, facts = [], []
+    with atomic_folder(cache) as temporary:
+        with (temporary / "units").open("wb") as units_file, (temporary / "runs").open("wb") as runs_file:
+            for path in paths:
+                spec.require(read_spec(path), mine=f"the shard {paths[0]}", theirs=f"the shard {path}")
+                table = _read(path, tuple(SCHEMA.names))
+                units, runs = (table.column(name).combine_chunks() for name in _FLAT)
+                n_units, n_runs = (np.diff(column.offsets.to_numpy()) for column in (units, runs))
+                values, run_values = units.flatten().to_numpy(), runs.flatten().to_numpy()
+                if not np.array_equal(n_units, n_runs) or (len(values) and values.max() >= spec.n_units):
+                    raise _broken(path, "its units and runs do not fit each other or its UnitSpec")
+                values.astype(np.uint16).tofile(units_file)
+                run_values.astype(np.int32).tofile(runs_file)
+                lengths.append(n_units)
+                facts.append(table.select(_FACTS))
+        everything = pa.concat_tables(facts).replace_schema_metadata(None)
+        double = [id for id, n in Counter(everything.column("id").to_pylist()).items() if n > 1]
+        if double:
+            raise ShardError(
+                f"{cache.parents[1]}: clips in more than one place: {offenders(double)}. Tokenize anew elsewhere."
+            )
+        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
+        pq.write_table(everything, temporary / "facts.parquet")
+        if _key(paths) != cache.name:
+            raise TwistError(
+                f"{cache.parents[1]}: the shards changed while they were read. Wait for the writer and try again."
+            )
+
+
+def _map(path: Path, dtype: type) -> NDArray[Any]:
+    if not path.stat().st_size:  # nothing cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,196 @@
+"""From sound files to unit shards. A rerun does what is missing, no more; killing it loses no finished shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from twistlm.artifacts import atomic_write
+from twistlm.audio.io import check, read
+from twistlm.corpus.manifest import Entry, load
+from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
+from twistlm.errors import BadInput, TwistError, offenders
+from twistlm.progress import task
+from twistlm.types import Clip, Units, UnitSpec
+
+FAILURES = "failures.jsonl"
+
+
+class Tokenizer(Protocol):
+    """What is needed of a `SpeechTokenizer`; anyone's works."""
+
+    @property
+    def spec(self) -> UnitSpec: ...
+
+    def __call__(self, clip: Clip, /) -> Units: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A clip that could not be tokenized, and why."""
+
+    id: str
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run of `tokenize` did.
+
+    Attributes:
+        out: the folder of the shards.
+        n_done: clips tokenized now.
+        n_skipped: clips that were there already.
+        failures: clips that could not be done; also in `failures.jsonl`.
+    """
+
+    out: Path
+    n_done: int
+    n_skipped: int
+    failures: tuple[Failure, ...]
+
+
+def tokenize(
+    source: str | Path | Sequence[Entry],
+    out: str | Path,
+    tok: Tokenizer,
+    *,
+    max_failures: float = 0.0,
+    shard_clips: int = 200,
+    progress: bool = False,
+) -> Report:
+    """Cut every clip of a manifest into units and store them as Parquet shards.
+
+    A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same sound file by size and
+    modification time or else by sha256. A clip that changed replaces its old row. Clips of `out` that `source` does not
+    list stay.
+
+    Args:
+        source: a folder of sound files, a manifest file, or entries.
+        out: folder for `shard-00000.parquet` …; `failures.jsonl` is written beside them when there are any.
+        tok: the tokenizer; it gets each clip at its own sample rate, whole and alone.
+        max_failures: share of the clips, 0 … 1, that may fail; the good ones are stored in any case.
+        shard_clips: clips per shard (fewer when they are long): what is lost at most when the process is killed.
+        progress: show a bar.
+
+    Raises:
+        UnitSpecMismatch: `out` holds units of another tokenizer.
+        BadInput: a broken manifest, or a `max_failures` outside 0 … 1.
+        TwistError: too many failures; a full disk; another process is writing to `out`.
+    """
+    if not 0 <= max_failures <= 1:
+        raise BadInput(f"max_failures is a share in 0 … 1, got {max_failures}.")
+    entries, out = load(source), Path(out)
+    failures: list[Failure] = []
+    with _locked(out), task("tokenize", len(entries), progress) as bar:
+        with ShardWriter(out, tok.spec, clips=shard_clips) as writer:
+            pending, stale = _plan(entries, out)
+            bar.advance(len(entries) - len(pending))
+            drop(out, stale)
+            for entry in pending:
+                try:
+                    row = _tokenize_one(entry, tok)
+                except BadInput as error:
+                    failures.append(Failure(id=entry.id, path=str(entry.path), error=str(error)))
+                else:
+                    writer.add(row)
+                bar.advance()
+        _write_failures(failures, out)
+    if len(failures) > max_failures * len(entries):
+        raise TwistError(
+            f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "
+            f"All are listed in {out / FAILURES}; the good clips are stored. Mend or remove the bad ones and run "
+            f"the same command again, or allow a share of failures (max_failures, now {max_failures})."
+        )
+    return Report(
+        out=out,
+        n_done=len(pending) - len(failures),
+        n_skipped=len(entries) - len(pending),
+        failures=tuple(failures),
+    )
+
+
+def _plan(entries: Sequence[Entry], out: Path) -> tuple[list[Entry], set[str]]:
+    """Return the clips to do, in order, and the ids whose rows are out of date."""
+    there = {fact["id"]: fact for fact in read_facts(out)}
+    pending, stale = [], set()
+    for entry in entries:
+        fact = there.get(entry.id)
+        if fact is None:
+            pending.append(entry)
+        elif not entry.path.is_file():
+            pending.append(entry)  # will be a failure; the units made from the lost file stay
+        elif not _is_same(entry, fact):
+            pending.append(entry)
+            stale.add(entry.id)
+    return pending, stale
+
+
+def _is_same(entry: Entry, fact: dict[str, Any]) -> bool:
+    if (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
+        return False
+    stat = entry.path.stat()
+    if stat.st_size != fact["source_bytes"]:
+        return False
+    # A copy or a fresh checkout has other times and the same content.
+    return stat.st_mtime_ns == fact["source_mtime_ns"] or _sha256(entry.path) == fact["source_sha256"]
+
+
+def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row:
+    clip = dataclasses.replace(read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
+    check(clip)
+    stat = entry.path.stat()
+    return Row(
+        units=dataclasses.replace(tok(clip), id=entry.id),
+        seconds=clip.seconds,
+        speaker=entry.speaker,
+        split=entry.split,
+        text=entry.text,
+        source_bytes=stat.st_size,
+        source_mtime_ns=stat.st_mtime_ns,
+        source_sha256=_sha256(entry.path),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_failures(failures: Sequence[Failure], out: Path) -> None:
+    if not failures:
+        (out / FAILURES).unlink(missing_ok=True)
+        return
+    with atomic_write(out / FAILURES) as temporary:
+        lines = [json.dumps(dataclasses.asdict(failure), ensure_ascii=False) for failure in failures]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold `out` for this process; the lock goes when the process does, however it ends."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise TwistError(
+            f"{out}: another process is writing units here. Wait for it, or choose another folder."
+        ) from error
+    except OSError as error:
+        raise TwistError(
+            f"{out}: cannot be written to: {error}. Check that it is a folder you may write to."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,258 @@
+"""Manifest and tokenize: each clip exactly once, whatever was interrupted, changed or broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+from filelock import FileLock
+
+from twistlm.corpus import manifest
+from twistlm.corpus.shards import open_corpus, read_facts, shard_paths
+from twistlm.corpus.tokenize import tokenize
+from twistlm.errors import BadInput, TwistError, UnitSpecMismatch
+from twistlm.types import Clip, Units, UnitSpec
+
+SPEC = UnitSpec(
+    encoder="fake",
+    encoder_sha256="0" * 64,
+    layer=1,
+    tap="block_output",
+    normalize_input=False,
+    sample_rate=16_000,
+    hop=640,
+    n_units=500,
+    centroids_sha256="1" * 64,
+    deduplicate=False,
+)
+
+
+class FakeTokenizer:
+    """A unit is the loudness of a frame: depends on the sound alone, so a swapped clip shows."""
+
+    def __init__(self, spec: UnitSpec = SPEC, seconds_each: float = 0.0) -> None:
+        self.spec, self.seconds_each, self.heard = spec, seconds_each, []
+
+    def __call__(self, clip: Clip) -> Units:
+        assert clip.sample_rate == self.spec.sample_rate
+        self.heard.append(clip.id)
+        time.sleep(self.seconds_each)
+        n = len(clip.samples) // self.spec.hop
+        loudness = np.abs(clip.samples[: n * self.spec.hop]).reshape(n, self.spec.hop).mean(axis=1)
+        ids = np.minimum(loudness * self.spec.n_units, self.spec.n_units - 1).astype(np.uint16)
+        return Units(ids, np.ones(n, dtype=np.int32), self.spec)
+
+
+def sound(path: Path, seed: int, *, seconds: float = 0.2, rate: int = 16_000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    sf.write(path, rng.uniform(-0.5, 0.5, int(seconds * rate)) * rng.uniform(0.1, 1), rate)
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    for i in range(12):
+        sound(tmp_path / "speech" / f"voice{i % 3}" / f"{i:02d}.wav", i)
+    return tmp_path / "speech"
+
+
+def by_id(folder: Path) -> dict[str, list[int]]:
+    corpus = open_corpus(folder, split=None)
+    return {corpus.ids[i]: corpus[i].ids.tolist() for i in range(len(corpus))}
+
+
+def test_tokenize_stores_each_clip_once_and_a_rerun_adds_nothing(speech: Path, tmp_path: Path) -> None:
+    tok, out = FakeTokenizer(), tmp_path / "units"
+    report = tokenize(speech, out, tok, shard_clips=5)
+    assert (report.n_done, report.n_skipped, report.failures) == (12, 0, ())
+    assert len(shard_paths(out)) == 3 and not (out / "failures.jsonl").exists()
+    units = by_id(out)
+    for entry in manifest.load(speech):
+        assert units[entry.id] == tok(Clip.read(entry.path)).ids.tolist()
+    corpus = open_corpus(out, split=None)
+    assert [corpus.speakers[i] for i in range(3)] == ["voice0"] * 3 and corpus.seconds[0] == 0.2
+
+    before = {path: path.read_bytes() for path in shard_paths(out)}
+    again = FakeTokenizer()
+    for path in speech.rglob("*.wav"):
+        os.utime(path)  # a copy has new times and the same sound
+    report = tokenize(speech, out, again)
+    assert (report.n_done, report.n_skipped, again.heard) == (0, 12, [])
+    assert {path: path.read_bytes() for path in shard_paths(out)} == before
+
+
+def test_only_what_is_new_or_changed_is_done(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    tokenize(speech, out, FakeTokenizer(), shard_clips=4)
+    old = by_id(out)
+    sound(speech / "voice0" / "00.wav", 100)
+    sound(speech / "voice9" / "new.flac", 101, rate=44_100)
+    tok = FakeTokenizer()
+    report = tokenize(speech, out, tok)
+    assert (report.n_done, report.n_skipped) == (2, 11)
+    assert tok.heard == ["voice0/00.wav", "voice9/new.flac"]
+    new = by_id(out)
+    assert new.keys() == old.keys() | {"voice9/new.flac"}
+    assert {id for id in old if old[id] != new[id]} == {"voice0/00.wav"}
+
+
+def test_another_split_replaces_the_row(speech: Path, tmp_path: Path) -> None:
+    entries = manifest.load(speech)
+    tokenize(entries, tmp_path / "units", FakeTokenizer())
+    moved = [dataclasses.replace(entry, split="elsewhere") if i == 3 else entry for i, entry in enumerate(entries)]
+    assert tokenize(moved, tmp_path / "units", FakeTokenizer()).n_done == 1
+    assert open_corpus(tmp_path / "units", split="elsewhere").ids == [entries[3].id]
+    assert len(by_id(tmp_path / "units")) == 12
+
+
+def test_another_tokenizer_is_refused(speech: Path, tmp_path: Path) -> None:
+    tokenize(speech, tmp_path / "units", FakeTokenizer())
+    other = FakeTokenizer(dataclasses.replace(SPEC, layer=6))
+    with pytest.raises(UnitSpecMismatch, match="layer"):
+        tokenize(speech, tmp_path / "units", other)
+    assert other.heard == []
+
+
+def test_failures_are_collected_and_lose_nothing(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    (speech / "voice0" / "00.wav").write_text("not a sound")
+    sf.write(speech / "voice0" / "03.wav", np.zeros(16_000), 16_000)
+    with pytest.raises(TwistError, match="2 of 12 clips could not be tokenized") as caught:
+        tokenize(speech, out, FakeTokenizer(), shard_clips=4)
+    assert caught.value.exit_code == 1
+    failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert [f["id"] for f in failures] == ["voice0/00.wav", "voice0/03.wav"]
+    assert "not a sound file" in failures[0]["error"] and "silent" in failures[1]["error"]
+    assert len(by_id(out)) == 10
+
+    report = tokenize(speech, out, FakeTokenizer(), max_failures=2 / 12)
+    assert (report.n_done, report.n_skipped, len(report.failures)) == (0, 10, 2)
+    sound(speech / "voice0" / "00.wav", 0)
+    sound(speech / "voice0" / "03.wav", 3)
+    assert tokenize(speech, out, FakeTokenizer()).n_done == 2
+    assert len(by_id(out)) == 12 and not (out / "failures.jsonl").exists()
+
+
+def test_a_lost_file_is_a_failure_and_its_units_stay(speech: Path, tmp_path: Path) -> None:
+    entries = manifest.load(speech)
+    tokenize(entries, tmp_path / "units", FakeTokenizer())
+    entries[0].path.unlink()
+    with pytest.raises(TwistError, match="no such file"):
+        tokenize(entries, tmp_path / "units", FakeTokenizer())
+    assert len(by_id(tmp_path / "units")) == 12
+
+
+def test_a_tokenizer_that_changes_its_units_is_an_error_not_a_failure(speech: Path, tmp_path: Path) -> None:
+    class Liar(FakeTokenizer):
+        def __call__(self, clip: Clip) -> Units:
+            return dataclasses.replace(super().__call__(clip), spec=dataclasses.replace(SPEC, layer=9))
+
+    with pytest.raises(UnitSpecMismatch):
+        tokenize(speech, tmp_path / "units", Liar(), max_failures=1.0)
+    assert not shard_paths(tmp_path / "units")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_whole_shards(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, n = tmp_path / "units", pq.write_table, 0
+
+    def full_after_two(table: Any, path: Path, **options: Any) -> None:
+        nonlocal n
+        n += 1
+        if n > 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(table, path, **options)
+
+    monkeypatch.setattr(pq, "write_table", full_after_two)
+    with pytest.raises(TwistError, match="disk is full"):
+        tokenize(speech, out, FakeTokenizer(), shard_clips=3)
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "shard-00000.parquet", "shard-00001.parquet"]
+    monkeypatch.undo()
+    report = tokenize(speech, out, FakeTokenizer())
+    assert (report.n_done, report.n_skipped, len(by_id(out))) == (6, 6, 12)
+
+
+def test_two_writers_are_refused(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    with FileLock(tmp_path / "units" / ".lock"), pytest.raises(TwistError, match="another process"):
+        tokenize(speech, tmp_path / "units", FakeTokenizer())
+    (tmp_path / "file").touch()
+    with pytest.raises(TwistError, match="cannot be written"):
+        tokenize(speech, tmp_path / "file", FakeTokenizer())
+
+
+def test_kill_9_leaves_whole_shards_and_a_rerun_completes(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[3]); from test_corpus_tokenize import FakeTokenizer, tokenize;"
+        "tokenize(sys.argv[1], sys.argv[2], FakeTokenizer(seconds_each=0.15), shard_clips=3)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, speech, out, Path(__file__).parent])
+    deadline = time.monotonic() + 60
+    while len(shard_paths(out)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # into the third shard
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    there = [fact["id"] for fact in read_facts(out)]  # reads every shard: all are whole
+    assert 6 <= len(there) < 12 and len(there) % 3 == 0
+    tok = FakeTokenizer()
+    report = tokenize(speech, out, tok, shard_clips=3)
+    assert sorted(there + tok.heard) == sorted(entry.id for entry in manifest.load(speech))
+    assert report.n_skipped == len(there) and len(by_id(out)) == 12
+
+
+def test_bare_folder_splits_by_hash(speech: Path) -> None:
+    entries = manifest.build(speech, heldout=0.4, seed=0)
+    assert [e.id for e in entries] == sorted(p.relative_to(speech).as_posix() for p in speech.rglob("*.wav"))
+    held = {e.id for e in entries if e.split == "heldout"}
+    assert 0 < len(held) < 12 and {e.split for e in entries} == {"train", "heldout"}
+    assert held != {e.id for e in manifest.build(speech, heldout=0.4, seed=1) if e.split == "heldout"}
+    sound(speech / "voice9" / "new.wav", 1)  # what was held out stays held out
+    assert held == {e.id for e in manifest.build(speech, heldout=0.4) if e.split == "heldout"} - {"voice9/new.wav"}
+    assert {e.split for e in manifest.build(speech, heldout=1e-9)} == {"train", "heldout"}  # never an empty side
+    assert {e.split for e in manifest.build(speech, heldout=0)} == {"train"}
+    with pytest.raises(BadInput, match="share"):
+        manifest.build(speech, heldout=2)
+
+
+def test_manifest_round_trip_and_moved_folder(speech: Path, tmp_path: Path) -> None:
+    entries = manifest.build(speech)
+    manifest.write(entries, speech / "manifest.jsonl")
+    assert manifest.load(speech) == manifest.load(speech / "manifest.jsonl") == entries
+    speech.rename(tmp_path / "moved")
+    assert all(entry.path.is_file() for entry in manifest.load(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "line 1: not JSON"),
+        ("[1]", "line 1: not a JSON object"),
+        ('{"id": "a", "path": "a.wav"}\n{"id": "b"}', "line 2: 'path' must be a string"),
+        ('{"id": 3, "path": "a.wav"}', "'id' must be a string, got 3"),
+        ('{"id": "a", "path": "a.wav", "seconds": "2"}', "'seconds' must be a number"),
+        ('{"id": "a", "path": "a.wav"}\n\n{"id": "a", "path": "b.wav"}', "ids must be unique, these are not: a"),
+        ("\n", "lists no clips"),
+    ],
+)
+def test_broken_manifests_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=message):
+        manifest.load(tmp_path)
+    with pytest.raises(BadInput, match="no such manifest"):
+        manifest.load(tmp_path / "other.jsonl")
