@@ -1,0 +1,131 @@
+"""Speech recognition for measuring intelligibility: Whisper through faster-whisper, and word error rate through jiwer.
+
+Protocol: a beam of 5, temperature 0 with no fallback to sampling, no voice-activity filter, no text carried over
+between windows, int8 on the CPU. All of these move the number, so they are fixed here and written in `PROTOCOL`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from twistlm.artifacts import resolve
+from twistlm.audio.io import resample
+from twistlm.errors import ArtifactError, BadInput, offenders
+from twistlm.evaluate.stats import ratio_ci
+from twistlm.types import Clip
+
+SAMPLE_RATE = 16_000
+BEAM = 5
+PROTOCOL = (
+    f"Whisper tiny.en (CTranslate2, int8, CPU), beam {BEAM}, temperature 0, no fallback, no VAD, no carried-over text; "
+    "lower case, punctuation removed, hyphens as spaces, numbers left as written; "
+    "errors over words, 95% bootstrap over clips"
+)
+
+
+class WordErrors(NamedTuple):
+    """Word error rate: `value` = errors / reference words (can exceed 1), 95% `ci` over clips, `n` clips."""
+
+    value: float
+    ci: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
+class Whisper:
+    """A loaded recogniser. `model` is a faster_whisper.WhisperModel."""
+
+    model: Any
+    name: str
+
+    @classmethod
+    def load(cls, name: str = "whisper-tiny.en", *, threads: int = 1) -> Whisper:
+        """Load a recogniser in CTranslate2 format.
+
+        Args:
+            name: an artifact's name, or a folder that holds `model.bin`.
+            threads: CPU threads.
+
+        Raises:
+            ArtifactError: faster-whisper is not installed, or the model cannot be had or read.
+        """
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise ArtifactError(
+                "measuring word error rate needs the package faster-whisper: pip install faster-whisper."
+            ) from error
+        folder = Path(name) if Path(name).is_dir() else resolve(name)
+        try:
+            model = WhisperModel(
+                str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ArtifactError(f"{folder} cannot be read as a CTranslate2 Whisper model: {error}.") from error
+        return cls(model, name)
+
+    def transcribe(self, clip: Clip) -> str:
+        """Return what is heard, as Whisper writes it; "" when nothing is. The same clip gives the same text.
+
+        A clip at another rate is resampled to the 16 kHz Whisper hears.
+        """
+        if len(clip.samples) == 0:
+            return ""
+        if clip.sample_rate != SAMPLE_RATE:
+            clip = resample(clip, sample_rate=SAMPLE_RATE)
+        segments, _ = self.model.transcribe(
+            np.ascontiguousarray(clip.samples, dtype=np.float32),
+            language="en",
+            task="transcribe",
+            beam_size=BEAM,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            vad_filter=False,
+            # Thresholds of the fallback and of dropping windows as silence: nothing may vanish from a score.
+            compression_ratio_threshold=None,
+            log_prob_threshold=None,
+            no_speech_threshold=None,
+            without_timestamps=True,
+        )
+        return " ".join(segment.text.strip() for segment in segments).strip()
+
+
+def normalize(text: str) -> str:
+    """Return `text` as words: lower case, no punctuation, hyphens and dashes as spaces, apostrophes dropped.
+
+    Numbers stay as they are written: "forty" and "40" differ.
+    """
+    text = re.sub(r"[-‐-―/]", " ", unicodedata.normalize("NFKC", text).lower())
+    return " ".join(re.sub(r"[^\w\s]|_", "", text).split())
+
+
+def wer(references: Sequence[str], hypotheses: Sequence[str], *, seed: int = 0) -> WordErrors:
+    """Return the word error rate of `hypotheses`, both sides normalised by `normalize`.
+
+    An empty hypothesis is legal: all its words are deletions.
+
+    Raises:
+        BadInput: lists of unequal length, empty lists, or a reference without words.
+    """
+    import jiwer
+
+    if len(references) != len(hypotheses) or not references:
+        raise BadInput(
+            f"{len(references)} references and {len(hypotheses)} hypotheses: need the same number, at least 1."
+        )
+    refs, hyps = [normalize(r) for r in references], [normalize(h) for h in hypotheses]
+    if empty := [f"number {i}" for i, text in enumerate(refs) if not text]:
+        raise BadInput(f"references without words cannot be scored: {offenders(empty)}.")
+    errors, words = [], []
+    for ref, hyp in zip(refs, hyps, strict=True):
+        out = jiwer.process_words(ref, hyp)
+        errors.append(out.substitutions + out.deletions + out.insertions)
+        words.append(len(ref.split()))
+    return WordErrors(sum(errors) / sum(words), ratio_ci(errors, words, seed=seed), len(refs))

@@ -1,0 +1,163 @@
+"""Held-out perplexity of a unit language model.
+
+Per unit, natural logarithm. Documents are scored alone, each from its own `<s>`; documents longer than the window are
+cut (rule below). Perplexities of two unit vocabularies are not comparable; bits per second of speech come closer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.stats import RESAMPLES, Paired, paired_difference, ratio_ci
+from twistlm.lm.score import score
+
+if TYPE_CHECKING:
+    from twistlm.corpus.shards import UnitCorpus
+    from twistlm.lm.model import UnitLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One held-out document's share: nll in nats, summed over `n_units`."""
+
+    id: str
+    nll: float
+    n_units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Held-out perplexity with its uncertainty.
+
+    Attributes:
+        nll: nats per unit, total over total (every unit weighs the same).
+        ci: 95% bootstrap interval of `nll` over documents; (nan, nan) for a single document.
+        ppl: exp(nll); `ppl_ci` is exp of the interval's ends.
+        bits_per_second: nats of all documents in bits, over their seconds of speech.
+        n_units: predictions averaged; includes one end `<s>` a document when `include_end`.
+        n_documents: independent items behind the interval.
+        n_cut: documents longer than the window.
+        unit_spec: fingerprint of the units.
+        protocol: what moves the number, in words.
+        documents: each document's share, in corpus order; for paired comparisons.
+    """
+
+    nll: float
+    ci: tuple[float, float]
+    ppl: float
+    ppl_ci: tuple[float, float]
+    bits_per_second: float
+    n_units: int
+    n_documents: int
+    n_cut: int
+    unit_spec: str
+    protocol: str
+    documents: tuple[Document, ...]
+
+
+def heldout(
+    lm: UnitLM,
+    corpus: UnitCorpus,
+    *,
+    max_units: int,
+    include_end: bool,
+    seed: int = 0,
+    n_resamples: int = RESAMPLES,
+    batch_tokens: int | None = None,
+) -> Perplexity:
+    """Score every document of `corpus` and return the perplexity.
+
+    A document longer than `max_units` is cut into consecutive windows of `max_units` (the last one shorter) and each is
+    scored from a fresh `<s>`: what training's packing does to long documents. Every unit is predicted exactly once.
+    Cutting loses context, so `max_units` moves the number and is required.
+
+    Args:
+        lm: any model with `.spec` that `twistlm.lm.score.score` takes.
+        corpus: `.spec`, `len()`, and `corpus[i]` returning Units.
+        max_units: units a window holds at most.
+        include_end: whether the `<s>` that ends a document (its last window only) is predicted and counted too.
+        seed: of the bootstrap.
+        n_resamples: of the bootstrap.
+        batch_tokens: passed to `score`; affects speed and memory only.
+
+    Raises:
+        UnitSpecMismatch: the model was made for other units.
+        BadInput: no documents, an empty document, or a log-probability that is not finite.
+    """
+    if max_units < 1:
+        raise BadInput(f"max_units is {max_units}; a window must hold at least one unit.")
+    if len(corpus) == 0:
+        raise BadInput("the held-out corpus has no documents: check the split's name, or that something was tokenized.")
+    lm.spec.require(corpus.spec, mine="the language model", theirs="the held-out corpus")
+
+    items = [corpus[i] for i in range(len(corpus))]
+    names = [units.id or str(i) for i, units in enumerate(items)]
+    if empty := [name for name, units in zip(names, items, strict=True) if len(units) == 0]:
+        raise BadInput(f"held-out documents without units: {offenders(empty)}. Leave them out of the corpus.")
+
+    windows, owners, last = [], [], []
+    for i, units in enumerate(items):
+        starts = range(0, len(units), max_units)
+        windows += [units.ids[s : s + max_units] for s in starts]
+        owners += [i] * len(starts)
+        last += [s == starts[-1] for s in starts]
+
+    nll, counts = np.zeros(len(items)), np.zeros(len(items), dtype=np.int64)
+    extra = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
+    for end in (False, True):  # only the last window of a document is followed by its end
+        chosen = [w for w in range(len(windows)) if (include_end and last[w]) == end]
+        scores = score(lm, [windows[w] for w in chosen], include_end=end, **extra) if chosen else []
+        for w, result in zip(chosen, scores, strict=True):
+            nll[owners[w]] -= result.sum_logprob
+            counts[owners[w]] += result.n
+    if bad := [name for name, value in zip(names, nll, strict=True) if not math.isfinite(value)]:
+        raise BadInput(
+            f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
+        )
+
+    mean = float(nll.sum() / counts.sum())
+    low, high = ratio_ci(nll, counts, seed=seed, n=n_resamples)
+    n_cut = sum(len(units) > max_units for units in items)
+    return Perplexity(
+        nll=mean,
+        ci=(low, high),
+        ppl=math.exp(mean),
+        ppl_ci=(math.exp(low), math.exp(high)),
+        bits_per_second=float(nll.sum() / math.log(2) / sum(units.seconds for units in items)),
+        n_units=int(counts.sum()),
+        n_documents=len(items),
+        n_cut=n_cut,
+        unit_spec=lm.spec.fingerprint,
+        protocol=(
+            f"nats per {'deduplicated ' if lm.spec.deduplicate else ''}unit, each document from its own <s>, final <s> "
+            f"{'counted' if include_end else 'not counted'}; windows of at most {max_units} units, "
+            f"{n_cut} of {len(items)} documents cut; 95% bootstrap over documents"
+        ),
+        documents=tuple(
+            Document(id=name, nll=float(value), n_units=int(count))
+            for name, value, count in zip(names, nll, counts, strict=True)
+        ),
+    )
+
+
+def compare(a: Perplexity, b: Perplexity, *, seed: int = 0) -> Paired:
+    """Return a - b in nats per unit, paired document by document (below 0: `a` predicts better).
+
+    Raises:
+        BadInput: they were not measured on the same documents, or with other units or windows.
+    """
+    if a.unit_spec != b.unit_spec:
+        raise BadInput(f"perplexities of different units ({a.unit_spec}, {b.unit_spec}) cannot be compared.")
+    if [(d.id, d.n_units) for d in a.documents] != [(d.id, d.n_units) for d in b.documents]:
+        raise BadInput("the two perplexities were not measured on the same documents in the same way.")
+    return paired_difference(
+        [d.nll for d in a.documents],
+        [d.nll for d in b.documents],
+        sizes=[d.n_units for d in a.documents],
+        seed=seed,
+    )

@@ -1,0 +1,198 @@
+"""Minimal pairs: joined by id, symmetric, and refused when anything is missing."""
+
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from test_evaluate_perplexity import SPEC, K, document, oracle, tiny_lm
+from twistlm.errors import BadInput, UnitSpecMismatch
+from twistlm.evaluate.pairs import accuracy_by_group, by_id, score_pairs
+from twistlm.evaluate.suites import mini_swuggy
+from twistlm.types import Pair, Units
+
+LM = tiny_lm(1)
+RNG = np.random.default_rng(0)
+UNITS = by_id(document(RNG, n, f"clip-{i:02d}") for i, n in enumerate(RNG.integers(2, 12, size=40)))
+NAMES = sorted(UNITS)
+PAIRS = [
+    Pair(
+        id=f"p{i:02d}",
+        positive=NAMES[2 * i],
+        negative=NAMES[2 * i + 1],
+        group="seen_voice" if i % 3 else "unseen_voice",
+    )
+    for i in range(20)
+]
+
+
+def swapped(pairs):
+    return [dataclasses.replace(p, positive=p.negative, negative=p.positive) for p in pairs]
+
+
+@pytest.mark.parametrize("normalize", ["mean", "sum"])
+def test_outcomes_equal_the_oracle(normalize):
+    total, rows = score_pairs(LM, UNITS, PAIRS, normalize=normalize, seed=0)
+    wins = []
+    for pair, row in zip(PAIRS, rows, strict=True):
+        up, down = (-np.array(oracle(LM, UNITS[i].ids, include_end=False)) for i in (pair.positive, pair.negative))
+        assert row["positive_logprob"] == pytest.approx(up.sum(), abs=1e-4)
+        assert (row["n_positive"], row["n_negative"]) == (len(up), len(down))
+        wins.append(float(up.mean() > down.mean() if normalize == "mean" else up.sum() > down.sum()))
+        assert row["outcome"] == wins[-1]
+    assert total.value == np.mean(wins) and 0 < total.value < 1
+    assert total.ci[0] <= total.value <= total.ci[1] and total.n == 20
+    assert total.unit_spec == SPEC.fingerprint and "ties 0.5" in total.protocol
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=1, max_size=12), st.randoms())
+def test_swapping_sides_mirrors_and_order_is_irrelevant(sides, shuffler):
+    pairs = [Pair(id=f"{i}", positive=a, negative=b) for i, (a, b) in enumerate(sides)]
+    forth, rows = score_pairs(LM, UNITS, pairs, normalize="mean", seed=0)
+    back, _ = score_pairs(LM, UNITS, swapped(pairs), normalize="mean", seed=0)
+    assert forth.value + back.value == pytest.approx(1.0, abs=1e-12)
+    again = score_pairs(LM, UNITS, shuffler.sample(pairs, len(pairs)), normalize="mean", seed=0)
+    assert repr(again) == repr((forth, rows))  # repr: an interval of one pair is nan
+    itself = {f"{i}" for i, (a, b) in enumerate(sides) if a == b}
+    assert all(r["outcome"] == 0.5 for r in rows if r["id"] in itself)
+
+
+def test_clips_with_the_same_units_tie_exactly_whatever_the_batches():
+    twins = dict(UNITS)
+    for name in NAMES:
+        twins[f"twin-{name}"] = Units(UNITS[name].ids.copy(), UNITS[name].runs, SPEC, f"twin-{name}")
+    pairs = [Pair(id=n, positive=n, negative=f"twin-{n}") for n in NAMES]
+    total, rows = score_pairs(LM, twins, pairs, normalize="sum", seed=0, batch_tokens=24)
+    assert {r["outcome"] for r in rows} == {0.5}
+    assert total.value == 0.5 and total.ci == (0.5, 0.5)
+
+
+def test_missing_clips_are_counted_and_the_first_five_named():
+    have = {name: units for i, (name, units) in enumerate(UNITS.items()) if i >= 7}
+    with pytest.raises(
+        BadInput, match=re.escape("7 of 40 clips") + ".*clip-00, clip-01, clip-02, clip-03, clip-04 … "
+    ) as e:
+        score_pairs(LM, have, PAIRS, normalize="mean", seed=0)
+    assert "clip-05" not in str(e.value)
+
+
+def test_doubled_ids_are_refused():
+    with pytest.raises(BadInput, match="1 pair ids occur more than once: p03"):
+        score_pairs(LM, UNITS, [*PAIRS, PAIRS[3]], normalize="mean", seed=0)
+    with pytest.raises(BadInput, match="1 clip ids occur more than once: clip-07"):
+        by_id([*UNITS.values(), UNITS["clip-07"]])
+
+
+def test_unusable_input_is_named():
+    with pytest.raises(BadInput, match="no pairs"):
+        score_pairs(LM, UNITS, [], normalize="mean", seed=0)
+    with pytest.raises(BadInput, match="normalize"):
+        score_pairs(LM, UNITS, PAIRS, normalize="median", seed=0)
+    with pytest.raises(BadInput, match="without a cluster: p01"):
+        score_pairs(LM, UNITS, PAIRS[:2], normalize="mean", seed=0, clusters={"p00": "a"})
+    silent = Units(np.zeros(0, np.uint16), np.zeros(0, np.int32), SPEC, "clip-00")
+    with pytest.raises(BadInput, match=r"without a single unit.*clip-00"):
+        score_pairs(LM, UNITS | {"clip-00": silent}, PAIRS, normalize="mean", seed=0)
+    other = dataclasses.replace(UNITS["clip-00"], spec=dataclasses.replace(SPEC, layer=9))
+    with pytest.raises(UnitSpecMismatch, match="layer is 1 in the language model and 9 in the units of clip-00"):
+        score_pairs(LM, UNITS | {"clip-00": other}, PAIRS, normalize="mean", seed=0)
+    broken = tiny_lm(0)
+    with torch.no_grad():
+        broken.model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(BadInput, match="not finite"):
+        score_pairs(broken, UNITS, PAIRS, normalize="mean", seed=0)
+
+
+def test_the_same_word_in_two_voices_is_one_item():
+    # Every pair doubled under another id: nothing new was measured, so the interval must not shrink.
+    doubled = [*PAIRS, *(dataclasses.replace(p, id=f"{p.id}-again") for p in PAIRS)]
+    words = {p.id: p.id.removesuffix("-again") for p in doubled}
+    once, _ = score_pairs(LM, UNITS, PAIRS, normalize="mean", seed=0)
+    twice, rows = score_pairs(LM, UNITS, doubled, normalize="mean", seed=0, clusters=words)
+    naive, _ = score_pairs(LM, UNITS, doubled, normalize="mean", seed=0)
+    assert (twice.value, twice.ci, twice.n) == (once.value, once.ci, 20)
+    assert naive.ci[1] - naive.ci[0] < twice.ci[1] - twice.ci[0]
+    assert "20 items (40 pairs)" in twice.protocol and len(rows) == 40
+
+
+def test_groups_average_to_the_whole():
+    total, rows = score_pairs(LM, UNITS, PAIRS, normalize="mean", seed=0, name="mini_swuggy")
+    groups = accuracy_by_group(rows, of=total, seed=0)
+    assert list(groups) == ["seen_voice", "unseen_voice"]
+    assert sum(g.value * g.n for g in groups.values()) / 20 == pytest.approx(total.value)
+    assert groups["seen_voice"].name == "mini_swuggy.accuracy[seen_voice]"
+    assert groups["unseen_voice"].protocol == total.protocol.replace("20", "7")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A suite of two words in two voices."""
+    clips, pairs = [], []
+    for voice in ("ann", "bob"):
+        for word, nonword in (("house", "hause"), ("river", "riber")):
+            for text in (word, nonword):
+                sound = np.random.default_rng(len(clips)).normal(0, 0.1, 8000)
+                soundfile.write(tmp_path / f"{voice}-{text}.wav", sound, 16_000)
+                clips.append({"id": f"{voice}-{text}", "path": f"{voice}-{text}.wav", "speaker": voice})
+            pairs.append({"id": f"{voice}-{word}", "positive": f"{voice}-{word}", "negative": f"{voice}-{nonword}",
+                          "voice": voice, "word": word, "nonword": nonword, "seen_voice": voice == "ann"})  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips)) + "\n")
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
+    return tmp_path
+
+
+def test_suite_is_read_and_scored_end_to_end(folder):
+    suite = mini_swuggy(folder)
+
+    class Tokenizer:
+        spec = SPEC
+
+        def __call__(self, clip):
+            assert clip.sample_rate == SPEC.sample_rate
+            ids = np.abs(clip.samples[::640] * 1000).astype(np.int64) % K
+            return Units(ids.astype(np.uint16), np.ones(len(ids), np.int32), SPEC, clip.id)
+
+    units = suite.tokenize(Tokenizer())
+    assert sorted(units) == sorted(suite.clips) and all(units[i].id == i for i in units)
+    total, rows = score_pairs(
+        LM, units, suite.pairs, normalize="mean", seed=0, name=suite.name, clusters=suite.clusters
+    )
+    assert total.n == 2 and len(rows) == 4
+    assert {r["id"]: r["group"] for r in rows}["bob-river"] == "unseen_voice"
+
+
+def test_version_changes_with_the_tables(folder):
+    before = mini_swuggy(folder).version
+    assert mini_swuggy(folder).version == before
+    table = folder / "pairs.jsonl"
+    table.write_text("\n".join(table.read_text().splitlines()[:3]))
+    assert mini_swuggy(folder).version != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "pairs.jsonl").unlink(), "pairs.jsonl does not exist"),
+        (lambda f: (f / "bob-hause.wav").unlink(), "lacks sound files.*bob-hause.wav"),
+        (lambda f: (f / "pairs.jsonl").write_text(""), "pairs.jsonl is empty"),
+        (lambda f: (f / "pairs.jsonl").write_text('{"id": "a"}'), "line 1 needs the fields"),
+        (lambda f: (f / "manifest.jsonl").write_text("id,path"), "line 1 is not JSON"),
+        (lambda f: (f / "manifest.jsonl").write_text((f / "manifest.jsonl").read_text() * 2), "line 9 repeats the id"),
+        (
+            lambda f: (f / "manifest.jsonl").write_text("\n".join((f / "manifest.jsonl").read_text().splitlines()[1:])),
+            "does not have: ann-house",
+        ),
+    ],
+)
+def test_an_incomplete_suite_is_refused(folder, damage, words):
+    damage(folder)
+    with pytest.raises(BadInput, match=words):
+        mini_swuggy(folder)
