@@ -76,7 +76,7 @@ lengths_lists = st.lists(st.integers(0, 90), min_size=1, max_size=60)
 
 
 @given(lengths_lists, st.integers(1, 64), st.integers(0, 3), st.sampled_from([0.0, 0.05, 0.3, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_an_epoch_has_every_target_exactly_once(lengths: list[int], context: int, seed: int, padding: float) -> None:
     corpus = corpus_of(lengths)
     stream = PackedStream(corpus, VOCAB, rows=1, context=context, seed=seed, max_padding=padding)
@@ -90,7 +90,7 @@ def test_an_epoch_has_every_target_exactly_once(lengths: list[int], context: int
 
 
 @given(lengths_lists, st.integers(1, 40), st.integers(1, 7), st.integers(0, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_batch_is_the_same_for_a_fresh_and_a_used_stream(lengths: list[int], context: int, rows: int, k: int) -> None:
     corpus = corpus_of(lengths)
     used = PackedStream(corpus, VOCAB, rows=rows, context=context, seed=7)
