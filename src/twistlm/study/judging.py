@@ -1,0 +1,63 @@
+"""The scores of one model, as the plain values that results.json holds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from twistlm.corpus.shards import UnitCorpus
+from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
+from twistlm.evaluate.perplexity import Perplexity, heldout
+from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
+from twistlm.lm.model import UnitLM
+from twistlm.types import Score, Units
+
+Values = dict[str, Any]
+
+
+def perplexity(lm: UnitLM, corpus: UnitCorpus, *, context: int, seed: int, **options: int) -> Perplexity:
+    """Return the held-out perplexity in windows as long as training's rows, so that no position is new to the model."""
+    return heldout(lm, corpus, max_units=context - 1, include_end=False, seed=seed, **options)
+
+
+def perplexity_values(p: Perplexity) -> Values:
+    return {
+        "val_nll": p.nll,
+        "val_nll_ci": p.ci,
+        "val_ppl": p.ppl,
+        "val_ppl_ci": p.ppl_ci,
+        "bits_per_second": p.bits_per_second,
+        "n_units": p.n_units,
+        "n_documents": p.n_documents,
+    }
+
+
+def pair_values(lm: UnitLM, suite: Suite, spoken: Mapping[str, Units], *, seed: int) -> Values:
+    """Return the accuracy on a suite, over all voices and over those seen and not seen in training."""
+    score, rows = score_pairs(
+        lm, spoken, suite.pairs, normalize="mean", seed=seed, name=suite.name, clusters=suite.clusters
+    )
+    groups = accuracy_by_group(rows, of=score, seed=seed)
+    sizes = Counter(row["group"] for row in rows)
+    return {
+        **_accuracy(score, len(rows)),
+        "seen_voice": _accuracy(groups[SEEN], sizes[SEEN]) if SEEN in groups else None,
+        "unseen_voice": _accuracy(groups[UNSEEN], sizes[UNSEEN]) if UNSEEN in groups else None,
+        "protocol": score.protocol,
+        "suite_version": suite.version,
+    }
+
+
+def without_nan(value: Any) -> Any:
+    """Return `value` with null for each number that is not finite: JSON has no others."""
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _accuracy(score: Score, n_pairs: int) -> Values:
+    return {"accuracy": score.value, "ci": score.ci, "n": score.n, "n_pairs": n_pairs}

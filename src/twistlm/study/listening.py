@@ -1,0 +1,138 @@
+"""What can be heard: clips spoken again from their units, and what models make of a prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twistlm.artifacts import atomic_folder
+from twistlm.audio.io import seconds_to_samples
+from twistlm.corpus.manifest import Entry
+from twistlm.evaluate import asr
+from twistlm.lm.model import UnitLM
+from twistlm.lm.sample import generate
+from twistlm.progress import track
+from twistlm.types import Clip
+from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.vocoder.vocoder import Vocoder
+
+Values = dict[str, Any]
+
+PROMPTS = 3
+PROMPT_SECONDS = 3.0
+CONTINUATION_SECONDS = 6.0
+TEMPERATURE = 0.8
+PROTOCOL = (
+    f"{PROMPT_SECONDS:g} s prompts, about {CONTINUATION_SECONDS:g} s more, temperature {TEMPERATURE}, "
+    "<s> never sampled; the recording holds the prompt and its continuation"
+)
+
+
+def read(entry: Entry, tok: SpeechTokenizer) -> Clip:
+    """Return the clip at the tokenizer's sample rate, with the manifest's id."""
+    return dataclasses.replace(Clip.read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
+
+
+def choose_resynthesis(entries: Sequence[Entry], *, n: int, seed: int) -> list[Entry]:
+    """Return `n` held-out clips with a transcript, of the held-out voice where there is one."""
+    spoken = [e for e in entries if e.split != "train" and e.text]
+    unseen = [e for e in spoken if e.split == "heldout_voice"] or spoken
+    order = np.random.default_rng(seed).permutation(len(unseen))[:n]
+    return [unseen[i] for i in sorted(order)]
+
+
+def choose_prompts(entries: Sequence[Entry], *, seed: int) -> list[Entry]:
+    """Return `PROMPTS` held-out clips in a seeded order: long enough, and of different speakers as far as there are."""
+    held = [e for e in entries if e.split != "train"]
+    order = [held[i] for i in np.random.default_rng([seed, 1]).permutation(len(held))]
+    long = [e for e in order if (e.seconds or 0.0) > PROMPT_SECONDS] or order
+    first = [e for i, e in enumerate(long) if e.speaker not in {other.speaker for other in long[:i]}]
+    return [*first, *(e for e in long if e not in first)][:PROMPTS]
+
+
+def resynthesis(
+    clips: Sequence[Entry],
+    tok: SpeechTokenizer,
+    voc: Vocoder,
+    listener: asr.Whisper | None,
+    *,
+    seed: int,
+    progress: bool,
+) -> Values:
+    """Count a recogniser's errors on clips before and after they went through units and vocoder."""
+    names = ("wer_original", "wer_resynth")
+    if listener is None or not clips:
+        empty = dict.fromkeys([*names, *(f"{name}_ci" for name in names)])
+        return {**empty, "n": 0, "protocol": "not measured: it needs held-out clips with transcripts"}
+    heard: dict[str, list[str]] = {name: [] for name in names}
+    for entry in track(clips, description="resynthesis, recognised", enabled=progress):
+        clip = read(entry, tok)
+        heard["wer_original"].append(listener.transcribe(clip))
+        heard["wer_resynth"].append(listener.transcribe(voc(tok(clip), durations="given")))
+    values: Values = {"n": len(clips), "protocol": asr.PROTOCOL}
+    for name, texts in heard.items():
+        errors = asr.wer([e.text for e in clips], texts, seed=seed)
+        values |= {name: errors.value, f"{name}_ci": errors.ci}
+    return values
+
+
+def continuations(
+    prompts: Sequence[Entry],
+    out: Path,
+    tok: SpeechTokenizer,
+    voc: Vocoder,
+    models: Iterable[tuple[str, UnitLM]],
+    listener: asr.Whisper | None,
+    *,
+    seed: int,
+) -> list[Values]:
+    """Write each prompt, its resynthesis and every model's continuation as wav files below `out`, all or none.
+
+    Args:
+        prompts: clips; the first `PROMPT_SECONDS` of each are the prompt.
+        out: folder of the sound files; their names in the result begin with its name.
+        tok, voc: of one unit spec.
+        models: (name, model), taken one at a time.
+        listener: writes down what it hears, when given.
+        seed: of the sampling; the same for every model.
+
+    Returns:
+        One row for each prompt, as `samples` of `twistlm.study.report.write_report`.
+    """
+    clips = [read(entry, tok) for entry in prompts]
+    clips = [
+        dataclasses.replace(c, samples=c.samples[: seconds_to_samples(PROMPT_SECONDS, c.sample_rate)]) for c in clips
+    ]
+    units = [tok(clip) for clip in clips]
+    rows: list[Values] = [
+        {"id": entry.id, "text": entry.text, "units": {"ids": u.ids.tolist(), "runs": u.runs.tolist()}}
+        for entry, u in zip(prompts, units, strict=True)
+    ]
+    with atomic_folder(out) as folder:
+
+        def keep(i: int, kind: str, clip: Clip) -> None:
+            name = f"{i + 1}-{kind}.wav"
+            clip.write(folder / name)
+            rows[i][kind] = f"{out.name}/{name}"
+            if listener is not None and kind != "prompt":
+                rows[i][f"{kind}_text"] = listener.transcribe(clip)
+
+        for i, (clip, prompt) in enumerate(zip(clips, units, strict=True)):
+            keep(i, "prompt", clip)
+            keep(i, "resynth", voc(prompt, durations="given"))
+        for name, lm in models:
+            for i, prompt in enumerate(units):
+                continued = generate(
+                    lm,
+                    prompt,
+                    seconds=CONTINUATION_SECONDS,
+                    temperature=TEMPERATURE,
+                    seed=seed + i,
+                    stop_at_end=False,
+                )
+                keep(i, name, voc(continued, durations="predicted"))
+    return rows

@@ -1,0 +1,374 @@
+"""The paper's whole loop in one function: speech in, a warm and a cold speech LM trained and judged, speech out.
+
+Read `quickstart` first: each line is one stage, and `stages` makes each happen once, however often the job is killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from twistlm import artifacts
+from twistlm.artifacts import atomic_write
+from twistlm.audio import io
+from twistlm.config import QuickstartConfig, fingerprint, to_dict
+from twistlm.corpus import manifest
+from twistlm.corpus.manifest import Entry
+from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.tokenize import tokenize
+from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.evaluate import asr
+from twistlm.evaluate.perplexity import Perplexity, compare
+from twistlm.evaluate.stats import updates_to_reach
+from twistlm.evaluate.suites import mini_swuggy
+from twistlm.lm.model import UnitLM
+from twistlm.lm.warmstart import cold_start, warm_start
+from twistlm.progress import track
+from twistlm.study import listening
+from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
+from twistlm.study.report import write_report
+from twistlm.study.stages import Stages, cores
+from twistlm.train.loop import train
+from twistlm.train.record import hardware, versions
+from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.vocoder.vocoder import Vocoder
+
+Values = dict[str, Any]
+Side = Literal["warm", "cold"]
+SIDES: tuple[Side, Side] = ("warm", "cold")
+
+VAL_UNITS = 3500  # units of the held-out subset that is scored while training: cheap, and the same for both sides
+MAX_FAILURES = 0.05  # share of the sound files that may be unusable
+ASR = "whisper-tiny.en"
+
+
+def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
+    """Run the loop, or what is left of it, in `config.out`; return what results.json holds.
+
+    Interrupted at any moment and run again, it gives the numbers of an uninterrupted run (times and memory aside). The
+    folder gets `report.html`, `results.json`, `timings.json`, `units/`, `warm/` and `cold/` (the trained models in their
+    `lm/`) and `samples/`. For the keys of the results see `twistlm.study.report.write_report`.
+
+    Raises:
+        BadInput: the speech, the configuration or the folder is unusable.
+        ArtifactError: a model could not be had.
+        TrainingError: training failed, or was interrupted (its state is saved).
+    """
+    stages = Stages(config.out)
+    with stages.locked(), _all_cores():
+        tok = SpeechTokenizer.load(config.tokenizer)
+        voc = Vocoder.load(config.vocoder)
+        voc.spec.require(tok.spec, mine=f"the vocoder {config.vocoder}", theirs=f"the tokenizer {config.tokenizer}")
+        job = _Job(config, stages, tok, voc, progress)
+
+        entries = job.read_speech()
+        text_lm = job.fetch(entries)
+        speech = job.tokenize(entries)
+        runs = {side: job.train(side, text_lm) for side in SIDES}
+        judged = job.judge(runs)
+        resynthesis = job.resynthesise(entries)
+        samples = job.speak(entries, runs)
+
+        results = job.collect(speech, runs, judged, resynthesis, samples)
+        with atomic_write(stages.out / "results.json") as temporary:
+            temporary.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_report(results, stages.out / "report.html")
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """The stages, and what they share."""
+
+    config: QuickstartConfig
+    stages: Stages
+    tok: SpeechTokenizer
+    voc: Vocoder
+    progress: bool
+
+    @property
+    def out(self) -> Path:
+        return self.stages.out
+
+    @property
+    def units(self) -> Path:
+        return self.out / "units"
+
+    def read_speech(self) -> list[Entry]:
+        """Return the clips. Every header is read, so that unusable speech is found before anything is computed."""
+        folder = artifacts.bundled("speech") if self.config.speech == "bundled" else Path(self.config.speech)
+        if not folder.is_dir():
+            raise BadInput(f"{folder} is not a folder: --speech takes a folder with sound files.")
+        entries, failed = [], []
+        for entry in track(manifest.build(folder), description="reading the speech", enabled=self.progress):
+            try:
+                entries.append(dataclasses.replace(entry, seconds=io.info(entry.path)[0]))
+            except AudioError as error:
+                entries.append(entry)
+                failed.append(str(error))
+        if len(failed) > MAX_FAILURES * len(entries):
+            raise AudioError(
+                f"{len(failed)} of {len(entries)} sound files in {folder} cannot be read: "
+                f"{offenders(failed, limit=3)} Mend or remove them and run again."
+            )
+        n_train = sum(e.split == "train" for e in entries)
+        if n_train == 0 or n_train == len(entries):
+            raise BadInput(
+                f"{folder} has {len(entries)} sound files, {n_train} of them for training: at least one must be for "
+                "training and one held out. Add files, or cut long ones."
+            )
+        return entries
+
+    def fetch(self, entries: Sequence[Entry]) -> Path:
+        """Return the text LM's folder. The recogniser is fetched too: what cannot be had must fail now, not later."""
+        if self._to_resynthesise(entries):
+            artifacts.resolve(ASR)
+        name = self.config.text_lm
+        return Path(name) if Path(name).is_dir() else artifacts.resolve(name)
+
+    def tokenize(self, entries: Sequence[Entry]) -> Values:
+        """Cut the clips into units; return what the report says about the speech."""
+
+        def work() -> Values:
+            report = tokenize(entries, self.units, self.tok, max_failures=MAX_FAILURES, progress=self.progress)
+            splits: Values = {}
+            for split in sorted({e.split for e in entries}, key=lambda name: (name != "train", name)):
+                corpus = open_corpus(self.units, split=split)
+                splits[split] = {
+                    "minutes": sum(corpus.seconds) / 60,
+                    "voices": len(set(corpus.speakers)),
+                    "documents": len(corpus),
+                    "units": int(corpus.lengths.sum()),
+                }
+            bundled = self.config.speech == "bundled"
+            source = "The speech sample bundled with twistlm." if bundled else f"Speech from {self.config.speech}."
+            if report.failures:
+                source += f" {len(report.failures)} of {len(entries)} clips were unusable: see units/failures.jsonl."
+            return {"source": source, "splits": splits}
+
+        files = [[e.id, str(e.path), e.split, e.speaker, e.text, *_state(e.path)] for e in entries]
+        key = {"files": _sha256(json.dumps(files).encode()), "unit_spec": self.tok.spec.fingerprint}
+        return self.stages.run("tokenize", key, work, folder=self.units)
+
+    def train(self, side: Side, text_lm: Path) -> Values:
+        """Train one side; return its curve. Both see the same batches when their configurations differ in lr only."""
+        config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
+        subset = _subset(open_corpus(self.units, split="heldout"), units=VAL_UNITS, seed=seed)
+
+        def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
+            return {"val_nll": perplexity(lm, subset, context=config.context, seed=seed, n_resamples=1).nll}
+
+        def work() -> Values:
+            if side == "warm":
+                lm = warm_start(text_lm, self.tok.spec, rows="random", seed=seed)
+            else:
+                lm = cold_start(text_lm, self.tok.spec, seed=seed)
+            lm.model.to(_device())
+            corpus = open_corpus(self.units, split="train")
+            result = train(lm, corpus, config, folder, on_eval=on_eval, progress=self.progress)
+            history = [
+                {"update": row["update"], "train_loss": row.get("loss"), "val_nll": row.get("val_nll")}
+                for row in result.history
+            ]
+            return {"history": history, "seconds": result.seconds, "tokens": result.tokens, "start": lm.provenance}
+
+        key = {"train": to_dict(config), "text_lm": _identity(text_lm), "seed": seed, "corpus": self._corpus()}
+        value = self.stages.run(side, key, work, folder=folder)
+        gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
+        return value
+
+    def judge(self, runs: Values) -> Values:
+        """Held-out perplexity and mini sWUGGY of both sides."""
+        suite, seed, context = mini_swuggy(), self.config.seed, self.config.warm.context
+
+        def work() -> Values:
+            held = open_corpus(self.units, split="heldout")
+            spoken = suite.tokenize(self.tok, progress=self.progress)
+            whole: dict[str, Perplexity] = {}
+            values: Values = {}
+            for side, lm in self._models("judging"):
+                whole[side] = perplexity(lm, held, context=context, seed=seed)
+                by_split = {
+                    split: perplexity_values(
+                        perplexity(lm, open_corpus(self.units, split=split), context=context, seed=seed)
+                    )
+                    for split in sorted(set(held.splits))
+                }
+                values[side] = {
+                    "perplexity": perplexity_values(whole[side]) | {"by_split": by_split},
+                    "mini_swuggy": pair_values(lm, suite, spoken, seed=seed),
+                }
+            difference = compare(whole["warm"], whole["cold"], seed=seed)
+            return values | {"difference": difference._asdict(), "protocol": whole["warm"].protocol}
+
+        key = {"runs": runs, "suite": suite.version, "seed": seed, "context": context, "corpus": self._corpus()}
+        return self.stages.run("judge", key, work)
+
+    def resynthesise(self, entries: Sequence[Entry]) -> Values:
+        """Speak held-out clips again from their units; count a recogniser's errors before and after."""
+        chosen = self._to_resynthesise(entries)
+
+        def work() -> Values:
+            listener = self._listener(entries)
+            return listening.resynthesis(
+                chosen, self.tok, self.voc, listener, seed=self.config.seed, progress=self.progress
+            )
+
+        key = {"clips": [e.id for e in chosen], "seed": self.config.seed, **self._speaking()}
+        return self.stages.run("resynthesise", key, work)
+
+    def speak(self, entries: Sequence[Entry], runs: Values) -> list[Values]:
+        """Let both models continue held-out prompts, and speak everything with the vocoder."""
+        usable = set(open_corpus(self.units, split="heldout").ids)
+        prompts = listening.choose_prompts([e for e in entries if e.id in usable], seed=self.config.seed)
+
+        def work() -> Values:
+            samples = listening.continuations(
+                prompts,
+                self.out / "samples",
+                self.tok,
+                self.voc,
+                self._models("continuing the prompts"),
+                self._listener(entries),
+                seed=self.config.seed,
+            )
+            return {"samples": samples}
+
+        key = {"runs": runs, "clips": [e.id for e in prompts], "seed": self.config.seed, **self._speaking()}
+        return self.stages.run("speak", key, work, folder=self.out / "samples")["samples"]
+
+    def collect(
+        self, speech: Values, runs: Values, judged: Values, resynthesis: Values, samples: list[Values]
+    ) -> Values:
+        """Return the content of results.json."""
+        sides = {
+            side: {
+                **judged[side]["perplexity"],
+                "lr": getattr(self.config, side).lr,
+                "updates": getattr(self.config, side).updates,
+                **runs[side],
+            }
+            for side in SIDES
+        }
+        reached = updates_to_reach(runs["warm"]["history"], runs["cold"]["history"][-1]["val_nll"])
+        results = {
+            **sides,
+            "val_nll_difference": judged["difference"],
+            "updates_to_cold_loss": None if reached is None else reached / self.config.cold.updates,
+            "mini_swuggy": {side: judged[side]["mini_swuggy"] for side in SIDES},
+            "resynthesis": resynthesis,
+            "samples": samples,
+            "unit_spec": self.tok.spec.to_dict(),
+            "speech": speech,
+            "seconds": {**self.stages.seconds, "total": sum(self.stages.seconds.values())},
+            "peak_rss_gb": self.stages.peak_rss_gb,
+            "config": to_dict(self.config),
+            "config_fingerprint": fingerprint(self.config),
+            "versions": versions(),
+            "hardware": hardware(_device()),
+            "protocol": {
+                "held-out loss": judged["protocol"],
+                "updates to cold's final loss": (
+                    f"both models scored on the same seeded held-out documents, about {VAL_UNITS} units, every "
+                    f"{self.config.warm.eval_every} updates; straight lines between; as a fraction of cold's updates"
+                ),
+                "mini sWUGGY": judged["warm"]["mini_swuggy"]["protocol"],
+                "resynthesis": resynthesis["protocol"],
+                "continuations": listening.PROTOCOL,
+            },
+            "commands": _commands(self.config),
+        }
+        return without_nan(results)
+
+    def _models(self, description: str) -> Iterator[tuple[Side, UnitLM]]:
+        """Yield each trained model, read from disk."""
+        for side in track(SIDES, description=description, enabled=self.progress):
+            lm = UnitLM.load(self.out / side / "lm")
+            lm.model.to(_device())
+            yield side, lm
+
+    def _to_resynthesise(self, entries: Sequence[Entry]) -> list[Entry]:
+        return listening.choose_resynthesis(entries, n=self.config.n_resynth, seed=self.config.seed)
+
+    def _listener(self, entries: Sequence[Entry]) -> asr.Whisper | None:
+        """A recogniser, where there are transcripts to hold it against."""
+        return asr.Whisper.load(ASR, threads=cores()) if self._to_resynthesise(entries) else None
+
+    def _corpus(self) -> str:
+        return open_corpus(self.units, split=None).fingerprint
+
+    def _speaking(self) -> Values:
+        weights = (
+            v.detach().contiguous().numpy().tobytes() for _, v in sorted(self.voc.generator.state_dict().items())
+        )
+        return {"corpus": self._corpus(), "vocoder": _sha256(*weights)}
+
+
+def _subset(corpus: UnitCorpus, *, units: int, seed: int) -> UnitCorpus:
+    """Return documents in a seeded order, as many as it takes to make `units` units, or all."""
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    n = int(np.searchsorted(np.cumsum(corpus.lengths[order]), units)) + 1
+    return corpus.select(np.sort(order[:n]))
+
+
+def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
+    """What to do next, ready to paste."""
+    named = f"--tokenizer {config.tokenizer} --vocoder {config.vocoder}"
+    longer = 5 * config.warm.updates
+    return [
+        ("Hear what the units keep of any recording", f"twist resynth my.wav --out again.wav {named}"),
+        (
+            "Let the warm model continue a recording",
+            f"twist generate {config.out}/warm/lm my.wav --out continued.wav {named}",
+        ),
+        ("Run the whole loop on your own speech", "twist quickstart --speech my-speech --out runs/mine"),
+        (
+            "Train both sides for longer",
+            f"twist quickstart --out runs/longer --set warm.updates={longer} --set cold.updates={longer}",
+        ),
+    ]
+
+
+def _identity(folder: Path) -> Values:
+    """The sha256 of each file that makes a text LM what it is."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return {f.name: _sha256(f.read_bytes()) for f in files if f.is_file()}
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of change, by which a sound file counts as the same; zeros when it is missing."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+
+
+def _sha256(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Use every core the process may use inside the block, unless OMP_NUM_THREADS says otherwise."""
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,32 @@
+"""Fixtures shared by the tests of the loop and of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from standins import Tiny, babble, make_suite, make_text_lm, make_tokenizer, make_vocoder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    root = tmp_path_factory.mktemp("tiny")
+    made = Tiny(root, *(root / name for name in ("tokenizer", "vocoder", "text-lm", "suite", "speech")))
+    make_tokenizer(made.tokenizer, seed=0)
+    make_vocoder(made)
+    make_text_lm(made.text_lm)
+    make_suite(made.suite)
+    for voice, pitch in (("low", 100.0), ("high", 190.0)):
+        (made.speech / voice).mkdir(parents=True)
+        for i in range(12):
+            sound = babble(4.0 + 0.2 * i, seed=i + int(pitch), pitch=pitch)
+            soundfile.write(made.speech / voice / f"{i}.wav", sound, 16_000)
+    return made
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(tiny: Tiny) -> Path:
+    """A tokenizer of the same shape and other weights."""
+    return make_tokenizer(tiny.root / "other-tokenizer", seed=1)

@@ -1,0 +1,209 @@
+"""The whole loop on tiny stand-ins: its results, its resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from standins import Tiny, babble
+from twistlm import recipes
+from twistlm.config import QuickstartConfig
+from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
+from twistlm.evaluate import asr, suites
+from twistlm.study import quickstart as module
+from twistlm.study.quickstart import quickstart
+
+# What may differ between two runs that did the same.
+CLOCK = {"seconds", "peak_rss_gb"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_suite(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
+    monkeypatch.setattr(module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+
+
+def tiny_config(tiny: Tiny, out: Path) -> QuickstartConfig:
+    base = recipes.quickstart()
+    short = {
+        "updates": 6,
+        "batch_rows": 2,
+        "context": 32,
+        "eval_every": 2,
+        "checkpoint_every": 2,
+        "precision": "float32",
+    }
+    return dataclasses.replace(
+        base,
+        speech=str(tiny.speech),
+        tokenizer=str(tiny.tokenizer),
+        vocoder=str(tiny.vocoder),
+        text_lm=str(tiny.text_lm),
+        warm=dataclasses.replace(base.warm, **short),
+        cold=dataclasses.replace(base.cold, **short),
+        n_resynth=2,
+        out=str(out),
+    )
+
+
+def without_clock(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in CLOCK}
+    return [without_clock(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuickstartConfig, dict[str, Any]]:
+    """One whole run, shared by the tests that only look."""
+    config = tiny_config(tiny, tmp_path_factory.mktemp("finished") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+        return config, quickstart(config)
+
+
+def test_results_hold_every_number_and_the_report_is_there(finished):
+    config, results = finished
+    out = Path(config.out)
+    assert json.loads((out / "results.json").read_text()) == results
+    for side in ("warm", "cold"):
+        low, high = results[side]["val_nll_ci"]
+        assert low <= results[side]["val_nll"] <= high
+        assert [row["update"] for row in results[side]["history"] if row["val_nll"] is not None] == [0, 2, 4, 6]
+        assert not (out / side / "checkpoint").exists(), "training state must go when training is done"
+        assert results["mini_swuggy"][side]["n"] == 6
+    assert results["resynthesis"]["n"] == 0 and results["resynthesis"]["wer_resynth"] is None
+    assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
+    assert results["peak_rss_gb"] > 0.05
+    assert len(results["samples"]) == 3
+    for sample in results["samples"]:
+        assert soundfile.info(out / sample["prompt"]).duration == pytest.approx(3.0)
+        for side in ("warm", "cold"):
+            assert soundfile.info(out / sample[side]).duration > soundfile.info(out / sample["prompt"]).duration
+    page = (out / "report.html").read_text()
+    assert "data:audio/mpeg" in page and results["unit_spec"]["encoder_sha256"] in page
+
+
+def test_warm_and_cold_see_the_same_batches_and_start_apart(finished):
+    _, results = finished
+    assert results["warm"]["tokens"] == results["cold"]["tokens"] > 0
+    assert results["warm"]["start"]["start"] == "warm" and results["cold"]["start"]["start"] == "cold"
+    assert results["warm"]["history"][0]["val_nll"] != results["cold"]["history"][0]["val_nll"]
+
+
+def test_a_rerun_computes_nothing_and_gives_the_same(finished, monkeypatch):
+    config, results = finished
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("a finished stage was computed again")
+
+    for name in ("tokenize", "train", "perplexity"):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(module.listening, "continuations", refuse)
+    assert quickstart(config) == results
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the code may catch it."""
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_killed_anywhere_and_rerun_gives_the_same_numbers(at, tiny, finished, tmp_path, monkeypatch):
+    """Each `at` kills at another of the moments that write to disk, so stages are cut at their begin, middle and end."""
+    from twistlm import artifacts
+
+    config = dataclasses.replace(finished[0], out=str(tmp_path / "run"))
+    real, count = artifacts._Atomic.__enter__, 0
+
+    def enter(self: Any) -> Path:
+        nonlocal count
+        if not self.path.name.startswith("timings"):
+            count += 1
+        if count == at * 4:
+            raise Killed
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts._Atomic, "__enter__", enter)
+        with pytest.raises(Killed):
+            quickstart(config)
+    expected = without_clock(finished[1])
+    found = without_clock(quickstart(config))
+    for results in (expected, found):
+        results["config"].pop("out"), results.pop("config_fingerprint"), results.pop("commands")
+    assert found == expected
+
+
+def test_another_budget_trains_again_and_keeps_the_units(finished, tmp_path, monkeypatch):
+    config, before = finished
+    shutil.copytree(config.out, tmp_path / "run")
+    changed = dataclasses.replace(
+        config, out=str(tmp_path / "run"), cold=dataclasses.replace(config.cold, lr=3e-3, updates=4)
+    )
+    monkeypatch.setattr(module, "tokenize", lambda *a, **k: pytest.fail("the units had not changed"))
+    after = quickstart(changed)
+    assert after["warm"]["history"] == before["warm"]["history"]
+    assert after["cold"]["updates"] == 4 and after["cold"]["history"] != before["cold"]["history"]
+
+
+def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    rows = []
+    for i, split in enumerate(["train"] * 4 + ["heldout_text", "heldout_voice", "heldout_voice"]):
+        soundfile.write(speech / f"{i}.wav", babble(4.0, seed=i), 16_000)
+        rows.append({"id": str(i), "path": f"{i}.wav", "speaker": split, "split": split, "text": "two words"})
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    class Listener:
+        def transcribe(self, clip: Any) -> str:
+            return "two" if clip.id == "5" else "two words"
+
+    asked = []
+    monkeypatch.setattr(module.artifacts, "resolve", lambda name: asked.append(name))
+    monkeypatch.setattr(asr.Whisper, "load", lambda *a, **k: Listener())
+    results = quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(speech), n_resynth=50))
+    assert asked == ["whisper-tiny.en"]
+    assert results["resynthesis"]["n"] == 2, "only the held-out voice is taken where there is one"
+    assert results["resynthesis"]["wer_original"] == pytest.approx(1 / 4)
+    assert results["samples"][0]["warm_text"] in ("two", "two words")
+
+
+def test_refuses_a_folder_with_other_things(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    (tmp_path / "units").mkdir()
+    with pytest.raises(BadInput, match="neither empty nor"):
+        quickstart(tiny_config(tiny, tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.txt", "units"]
+
+
+def test_refuses_two_at_once(tiny, tmp_path):
+    from twistlm.study.stages import Stages
+
+    with Stages(tmp_path / "run").locked(), pytest.raises(BadInput, match="another run is working"):
+        quickstart(tiny_config(tiny, tmp_path / "run"))
+
+
+def test_refuses_a_vocoder_of_other_units(tiny, other_tokenizer, tmp_path):
+    with pytest.raises(UnitSpecMismatch, match="encoder_sha256"):
+        quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), tokenizer=str(other_tokenizer)))
+
+
+def test_refuses_speech_that_is_no_sound(tiny, tmp_path):
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for i in range(4):
+        (speech / f"{i}.wav").write_text("this is a letter")
+    with pytest.raises(AudioError, match="4 of 4 sound files"):
+        quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(speech)))
+
+
+def test_refuses_a_single_file(tiny, tmp_path):
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "one.wav", babble(4.0, seed=0), 16_000)
+    with pytest.raises(TwistError, match="at least one must be for"):
+        quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(tmp_path / "speech")))
