@@ -1,0 +1,283 @@
+"""HuBERT pretraining: predict the target unit of masked frames (Hsu et al., HuBERT, 2021, section II).
+
+Targets are any unit sequence at the encoder's frame rate: MFCC k-means for a first iteration, a layer of an earlier
+encoder for the next ones, or a teacher encoder. Speech is one long waveform with one target a frame; batches are crops
+of it, so nothing is padded. A departure from the paper: unmasked frames count too, with `unmasked_weight` (0 there),
+which makes training from a good teacher much shorter.
+
+Shapes: B crops, N samples, F frames, K targets, D model width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import HubertConfig, HubertModel
+
+from twistlm.artifacts import atomic_folder
+from twistlm.errors import BadInput, CheckpointError, TrainingError
+from twistlm.units.encoder import frames_of
+
+KERNELS_50HZ, STRIDES_50HZ = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+KERNELS_25HZ, STRIDES_25HZ = (*KERNELS_50HZ, 2), (*STRIDES_50HZ, 2)  # one more stride-2 convolution, as in TWIST
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubertPretrainConfig:
+    """One pretraining run.
+
+    Attributes:
+        frame_rate: 25 or 50 Hz.
+        conv_dim: channels of each convolution (8 at 25 Hz, 7 at 50 Hz).
+        width, layers, heads, ffn: of the transformer.
+        n_targets: K.
+        crop_seconds, batch: crops of this length, this many an update.
+        updates, lr, warmup, weight_decay, clip_norm: AdamW, linear warm-up then cosine to a tenth.
+        mask_start, mask_frames: share of frames that start a mask, and its length.
+        unmasked_weight: weight of the loss on frames that are not masked (HuBERT: 0).
+        augment: share of crops that get noise, room or gain (targets stay those of the clean speech).
+        checkpoint_every: updates between checkpoints.
+        compile: fuse the model with torch.compile (needs a C++ compiler; about 1.2 times faster on a CPU).
+        seed: fixes weights, crops, masks and augmentation.
+    """
+
+    frame_rate: int
+    conv_dim: tuple[int, ...]
+    width: int
+    layers: int
+    heads: int
+    ffn: int
+    n_targets: int
+    crop_seconds: float
+    batch: int
+    updates: int
+    lr: float
+    warmup: int
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+    mask_start: float = 0.065
+    mask_frames: int = 5
+    unmasked_weight: float = 1.0
+    augment: float = 0.6
+    checkpoint_every: int = 500
+    compile: bool = True
+    seed: int = 0
+
+    def hubert(self) -> HubertConfig:
+        """The HF configuration of the encoder; layer norm in the convolutions, so no statistic runs over time."""
+        kernels, strides = {25: (KERNELS_25HZ, STRIDES_25HZ), 50: (KERNELS_50HZ, STRIDES_50HZ)}[self.frame_rate]
+        return HubertConfig(
+            conv_dim=self.conv_dim, conv_kernel=kernels, conv_stride=strides, conv_bias=True, feat_extract_norm="layer",
+            hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
+            intermediate_size=self.ffn, num_conv_pos_embeddings=64, num_conv_pos_embedding_groups=16,
+            hidden_dropout=0.0, activation_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
+            conv_pos_batch_norm=True, apply_spec_augment=False, do_stable_layer_norm=False,
+        )  # fmt: skip
+
+
+class MaskedUnitPredictor(nn.Module):
+    """A HuBERT with the paper's head: cosine similarity of projected frame and target embedding, over 0.1."""
+
+    def __init__(self, config: HubertPretrainConfig) -> None:
+        super().__init__()
+        self.hubert = HubertModel(config.hubert())
+        self.mask = nn.Parameter(torch.empty(config.width).uniform_())
+        self.projection = nn.Linear(config.width, config.width)
+        self.targets = nn.Parameter(torch.randn(config.n_targets, config.width))
+
+    def forward(self, waves: Tensor, masked: Tensor) -> Tensor:
+        """Logits [B, F, K] of waves [B, N]; frames where `masked` (bool [B, F]) are hidden from the transformer."""
+        features = self.hubert.feature_extractor(waves).transpose(1, 2)
+        hidden = self.hubert.feature_projection(features)
+        hidden = torch.where(masked[..., None], self.mask.to(hidden.dtype), hidden)
+        hidden = self.hubert.encoder(hidden).last_hidden_state
+        return F.normalize(self.projection(hidden), dim=-1) @ F.normalize(self.targets, dim=-1).T / 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSpeech:
+    """All training speech as one waveform and its targets.
+
+    Attributes:
+        samples: int16 [N], clips back to back, each zero-padded to a whole number of hops (may be a memory map).
+        targets: int16 [N / hop]; -1 where a frame has no target (it would straddle two clips).
+        hop: samples a frame.
+    """
+
+    samples: NDArray[np.int16]
+    targets: NDArray[np.int16]
+    hop: int
+
+    def __post_init__(self) -> None:
+        if len(self.samples) != len(self.targets) * self.hop:
+            raise BadInput(
+                f"{len(self.samples)} samples need {len(self.samples) / self.hop} targets, got {len(self.targets)}."
+            )
+
+
+def augment(wave: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Noise (5 to 30 dB SNR, any colour), a synthetic room, and gain: what changes a sound but not what is said."""
+    if rng.random() < 0.5:  # exponentially decaying noise as the room's response, direct path first
+        decay = rng.uniform(0.02, 0.25)
+        length = int(decay * 16_000)
+        room = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
+        room[0] = 1.0
+        size = 1 << (len(wave) + length - 1).bit_length()
+        wave = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(room, size), size)[: len(wave)]
+    if rng.random() < 0.7:
+        spectrum = np.fft.rfft(rng.standard_normal(len(wave)))
+        spectrum *= (1 + np.arange(len(spectrum))) ** rng.uniform(-1.0, 0.0)
+        noise = np.fft.irfft(spectrum, len(wave))
+        power = np.sqrt(np.mean(wave**2) / (np.mean(noise**2) + 1e-12))
+        wave = wave + noise * power * 10 ** (-rng.uniform(5, 30) / 20)
+    return (wave * 10 ** (rng.uniform(-10, 6) / 20)).astype(np.float32)
+
+
+def draw_batch(speech: LabelledSpeech, config: HubertPretrainConfig, update: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops of one update: waves float32 [B, N], targets int64 [B, F] (-100: none), masks bool [B, F].
+
+    A pure function of (seed, update): that is what makes resuming exact.
+    """
+    rng = np.random.default_rng((config.seed, update))
+    hubert = config.hubert()
+    n = round(config.crop_seconds * 16_000)
+    frames = frames_of(n, hubert.conv_kernel, hubert.conv_stride)
+    waves = np.empty((config.batch, n), np.float32)
+    targets = np.empty((config.batch, frames), np.int64)
+    masks = np.zeros((config.batch, frames + config.mask_frames), bool)
+    for row in range(config.batch):
+        first = int(rng.integers(0, len(speech.targets) - frames - 2))
+        wave = speech.samples[first * speech.hop : first * speech.hop + n].astype(np.float32) / 32768
+        waves[row] = augment(wave, rng) if rng.random() < config.augment else wave
+        targets[row] = speech.targets[first : first + frames]
+        for start in np.flatnonzero(rng.random(frames) < config.mask_start):
+            masks[row, start : start + config.mask_frames] = True
+    targets[targets < 0] = -100
+    return torch.from_numpy(waves), torch.from_numpy(targets), torch.from_numpy(masks[:, :frames])
+
+
+def loss_of(
+    model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: HubertPretrainConfig
+) -> tuple[Tensor, dict]:
+    """Cross entropy on masked frames plus `unmasked_weight` times that on the others, each a mean over its frames."""
+    waves, targets, masked = batch
+    logits = model(waves, masked)
+    each = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")
+    known = targets != -100
+    hidden, seen = masked & known, ~masked & known
+    on_hidden = each[hidden].sum() / hidden.sum().clamp(min=1)
+    on_seen = each[seen].sum() / seen.sum().clamp(min=1)
+    right = (logits.argmax(-1) == targets) & known
+    parts = {
+        "masked_loss": on_hidden.item(),
+        "unmasked_loss": on_seen.item(),
+        "masked_accuracy": (right & hidden).sum().item() / max(1, hidden.sum().item()),
+        "unmasked_accuracy": (right & seen).sum().item() / max(1, seen.sum().item()),
+    }
+    return on_hidden + config.unmasked_weight * on_seen, parts
+
+
+def pretrain(
+    speech: LabelledSpeech, config: HubertPretrainConfig, out: str | Path, *,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> MaskedUnitPredictor:  # fmt: skip
+    """Train, or go on from the checkpoint in `out`, and return the model.
+
+    Args:
+        speech: waveform and targets at the encoder's frame rate.
+        config: the run; a checkpoint of another configuration is refused.
+        out: folder of `checkpoint/` and `metrics.jsonl`.
+        on_log: called with the metrics of every 20th update.
+
+    Raises:
+        CheckpointError: the checkpoint in `out` belongs to another configuration.
+        TrainingError: the loss is not finite.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MaskedUnitPredictor(config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=config.weight_decay, fused=True
+    )
+    update = _restore(out / "checkpoint", config, model, optimizer)
+    model.train()
+    step_model: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    began = time.perf_counter()
+    while update < config.updates:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, update)
+        loss, parts = loss_of(step_model, draw_batch(speech, config, update), config)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at update {update}: lower the learning rate ({config.lr}).")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        update += 1
+        if update % 20 == 0 or update == config.updates:
+            line = {"update": update, "loss": loss.item(), **parts, "seconds": time.perf_counter() - began}
+            with (out / "metrics.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            if on_log:
+                on_log(line)
+        if update % config.checkpoint_every == 0 or update == config.updates:
+            _checkpoint(out / "checkpoint", config, model, optimizer, update)
+    return model.eval()
+
+
+def learning_rate(config: HubertPretrainConfig, update: int) -> float:
+    """Linear warm-up, then a cosine that ends at a tenth of the peak."""
+    if update < config.warmup:
+        return config.lr * (update + 1) / config.warmup
+    progress = (update - config.warmup) / max(1, config.updates - config.warmup)
+    return config.lr * (0.1 + 0.45 * (1 + float(np.cos(np.pi * progress))))
+
+
+def _checkpoint(
+    folder: Path, config: HubertPretrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, update: int
+) -> None:
+    moments = {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    with atomic_folder(folder) as temporary:
+        save_file(
+            {name: value.contiguous() for name, value in model.state_dict().items()}, temporary / "model.safetensors"
+        )
+        save_file(moments, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"update": update, "config": dataclasses.asdict(config)}))
+
+
+def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    if not (folder / "state.json").is_file():
+        return 0
+    state = json.loads((folder / "state.json").read_text())
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    changed = [key for key in wanted if wanted[key] != state["config"].get(key)]
+    if changed:
+        raise CheckpointError(
+            f"{folder} was made with another configuration ({', '.join(changed)} differ): "
+            "go on with that configuration, or give another output folder."
+        )
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "optimizer.safetensors").items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["update"])

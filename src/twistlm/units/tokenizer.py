@@ -1,0 +1,119 @@
+"""Clip to units: encode, assign, deduplicate. One clip at a time, so its units never depend on its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twistlm.artifacts import atomic_folder, bundled
+from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
+from twistlm.types import Clip, Units, UnitSpec
+from twistlm.units.encoder import SSLEncoder
+from twistlm.units.kmeans import Codebook
+from twistlm.units.runs import dedup
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechTokenizer:
+    """An encoder, a codebook, and the spec that says exactly what their units are.
+
+    Attributes:
+        encoder: maps samples [N] to features [F, D]; anything with the methods of `SSLEncoder` serves.
+        codebook: K centroids in the encoder's feature space.
+        spec: what a unit is.
+    """
+
+    encoder: SSLEncoder
+    codebook: Codebook
+    spec: UnitSpec
+
+    def __call__(self, clip: Clip) -> Units:
+        """Units of one clip, deduplicated when the spec says so. The clip is not changed.
+
+        Raises:
+            AudioError: another sample rate than the spec's, shorter than one frame, or not finite.
+        """
+        frames = self.frames(clip)
+        ids, runs = dedup(frames) if self.spec.deduplicate else (frames, np.ones(len(frames), np.int32))
+        return Units(ids, runs, self.spec, clip.id)
+
+    def frames(self, clip: Clip) -> NDArray[np.uint16]:
+        """One unit a frame, uint16 [F]."""
+        if clip.sample_rate != self.spec.sample_rate:
+            raise AudioError(
+                f"clip {clip.id!r} is at {clip.sample_rate} Hz, {self.spec.encoder} hears {self.spec.sample_rate} Hz: "
+                f"read it with Clip.read(path, sample_rate={self.spec.sample_rate}), which resamples."
+            )
+        if not np.isfinite(clip.samples).all():
+            raise AudioError(f"clip {clip.id!r} has samples that are NaN or infinite; the file is damaged.")
+        try:
+            features = self.encoder(clip.samples)
+        except AudioError as error:
+            raise AudioError(f"clip {clip.id!r}: {error}") from error
+        return self.codebook.assign(features)
+
+    @classmethod
+    def load(cls, name_or_folder: str | Path) -> SpeechTokenizer:
+        """Load a bundled tokenizer by name or any tokenizer folder; its files are checked against its spec.
+
+        Raises:
+            ArtifactError: no such name or folder, or files missing.
+            UnitSpecMismatch: a file's sha256 is not the one in `spec.json`.
+        """
+        folder = Path(name_or_folder)
+        if not folder.is_dir():
+            folder = bundled(f"tokenizer/{name_or_folder}")
+        if not (folder / "spec.json").is_file():
+            raise ArtifactError(f"{folder} is not a tokenizer: it has no spec.json.")
+        spec = UnitSpec.from_json((folder / "spec.json").read_text())
+        for name, expected in (
+            ("encoder.safetensors", spec.encoder_sha256),
+            ("codebook.safetensors", spec.centroids_sha256),
+        ):
+            if not (folder / name).is_file():
+                raise ArtifactError(f"{folder} is not a whole tokenizer: {name} is missing.")
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            if found != expected:
+                raise UnitSpecMismatch(
+                    f"{folder / name} has sha256 {found[:16]}… but its spec.json says {expected[:16]}…: "
+                    "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
+                )
+        encoder = SSLEncoder.load(folder, layer=spec.layer, normalize_input=spec.normalize_input)
+        if encoder.hop != spec.hop:
+            raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
+        return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
+
+
+def save_tokenizer(
+    folder: str | Path, *, name: str, encoder_config: dict, encoder_weights: bytes, layer: int, codebook: Codebook,
+    normalize_input: bool, sample_rate: int, hop: int, card: str,
+) -> UnitSpec:  # fmt: skip
+    """Write a tokenizer folder, atomically, and return its spec.
+
+    Args:
+        folder: target; replaced when it exists.
+        name: encoder name in the spec.
+        encoder_config: HubertConfig fields.
+        encoder_weights: bytes of a safetensors file.
+        layer: the tap.
+        codebook: fitted on that layer's features of exactly these weights.
+        normalize_input, sample_rate, hop: as in UnitSpec.
+        card: Markdown: data, recipe, licence.
+    """
+    spec = UnitSpec(
+        encoder=name, encoder_sha256=hashlib.sha256(encoder_weights).hexdigest(), layer=layer, tap="block_output",
+        normalize_input=normalize_input, sample_rate=sample_rate, hop=hop, n_units=codebook.n_units,
+        centroids_sha256=codebook.sha256, deduplicate=True,
+    )  # fmt: skip
+    with atomic_folder(Path(folder)) as temporary:
+        (temporary / "encoder.json").write_text(json.dumps(encoder_config, indent=1, sort_keys=True))
+        (temporary / "encoder.safetensors").write_bytes(encoder_weights)
+        (temporary / "codebook.safetensors").write_bytes(codebook.to_bytes())
+        (temporary / "spec.json").write_text(spec.to_json())
+        (temporary / "CARD.md").write_text(card)
+    return spec

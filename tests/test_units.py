@@ -1,0 +1,199 @@
+"""Runs, codebook, encoder and tokenizer: against scikit-learn, transformers, and the promises of their docstrings."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+from sklearn.cluster import KMeans
+from transformers import HubertModel
+
+from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
+from twistlm.types import Clip
+from twistlm.units import encoder as encoder_module
+from twistlm.units import kmeans
+from twistlm.units.encoder import SSLEncoder, cut, frames_of
+from twistlm.units.pretrain import HubertPretrainConfig
+from twistlm.units.runs import dedup, expand
+from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
+
+
+@given(st.lists(st.integers(0, 3), max_size=60))
+def test_expand_undoes_dedup(frames):
+    frames = np.array(frames, np.uint16)
+    ids, runs = dedup(frames)
+    assert np.array_equal(expand(ids, runs), frames)
+    assert runs.sum() == len(frames)
+    assert (ids[1:] != ids[:-1]).all()
+    assert (runs >= 1).all()
+
+
+def test_expand_refuses_lengths_that_do_not_pair():
+    with pytest.raises(BadInput, match="pair up"):
+        expand(np.zeros(2, np.uint16), np.ones(3, np.int32))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_assign_equals_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((300, 7)).astype(np.float32)
+    model = KMeans(9, n_init=1, random_state=0).fit(features)
+    book = kmeans.Codebook(model.cluster_centers_.astype(np.float32))
+    assert np.array_equal(book.assign(features), model.predict(features))
+
+
+def test_fit_is_seeded_and_near_the_inertia_of_full_k_means(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((8, 5)) * 8
+    features = (centres[rng.integers(0, 8, 4000)] + rng.standard_normal((4000, 5))).astype(np.float32)
+    book = kmeans.fit(features, 8, seed=1)
+    assert np.array_equal(book.centroids, kmeans.fit(features, 8, seed=1).centroids)
+
+    def inertia(b):
+        return ((features - b.centroids[b.assign(features)]) ** 2).sum()
+
+    full = kmeans.Codebook(KMeans(8, n_init=4, random_state=0).fit(features).cluster_centers_.astype(np.float32))
+    assert inertia(book) < 1.05 * inertia(full)
+    book.save(tmp_path / "book.safetensors")
+    loaded = kmeans.Codebook.load(tmp_path / "book.safetensors")
+    assert np.array_equal(loaded.centroids, book.centroids)
+    assert loaded.sha256 == book.sha256
+
+
+def test_assign_refuses_features_of_another_width():
+    with pytest.raises(BadInput, match="another encoder or layer"):
+        kmeans.Codebook(np.zeros((4, 3), np.float32)).assign(np.zeros((10, 5), np.float32))
+
+
+def tiny_config(frame_rate=25, **changes):
+    fields = {
+        "frame_rate": frame_rate, "conv_dim": (8,) * (8 if frame_rate == 25 else 7), "width": 16, "layers": 3, "heads": 2, "ffn": 32,
+        "n_targets": 10, "crop_seconds": 1.0, "batch": 2, "updates": 6, "lr": 1e-3, "warmup": 2, "checkpoint_every": 2,
+    }  # fmt: skip
+    return HubertPretrainConfig(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def hubert():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return HubertModel(tiny_config().hubert()).eval()
+
+
+def noise(n, seed=0):
+    return (np.random.default_rng(seed).standard_normal(n) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_cut_encoder_equals_the_hidden_state_of_the_whole_model(hubert, layer):
+    wave = noise(20_000)
+    whole = hubert(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states[layer][0]
+    features = SSLEncoder(cut(hubert.config, hubert.state_dict(), layer), layer)(wave)
+    np.testing.assert_allclose(features, whole.detach().numpy(), atol=1e-5)
+
+
+def test_the_tap_is_before_the_final_norm_of_a_stable_layer_norm_encoder():
+    config = tiny_config().hubert()
+    config.do_stable_layer_norm = True
+    model = HubertModel(config).eval()
+    wave = noise(9000)
+    # transformers lists the un-normed output of block 2 as hidden_states[2] of the 3-block model
+    whole = model(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states[2][0]
+    np.testing.assert_allclose(SSLEncoder(cut(config, model.state_dict(), 2), 2)(wave), whole.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("frame_rate", [25, 50])
+def test_n_frames_is_exact_for_every_length(frame_rate):
+    config = tiny_config(frame_rate, layers=1).hubert()
+    encoder = SSLEncoder(HubertModel(config).eval(), 1)
+    assert encoder.hop == 16_000 // frame_rate
+    for n in [encoder.min_samples() + d for d in (0, 1, 5, 318, 319, 320, 321, 639, 640, 641, 1279, 1280, 1281)]:
+        assert encoder.n_frames(n) == len(encoder(noise(n)))
+    assert encoder.n_frames(encoder.min_samples() - 1) == 0
+    with pytest.raises(AudioError, match="too short"):
+        encoder(noise(encoder.min_samples() - 1))
+
+
+def test_published_frame_counts():
+    config = tiny_config(25).hubert()
+    assert frames_of(80_000, config.conv_kernel, config.conv_stride) == 124  # 5 s of TWIST's 25 Hz tokenizer
+
+
+def test_long_clips_are_windowed_without_losing_or_moving_frames(hubert, monkeypatch):
+    encoder = SSLEncoder(cut(hubert.config, hubert.state_dict(), 1), 1)
+    wave = noise(16_000 * 21 + 77)
+    whole = encoder(wave)
+    monkeypatch.setattr(encoder_module, "WINDOW_SECONDS", 4)
+    windowed = encoder(wave)
+    assert windowed.shape == whole.shape
+    # Attention sees less, so values differ a little; a frame moved by one would not correlate like this.
+    same = np.corrcoef(windowed.ravel(), whole.ravel())[0, 1]
+    moved = np.corrcoef(windowed[1:].ravel(), whole[:-1].ravel())[0, 1]
+    assert same > 0.999
+    assert moved < same - 0.005
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(hubert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "tiny"
+    encoder = SSLEncoder(cut(hubert.config, hubert.state_dict(), 2), 2)
+    book = kmeans.fit(encoder(noise(160_000)), 12, seed=0)
+    weights = {n: t.half() for n, t in encoder.model.state_dict().items() if "num_batches" not in n}
+    save_tokenizer(
+        folder, name="tiny", encoder_config={**hubert.config.to_diff_dict(), "num_hidden_layers": 2},
+        encoder_weights=save(weights), layer=2, codebook=book, normalize_input=False, sample_rate=16_000, hop=640,
+        card="# tiny",
+    )  # fmt: skip
+    return folder
+
+
+def test_tokenizer_units(tokenizer_folder):
+    tok = SpeechTokenizer.load(tokenizer_folder)
+    clips = [Clip(noise(n, n), 16_000, str(n)) for n in (900, 16_000, 23_456)]
+    alone = [tok(clip) for clip in clips]
+    for clip, units, again in zip(clips, alone, [tok(c) for c in reversed(clips)][::-1], strict=True):
+        assert units.runs.sum() == tok.encoder.n_frames(len(clip.samples))
+        assert np.array_equal(units.frames, tok.frames(clip))
+        assert np.array_equal(units.ids, again.ids)
+        assert units.id == clip.id
+        assert units.spec.frame_rate == 25
+
+
+def test_tokenizer_refuses_other_rates_short_clips_and_nan(tokenizer_folder):
+    tok = SpeechTokenizer.load(tokenizer_folder)
+    with pytest.raises(AudioError, match="8000 Hz"):
+        tok(Clip(noise(8000), 8000, "a"))
+    with pytest.raises(AudioError, match=r"'b'.*too short"):
+        tok(Clip(noise(100), 16_000, "b"))
+    with pytest.raises(AudioError, match="NaN"):
+        tok(Clip(np.full(16_000, np.nan, np.float32), 16_000, "c"))
+
+
+def test_a_swapped_codebook_is_refused(tokenizer_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "swapped"
+    shutil.copytree(tokenizer_folder, folder)
+    kmeans.Codebook(np.zeros((12, 16), np.float32)).save(folder / "codebook.safetensors")
+    with pytest.raises(UnitSpecMismatch, match=r"codebook\.safetensors"):
+        SpeechTokenizer.load(folder)
+    (folder / "codebook.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        SpeechTokenizer.load(folder)
+
+
+def test_weights_that_do_not_fit_are_refused(tokenizer_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "odd"
+    shutil.copytree(tokenizer_folder, folder)
+    config = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps({**config, "hidden_size": 32}))
+    with pytest.raises(ArtifactError, match="do not fit"):
+        SpeechTokenizer.load(folder)

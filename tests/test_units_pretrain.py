@@ -1,0 +1,157 @@
+"""HuBERT pretraining: exact resume, learning, targets; MFCC and unit quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
+
+from test_units import noise, tiny_config
+from twistlm.errors import BadInput, CheckpointError
+from twistlm.units.features import mfcc
+from twistlm.units.pretrain import LabelledSpeech, MaskedUnitPredictor, augment, draw_batch, learning_rate, pretrain
+from twistlm.units.quality import phones_at, unit_quality
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """Ten tones in random order, each 0.2 s; the target is the tone."""
+    rng = np.random.default_rng(0)
+    tones = rng.integers(0, 10, 120)
+    t = np.arange(3200) / 16_000
+    wave = np.concatenate([np.sin(2 * np.pi * (200 + 150 * tone) * t) for tone in tones])
+    return LabelledSpeech((wave * 9000).astype(np.int16), np.repeat(tones, 5).astype(np.int16), 640)
+
+
+def test_stop_and_resume_equals_the_straight_run(speech, tmp_path):
+    config = tiny_config(compile=False)
+    straight = pretrain(speech, config, tmp_path / "straight")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(line):
+        raise Stopped
+
+    first = dataclasses.replace(config)
+    import twistlm.units.pretrain as module
+
+    real = module._checkpoint
+
+    def die_after_first(*args):
+        real(*args)
+        raise Stopped
+
+    module._checkpoint = die_after_first
+    try:
+        with pytest.raises(Stopped):
+            pretrain(speech, first, tmp_path / "resumed")
+    finally:
+        module._checkpoint = real
+    assert json.loads((tmp_path / "resumed/checkpoint/state.json").read_text())["update"] == 2
+    resumed = pretrain(speech, config, tmp_path / "resumed")
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_another_configuration_is_refused_and_the_field_named(speech, tmp_path):
+    pretrain(speech, tiny_config(updates=2, compile=False), tmp_path)
+    with pytest.raises(CheckpointError, match="lr"):
+        pretrain(speech, tiny_config(updates=2, lr=5e-4, compile=False), tmp_path)
+
+
+def test_it_learns(speech, tmp_path):
+    config = tiny_config(updates=60, lr=5e-3, warmup=5, batch=4, augment=0.0, compile=False)
+    pretrain(speech, config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["unmasked_accuracy"] > 0.4 > 0.1  # chance is 0.1
+
+
+def test_the_global_generator_is_left_alone(speech, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    pretrain(speech, tiny_config(updates=1, compile=False), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_batches_depend_on_seed_and_update_only(update):
+    speech = LabelledSpeech(np.zeros(640 * 100, np.int16), np.arange(100, dtype=np.int16) % 10, 640)
+    config = tiny_config()
+    first, second = draw_batch(speech, config, update), draw_batch(speech, config, update)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[1].shape == first[2].shape == (2, 24)  # 1 s at 25 Hz without padding
+
+
+def test_hidden_frames_do_not_leak_into_the_prediction():
+    """A frame's own sound must not reach the transformer when it is masked."""
+    config = tiny_config(layers=1)
+    model = MaskedUnitPredictor(config).eval()
+    wave = torch.from_numpy(noise(16_000))[None]
+    other = torch.from_numpy(noise(16_000, 1))[None]
+    masked = torch.ones(1, 24, dtype=torch.bool)
+    assert torch.allclose(model(wave, masked), model(other, masked))
+    assert not torch.allclose(model(wave, ~masked), model(other, ~masked))
+
+
+def test_speech_and_targets_must_pair():
+    with pytest.raises(BadInput, match="targets"):
+        LabelledSpeech(np.zeros(1000, np.int16), np.zeros(3, np.int16), 640)
+
+
+def test_augmentation_keeps_length_and_is_seeded():
+    wave = noise(16_000)
+    for seed in range(10):
+        a, b = (augment(wave, np.random.default_rng(seed)) for _ in range(2))
+        assert a.shape == wave.shape
+        assert a.dtype == np.float32
+        assert np.array_equal(a, b)
+        assert np.isfinite(a).all()
+
+
+def test_learning_rate_warms_up_and_ends_at_a_tenth():
+    config = tiny_config(updates=100, warmup=10, lr=1.0)
+    rates = [learning_rate(config, u) for u in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_mfcc_has_one_row_a_frame_and_sees_the_sound():
+    wave = noise(16_000)
+    features = mfcc(wave, 24, hop=640)
+    assert features.shape == (24, 39)
+    assert np.isfinite(features).all()
+    tone = np.sin(np.arange(16_000) * 0.3).astype(np.float32)
+    assert np.abs(mfcc(tone, 24, hop=640) - features).mean() > 1
+
+
+def test_phones_at_the_centre_of_each_frame():
+    alignment = [("a", 0.0, 0.1), ("b", 0.1, 0.2)]
+    phones = phones_at(alignment, 6, hop=640, sample_rate=16_000, receptive=720)
+    assert phones.tolist() == ["a", "a", "b", "b", "b", ""]  # centres 22.5, 62.5, 102.5, 142.5, 182.5, 222.5 ms
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "c", ""])), min_size=2, max_size=200))
+def test_pnmi_equals_scikit_learn(pairs):
+    units = np.array([u for u, _ in pairs], np.uint16)
+    phones = np.array([p for _, p in pairs])
+    known = phones != ""
+    if not known.any():
+        with pytest.raises(BadInput, match="no frame has a phone"):
+            unit_quality(units, phones)
+        return
+    report = unit_quality(units, phones)
+    _, counts = np.unique(phones[known], return_counts=True)
+    expected = mutual_info_score(phones[known], units[known]) / entropy(counts) if len(counts) > 1 else 0.0
+    assert report.pnmi == pytest.approx(expected, abs=1e-9)
+    assert report.frames == known.sum()
