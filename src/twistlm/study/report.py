@@ -45,9 +45,9 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
     - `resynthesis`: `{wer_original, wer_original_ci, wer_resynth, wer_resynth_ci, n}`, error rates as fractions; n = 0
       when it was not measured.
     - `samples`: a list of `{id, text, prompt, resynth, cold, warm}`; the last four are sound files, relative to the
-      report's folder; `text` (may be empty) is of the clip that the prompt begins. Optional `resynth_text`,
-      `cold_text`, `warm_text` (what a recogniser hears) and `units`: `{ids, runs}` of the prompt; the first sample that has them is
-      drawn.
+      report's folder; `text` (may be empty) is of the clip that the prompt begins. Optional: `resynth_text`,
+      `cold_text`, `warm_text` (what a recogniser hears), and `units`: `{ids, runs}` of the prompt; the first sample
+      that has them is drawn.
     - `unit_spec`: `UnitSpec.to_dict()`.
     - `speech`: `{source, splits: {name: {minutes, voices, documents, units}}}`.
     - `seconds`: stage -> seconds, and `total`. `peak_rss_gb`: number.
