@@ -1,0 +1,196 @@
+"""Continue unit sequences: seeded sampling with a key-value cache.
+
+Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from twistlm.errors import BadInput
+from twistlm.lm.model import UnitLM
+from twistlm.types import Units
+
+
+def generate(
+    lm: UnitLM,
+    prompt: Units | None,
+    *,
+    temperature: float,
+    seed: int,
+    seconds: float | None = None,
+    mean_run: float | None = None,
+    max_units: int | None = None,
+    top_k: int | None = None,
+    stop_at_end: bool = True,
+) -> Units:
+    """Return the prompt followed by its sampled continuation.
+
+    Args:
+        lm: the model; its training mode is put back afterwards.
+        prompt: units to be continued, made with the model's own spec; None or no units starts from `<s>` alone.
+        temperature: divides the logits; 0 takes the likeliest unit.
+        seed: of this sequence's own generator; the global generator is not used. The same seed gives the same
+            continuation alone and in any batch.
+        seconds: about how long the continuation should be; it becomes seconds x frame rate / `mean_run` units.
+        mean_run: mean frames a unit lasts; None takes the prompt's, or 1 when units are not deduplicated.
+        max_units: how many units the continuation may have. Give this, `seconds`, or both (the smaller counts).
+        top_k: sample among the k likeliest units; None among all.
+        stop_at_end: whether sampling `<s>` ends the continuation early; when False `<s>` is never sampled.
+
+    Returns:
+        Units with the prompt's id and run lengths; each new unit has run length 1, because the model knows nothing of
+        durations: a vocoder predicts them. When units are deduplicated no unit follows itself.
+
+    Raises:
+        BadInput: no length, or one the model has no positions for; a temperature or top_k out of range.
+        UnitSpecMismatch: the prompt is in other units than the model's.
+    """
+    return generate_batch(
+        lm,
+        [prompt],
+        temperature=temperature,
+        seeds=[seed],
+        seconds=seconds,
+        mean_run=mean_run,
+        max_units=max_units,
+        top_k=top_k,
+        stop_at_end=stop_at_end,
+    )[0]
+
+
+def generate_batch(
+    lm: UnitLM,
+    prompts: Sequence[Units | None],
+    *,
+    temperature: float,
+    seeds: Sequence[int],
+    seconds: float | None = None,
+    mean_run: float | None = None,
+    max_units: int | None = None,
+    top_k: int | None = None,
+    stop_at_end: bool = True,
+) -> list[Units]:
+    """Return `generate` of each prompt with its own seed, computed together; arguments and errors as there."""
+    if not math.isfinite(temperature) or temperature < 0:
+        raise BadInput(f"temperature is {temperature}; use 0 (the likeliest unit) or more.")
+    if top_k is not None and top_k < 1:
+        raise BadInput(f"top_k is {top_k}; use 1 or more, or None for all units.")
+    if len(seeds) != len(prompts):
+        raise BadInput(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}.")
+    if not prompts:
+        return []
+    starts = [_start(lm, prompt) for prompt in prompts]
+    limits = [_limit(lm, start, seconds, mean_run, max_units) for start in starts]
+    longest = max(len(start) + 1 + limit for start, limit in zip(starts, limits, strict=True))
+    if lm.max_tokens is not None and longest > lm.max_tokens:
+        raise BadInput(f"prompt and continuation make {longest} tokens; the model has positions for {lm.max_tokens}.")
+    # One number for each unit to come, drawn before anything is known of the batch: a sequence's randomness depends on
+    # its seed alone.
+    draws = [
+        torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+        for n, s in zip(limits, seeds, strict=True)
+    ]
+    with lm.inference():
+        made = _decode(lm, [lm.vocab.prompt(start.ids) for start in starts], draws, temperature, top_k, stop_at_end)
+    return [
+        Units(
+            ids=np.concatenate([start.ids, new]),
+            runs=np.concatenate([start.runs, np.ones(len(new), dtype=np.int32)]),
+            spec=lm.spec,
+            id=start.id,
+        )
+        for start, new in zip(starts, made, strict=True)
+    ]
+
+
+def _start(lm: UnitLM, prompt: Units | None) -> Units:
+    if prompt is None:
+        return Units(ids=np.zeros(0, dtype=np.uint16), runs=np.zeros(0, dtype=np.int32), spec=lm.spec)
+    lm.require(prompt.spec, theirs=f"the prompt {prompt.id!r}")
+    return prompt
+
+
+def _limit(lm: UnitLM, start: Units, seconds: float | None, mean_run: float | None, max_units: int | None) -> int:
+    """Return how many units one continuation may have."""
+    limits = [] if max_units is None else [max_units]
+    if seconds is not None:
+        if mean_run is None and lm.spec.deduplicate and not len(start):
+            raise BadInput("seconds become units through mean_run, and without a prompt it must be given.")
+        run = mean_run or (float(start.runs.mean()) if lm.spec.deduplicate else 1.0)
+        limits.append(round(seconds * float(lm.spec.frame_rate) / run))
+    if not limits or min(limits) < 1:
+        raise BadInput("give seconds or max_units, long enough for at least one unit.")
+    return min(limits)
+
+
+def _decode(
+    lm: UnitLM,
+    prompts: list[NDArray[np.int64]],
+    draws: list[torch.Tensor],
+    temperature: float,
+    top_k: int | None,
+    stop_at_end: bool,
+) -> list[NDArray[np.uint16]]:
+    """Return the new units of each sequence. Prompts are padded on the left, so that all continue at one column."""
+    vocab, n_rows, width = lm.vocab, len(prompts), max(map(len, prompts))
+    tokens = torch.full((n_rows, width), vocab.pad)
+    seen = torch.zeros(n_rows, width, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        tokens[i, width - len(prompt) :] = torch.from_numpy(prompt)
+        seen[i, width - len(prompt) :] = 1
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    padded = bool((seen == 0).any())
+    tokens, seen, positions = tokens.to(lm.device), seen.to(lm.device), positions.to(lm.device)
+    cache = DynamicCache(config=lm.model.config)
+    new: list[list[int]] = [[] for _ in prompts]
+    running = [True] * n_rows
+    last = [int(prompt[-1]) for prompt in prompts]
+    while any(running):
+        logits = (
+            lm.model(
+                input_ids=tokens,
+                attention_mask=seen if padded else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .double()
+            .cpu()
+        )
+        logits[:, vocab.pad] = -torch.inf
+        if not stop_at_end:
+            logits[:, vocab.eos] = -torch.inf
+        for i in range(n_rows):
+            if not running[i]:
+                continue
+            if lm.spec.deduplicate and last[i] >= vocab.offset:
+                logits[i, last[i]] = -torch.inf
+            last[i] = _pick(logits[i], temperature, top_k, float(draws[i][len(new[i])]))
+            if last[i] == vocab.eos:
+                running[i] = False
+            else:
+                new[i].append(last[i])
+                running[i] = len(new[i]) < len(draws[i])
+        tokens = torch.tensor(last, device=lm.device)[:, None]
+        seen = torch.cat([seen, seen.new_ones(n_rows, 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return [vocab.decode(np.array(row, dtype=np.int64)) for row in new]
+
+
+def _pick(logits: torch.Tensor, temperature: float, top_k: int | None, draw: float) -> int:
+    """Return the token at quantile `draw` of the distribution; `logits` is float64 [V]."""
+    if temperature == 0:
+        return int(logits.argmax())
+    if top_k is not None and top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+    heap = (logits / temperature).softmax(0).cumsum(0)
+    return int(torch.searchsorted(heap, draw * heap[-1], right=True).clamp(max=int(logits.isfinite().nonzero()[-1])))

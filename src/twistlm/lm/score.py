@@ -1,0 +1,94 @@
+"""Log-probabilities of unit sequences.
+
+Each sequence is a document of its own: log p(u_i | <s>, u_1 … u_(i-1)) in nats, float32, over the whole vocabulary (the
+special tokens included). Shapes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twistlm.errors import BadInput, offenders
+from twistlm.lm.model import UnitLM
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceScore:
+    """The score of one sequence.
+
+    Attributes:
+        sum_logprob: nats, the sum of `token_logprobs` in float64.
+        n: how many log-probabilities were summed: the units, and the final `<s>` when it was included.
+        token_logprobs: float32 [n].
+    """
+
+    sum_logprob: float
+    n: int
+    token_logprobs: NDArray[np.float32]
+
+    @property
+    def mean_logprob(self) -> float:
+        """Nats per token."""
+        return self.sum_logprob / self.n
+
+
+def score(
+    lm: UnitLM, sequences: Sequence[NDArray[np.integer]], *, include_end: bool, batch_tokens: int = 8192
+) -> list[SequenceScore]:
+    """Return one score for each sequence of unit ids, in the given order.
+
+    The result does not depend on the other sequences or on `batch_tokens`, except for the last float32 digits: padding
+    comes after the units, where a causal model cannot see it.
+
+    Args:
+        lm: the model; its training mode is put back afterwards.
+        sequences: unit ids, each a 1-D integer array with at least one unit; not changed.
+        include_end: whether the final `<s>` is scored too. It moves published numbers, so there is no default.
+        batch_tokens: how many tokens, padding included, one forward pass may hold; bounds the memory.
+
+    Raises:
+        BadInput: a sequence without units, with ids outside the vocabulary, or longer than the model has positions for.
+    """
+    empty = [i for i, units in enumerate(sequences) if len(units) == 0]
+    if empty:
+        raise BadInput(f"sequences without units have no probability: numbers {offenders(empty)}. Leave them out.")
+    tokens = [lm.vocab.encode(units) if include_end else lm.vocab.prompt(units) for units in sequences]
+    too_long = [i for i, row in enumerate(tokens) if lm.max_tokens is not None and len(row) - 1 > lm.max_tokens]
+    if too_long:
+        raise BadInput(
+            f"longer than the {lm.max_tokens} tokens the model has positions for: numbers {offenders(too_long)}."
+        )
+    scores: dict[int, SequenceScore] = {}
+    with lm.inference():
+        for rows in _batches([len(row) for row in tokens], batch_tokens):
+            for i, logprobs in zip(rows, _logprobs(lm, [tokens[i] for i in rows]), strict=True):
+                scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)
+    return [scores[i] for i in range(len(tokens))]
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield indices, longest first, so that rows of about one length share a batch and the largest comes first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _logprobs(lm: UnitLM, rows: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    """Return float32 [length - 1] for each row of tokens: what was given to each token after the first."""
+    padded = np.full((len(rows), max(map(len, rows))), lm.vocab.pad, dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    tokens = torch.from_numpy(padded).to(lm.device)
+    logits = lm.forward_logits(tokens[:, :-1])
+    chosen = logits.gather(2, tokens[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
+    return [line[: len(row) - 1].copy() for line, row in zip(chosen.cpu().numpy(), rows, strict=True)]

@@ -1,0 +1,186 @@
+"""Warm start: keep the body of a text LM and give it a unit vocabulary (TWIST). Cold start: the same shape, random.
+
+Paper: Hassid et al. 2023, "Textually pretrained speech language models", section 3. There the text rows are thrown away
+and the unit rows are random; `rows="mean"` and `rows="first-rows"` are the usual alternatives.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from twistlm import artifacts
+from twistlm.errors import BadInput
+from twistlm.lm.model import UnitLM, load_causal_lm
+from twistlm.lm.vocab import Vocab
+from twistlm.types import UnitSpec
+
+Rows = Literal["random", "mean", "first-rows"]
+
+
+def warm_start(
+    text_lm: str | Path,
+    spec: UnitSpec,
+    *,
+    rows: Rows,
+    seed: int,
+    prefer: Literal["registry", "hub", "auto"] = "registry",
+) -> UnitLM:
+    """Return a text LM with its vocabulary swapped for units; every other tensor is bit-identical.
+
+    The model stays tied or untied as it was. Provenance counts what was kept, new and dropped.
+
+    Args:
+        text_lm: the name of an artifact ("smollm2-135m"), or the folder of a causal LM.
+        spec: the units to be modelled.
+        rows: how the V new rows of the embedding (and of an untied head) begin.
+            "random": N(0, s), s the standard deviation the architecture initialises with; nothing of the text
+            vocabulary is left. "mean": N(m, s), m and s each dimension's mean and standard deviation over the text
+            rows. "first-rows": the first V rows of the text table.
+        seed: of the new rows; nothing else is random, and the global generator is not used.
+        prefer: which source a named artifact comes from first; see `artifacts.resolve`.
+
+    Raises:
+        BadInput: unknown name or `rows`; a text table with fewer rows than needed; no output layer.
+        ArtifactError: the named artifact could not be had.
+        CheckpointError: the folder is incomplete.
+    """
+    if rows not in ("random", "mean", "first-rows"):
+        raise BadInput(f"rows is {rows!r}; use 'random', 'mean' or 'first-rows'.")
+    folder = _folder(text_lm, prefer)
+    vocab = Vocab(spec.n_units)
+    model = load_causal_lm(folder)
+    before = _named_sizes(model)
+    body = dict(model.named_parameters())
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(table, nn.Embedding) or not isinstance(head, nn.Linear):
+        raise BadInput(
+            f"{type(model).__name__} has no plain embedding and output layer, so its vocabulary cannot be swapped."
+        )
+    tied = head.weight is table.weight
+    generator = torch.Generator().manual_seed(seed)
+    std = _init_std(model.config)
+    table.weight = nn.Parameter(_new_rows(table.weight.detach(), vocab.size, rows, std, generator))
+    table.num_embeddings, table.padding_idx = vocab.size, vocab.pad if table.padding_idx is not None else None
+    if tied:
+        head.weight = table.weight
+    else:
+        head.weight = nn.Parameter(_new_rows(head.weight.detach(), vocab.size, rows, std, generator))
+    if head.bias is not None:
+        old = head.bias.detach()
+        head.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
+    head.out_features = vocab.size
+    _set_tokens(model.config, vocab)
+    model.generation_config = _generation_config(vocab)
+    kept = {name for name, value in model.named_parameters() if body[name] is value}
+    after = _named_sizes(model)
+    return UnitLM(
+        model,
+        vocab,
+        spec,
+        {
+            **_origin("warm", text_lm, folder, spec, seed),
+            "rows": rows,
+            "rows_std": std if rows == "random" else None,
+            "tied": tied,
+            "kept": _count(after, kept),
+            "new": _count(after, set(after) - kept, names=True),
+            "dropped": _count(before, set(before) - kept, names=True),
+        },
+    )
+
+
+def cold_start(
+    text_lm: str | Path, spec: UnitSpec, *, seed: int, prefer: Literal["registry", "hub", "auto"] = "registry"
+) -> UnitLM:
+    """Return the twin of `warm_start` with the same shape and random weights, by the architecture's own initialisation.
+
+    Only the configuration of the text LM is read; for arguments and errors see `warm_start`.
+    """
+    folder = _folder(text_lm, prefer)
+    vocab = Vocab(spec.n_units)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder} is not a causal LM folder: {error}") from error
+    _set_tokens(config, vocab)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config = _generation_config(vocab)
+    sizes = _named_sizes(model)
+    return UnitLM(
+        model.eval(),
+        vocab,
+        spec,
+        {
+            **_origin("cold", text_lm, folder, spec, seed),
+            "rows": "random",
+            "rows_std": _init_std(config),
+            "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+            "kept": _count(sizes, set()),
+            "new": _count(sizes, set(sizes)),
+            "dropped": _count(sizes, set()),
+        },
+    )
+
+
+def _folder(text_lm: str | Path, prefer: Literal["registry", "hub", "auto"]) -> Path:
+    if Path(text_lm).is_dir():
+        return Path(text_lm)
+    known = [name for name, artifact in artifacts.ARTIFACTS.items() if artifact.kind == "text-lm"]
+    if str(text_lm) in known:
+        return artifacts.resolve(str(text_lm), prefer=prefer)
+    near = difflib.get_close_matches(str(text_lm), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise BadInput(f"{str(text_lm)!r} is neither a folder nor a known text LM ({', '.join(known)}).{hint}")
+
+
+def _new_rows(text: torch.Tensor, n_rows: int, rows: Rows, std: float, generator: torch.Generator) -> torch.Tensor:
+    """Return float32 [V, D]; `text` is the old table [V_text, D]."""
+    if rows == "first-rows":
+        if len(text) < n_rows:
+            raise BadInput(f'rows="first-rows" needs {n_rows} rows; the text LM has only {len(text)}. Use "random".')
+        return text[:n_rows].clone()
+    noise = torch.empty(n_rows, text.shape[1]).normal_(generator=generator)
+    return noise * std if rows == "random" else text.mean(0) + noise * text.std(0)
+
+
+def _init_std(config: PretrainedConfig) -> float:
+    """The standard deviation this architecture draws its embedding from; the families name it differently."""
+    return float(getattr(config, "initializer_range", None) or getattr(config, "init_std", None) or 0.02)
+
+
+def _set_tokens(config: PretrainedConfig, vocab: Vocab) -> None:
+    config.vocab_size = vocab.size
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = vocab.bos, vocab.eos, vocab.pad
+
+
+def _generation_config(vocab: Vocab) -> GenerationConfig:
+    # A new one: the text model's may name its own special tokens and sampling settings.
+    return GenerationConfig(bos_token_id=vocab.bos, eos_token_id=vocab.eos, pad_token_id=vocab.pad)
+
+
+def _named_sizes(model: PreTrainedModel) -> dict[str, int]:
+    """Parameter counts by name; a tied head is counted once, under the embedding's name."""
+    return {name: value.numel() for name, value in model.named_parameters()}
+
+
+def _count(sizes: dict[str, int], names_in: set[str], *, names: bool = False) -> dict[str, Any]:
+    counted: dict[str, Any] = {"tensors": len(names_in), "parameters": sum(sizes[name] for name in names_in)}
+    return counted | {"names": sorted(names_in)} if names else counted
+
+
+def _origin(start: str, text_lm: str | Path, folder: Path, spec: UnitSpec, seed: int) -> dict[str, Any]:
+    return {
+        "start": start,
+        "text_lm": Path(text_lm).name,
+        "source": artifacts.provenance(folder)["source"],
+        "unit_spec": spec.fingerprint,
+        "seed": seed,
+    }

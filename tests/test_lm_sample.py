@@ -1,0 +1,134 @@
+"""Sampling: equal to transformers when greedy, seeded, the same in any batch, and never a special token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from test_lm_model import KINDS, make_spec, make_text_lm
+from twistlm.errors import BadInput, UnitSpecMismatch
+from twistlm.lm.model import UnitLM
+from twistlm.lm.sample import _pick, generate, generate_batch
+from twistlm.lm.warmstart import warm_start
+from twistlm.types import Units, UnitSpec
+
+
+def build(folder: Path, kind: str, *, deduplicate: bool) -> UnitLM:
+    return warm_start(make_text_lm(folder, kind), make_spec(deduplicate=deduplicate), rows="mean", seed=0)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> UnitLM:
+    return build(tmp_path_factory.mktemp("text"), request.param, deduplicate=True)
+
+
+def make_prompt(ids: list[int], spec: UnitSpec, runs: int = 2) -> Units:
+    return Units(np.array(ids, dtype=np.uint16), np.full(len(ids), runs, dtype=np.int32), spec, "a prompt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_transformers(kind: str, tmp_path: Path) -> None:
+    lm = build(tmp_path / "text", kind, deduplicate=False)
+    for ids in ([3, 3, 8], [20]):
+        ours = generate(lm, make_prompt(ids, lm.spec, 1), temperature=0, seed=0, max_units=20, stop_at_end=False)
+        theirs = lm.model.generate(
+            torch.tensor([[1, *(u + 2 for u in ids)]]), do_sample=False, max_new_tokens=20, suppress_tokens=[0, 1]
+        )
+        assert (ours.ids + 2).tolist() == theirs[0, 1:].tolist()
+
+
+def test_same_seed_same_sample_whatever_the_batch(lm: UnitLM) -> None:
+    prompts = [
+        make_prompt([1, 2, 3], lm.spec),
+        None,
+        make_prompt([7, 4, 9, 11, 5, 2, 8], lm.spec),
+        make_prompt([6], lm.spec),
+    ]
+    options = {"temperature": 1.0, "max_units": 15, "stop_at_end": True}
+    before = torch.random.get_rng_state()
+    together = generate_batch(lm, prompts, seeds=[5, 6, 7, 8], **options)
+    assert torch.equal(before, torch.random.get_rng_state())
+    reverse = generate_batch(lm, prompts[::-1], seeds=[8, 7, 6, 5], **options)[::-1]
+    for prompt, seed, a, b in zip(prompts, (5, 6, 7, 8), together, reverse, strict=True):
+        alone = generate(lm, prompt, seed=seed, **options)
+        assert alone.ids.tolist() == a.ids.tolist() == b.ids.tolist()
+    others = generate_batch(lm, prompts, seeds=[9, 10, 11, 12], **options)
+    assert [u.ids.tolist() for u in others] != [u.ids.tolist() for u in together]
+
+
+def test_cache_gives_the_distribution_of_the_whole_prefix(lm: UnitLM) -> None:
+    """Greedy, with self-repetition forbidden, against a loop that runs the whole prefix again for every unit."""
+    prompts = [make_prompt([4, 1], lm.spec), make_prompt([9, 3, 9, 3, 12], lm.spec)]
+    made = generate_batch(lm, prompts, seeds=[0, 0], temperature=0, max_units=12, stop_at_end=False)
+    for prompt, found in zip(prompts, made, strict=True):
+        tokens = [1, *(int(u) + 2 for u in prompt.ids)]
+        for _ in range(12):
+            with torch.no_grad():
+                logits = lm.model(torch.tensor([tokens])).logits[0, -1]
+            logits[[0, 1, tokens[-1]]] = -torch.inf
+            tokens.append(int(logits.argmax()))
+        assert (found.ids + 2).tolist() == tokens[1:]
+
+
+def test_continuation_keeps_the_prompt_and_the_invariants(lm: UnitLM) -> None:
+    prompt = make_prompt([1, 2, 3], lm.spec, runs=4)
+    lm.model.train()
+    out = generate(lm, prompt, seconds=2, temperature=5.0, seed=1, stop_at_end=False)
+    assert lm.model.training
+    lm.model.eval()
+    assert len(out) - 3 == round(2 * 25 / 4)  # the prompt's mean run
+    assert out.ids[:3].tolist() == [1, 2, 3]
+    assert out.runs.tolist() == [4] * 3 + [1] * (len(out) - 3)
+    assert out.id == "a prompt"
+    assert (out.ids[1:] != out.ids[:-1]).all()
+    assert prompt.ids.tolist() == [1, 2, 3]
+    assert len(generate(lm, None, seconds=2, mean_run=2.5, temperature=1.0, seed=1, stop_at_end=False)) == 20
+    shorter = generate(lm, prompt, seconds=2, max_units=5, temperature=1.0, seed=1, stop_at_end=False)
+    assert len(shorter) == 8
+
+
+def test_the_end_token_stops_and_reaches_nobody(lm: UnitLM) -> None:
+    ends = generate_batch(lm, [None] * 40, seeds=range(40), temperature=3.0, max_units=30)
+    lengths = {len(u) for u in ends}
+    assert min(lengths) < 30  # at this temperature <s> comes up often
+    never = generate_batch(lm, [None] * 40, seeds=range(40), temperature=3.0, max_units=30, stop_at_end=False)
+    assert {len(u) for u in never} == {30}
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, 2.0, 1.0, -1.0], dtype=torch.float64)
+    draws = (np.arange(1000) + 0.5) / 1000
+
+    def frequencies(temperature: float, top_k: int | None) -> np.ndarray:
+        return np.bincount([_pick(logits, temperature, top_k, d) for d in draws], minlength=5) / 1000
+
+    np.testing.assert_allclose(frequencies(0.7, None), (logits / 0.7).softmax(0), atol=2e-3)
+    top2 = torch.tensor([0, 0, torch.e**2, torch.e, 0], dtype=torch.float64)
+    np.testing.assert_allclose(frequencies(1.0, 2), top2 / top2.sum(), atol=2e-3)
+    assert frequencies(1.0, 1)[2] == frequencies(0, None)[2] == 1
+    assert _pick(logits, 1.0, None, 0.0) == 1  # never the impossible token, not even at the very edges
+    assert _pick(logits, 1.0, None, np.nextafter(1.0, 0)) == 4
+
+
+def test_bad_requests_are_named(lm: UnitLM) -> None:
+    prompt = make_prompt([1, 2], lm.spec)
+    for options, message in [
+        ({"temperature": -1.0, "max_units": 3}, "temperature is -1.0"),
+        ({"temperature": float("nan"), "max_units": 3}, "temperature is nan"),
+        ({"temperature": 1.0, "max_units": 3, "top_k": 0}, "top_k is 0"),
+        ({"temperature": 1.0}, "seconds or max_units"),
+        ({"temperature": 1.0, "seconds": 0.0}, "at least one unit"),
+        ({"temperature": 1.0, "max_units": 62}, "65 tokens; the model has positions for 64"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            generate(lm, prompt, seed=0, **options)
+    with pytest.raises(BadInput, match="mean_run"):
+        generate(lm, None, seconds=1, temperature=1.0, seed=0)
+    with pytest.raises(BadInput, match="as many seeds"):
+        generate_batch(lm, [prompt], seeds=[], temperature=1.0, max_units=3)
+    with pytest.raises(UnitSpecMismatch, match="the prompt 'a prompt'"):
+        generate(lm, make_prompt([1], make_spec(31)), temperature=1.0, seed=0, max_units=3)
+    assert generate_batch(lm, [], seeds=[], temperature=1.0, max_units=3) == []

