@@ -14,8 +14,8 @@ from twistlm.errors import BadInput, UnitSpecMismatch, offenders
 from twistlm.types import Clip, Units, UnitSpec
 
 SPEC = UnitSpec(
-    encoder="mini", encoder_sha256="aa", layer=6, tap="block_output", normalize_input=False, sample_rate=16_000, hop=640,
-    n_units=500, centroids_sha256="bb", deduplicate=True,
+    encoder="mini", encoder_sha256="aa", layer=6, tap="block_output", normalize_input=False, sample_rate=16_000,
+    hop=640, n_units=500, centroids_sha256="bb", deduplicate=True,
 )  # fmt: skip
 
 
