@@ -101,7 +101,7 @@ def test_a_rerun_computes_nothing_and_gives_the_same(finished, monkeypatch):
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a finished stage was computed again")
 
-    for name in ("tokenize", "train", "perplexity"):
+    for name in ("tokenize", "train_units", "perplexity"):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(module.listening, "continuations", refuse)
     assert quickstart(config) == results
@@ -113,7 +113,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("at", range(1, 12))
 def test_killed_anywhere_and_rerun_gives_the_same_numbers(at, tiny, finished, tmp_path, monkeypatch):
-    """Each `at` kills at another of the moments that write to disk, so stages are cut at their begin, middle and end."""
+    """Each `at` kills at another of the moments that write to disk: stages are cut at their begin, middle and end."""
     from twistlm import artifacts
 
     config = dataclasses.replace(finished[0], out=str(tmp_path / "run"))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.errors import BadInput
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
 from twistlm.evaluate.perplexity import Perplexity, heldout
-from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
+from twistlm.evaluate.suites import SEEN, UNSEEN, Suite, mini_swuggy
 from twistlm.lm.model import UnitLM
+from twistlm.study.models import load_model
 from twistlm.types import Score, Units
+from twistlm.units.tokenizer import SpeechTokenizer
 
 Values = dict[str, Any]
 
@@ -61,3 +65,34 @@ def without_nan(value: Any) -> Any:
 
 def _accuracy(score: Score, n_pairs: int) -> Values:
     return {"accuracy": score.value, "ci": score.ci, "n": score.n, "n_pairs": n_pairs}
+
+
+def judge(
+    model: str | Path,
+    *,
+    units: str | Path | None,
+    split: str,
+    context: int,
+    suite: str | None,
+    tokenizer: str | Path,
+    seed: int,
+    progress: bool = False,
+) -> Values:
+    """Return `perplexity` on a split of `units` and `mini_swuggy`, whichever was asked for.
+
+    Raises:
+        BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
+    """
+    if units is None and suite is None:
+        raise BadInput("nothing to judge with: give --units, --suite, or both.")
+    lm = load_model(model)
+    values: Values = {"model": str(model), "unit_spec": lm.spec.fingerprint}
+    if units is not None:
+        p = perplexity(lm, open_corpus(units, split=split), context=context, seed=seed)
+        values["perplexity"] = perplexity_values(p) | {"protocol": p.protocol}
+    if suite is not None:
+        tok = SpeechTokenizer.load(tokenizer)
+        lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
+        pairs = mini_swuggy()
+        values["mini_swuggy"] = pair_values(lm, pairs, pairs.tokenize(tok, progress=progress), seed=seed)
+    return without_nan(values)

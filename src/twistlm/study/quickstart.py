@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 from twistlm import artifacts
@@ -25,7 +24,7 @@ from twistlm.audio import io
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
 from twistlm.corpus import manifest
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
@@ -33,22 +32,20 @@ from twistlm.evaluate.perplexity import Perplexity, compare
 from twistlm.evaluate.stats import updates_to_reach
 from twistlm.evaluate.suites import mini_swuggy
 from twistlm.lm.model import UnitLM
-from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.progress import track
 from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
+from twistlm.study.models import device, load_model
 from twistlm.study.report import write_report
 from twistlm.study.stages import Stages, cores
-from twistlm.train.loop import train
+from twistlm.study.training import VAL_UNITS, Init, train_units
 from twistlm.train.record import hardware, versions
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
 Values = dict[str, Any]
-Side = Literal["warm", "cold"]
-SIDES: tuple[Side, Side] = ("warm", "cold")
+SIDES: tuple[Init, Init] = ("warm", "cold")
 
-VAL_UNITS = 3500  # units of the held-out subset that is scored while training: cheap, and the same for both sides
 MAX_FAILURES = 0.05  # share of the sound files that may be unusable
 ASR = "whisper-tiny.en"
 
@@ -57,8 +54,8 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
     """Run the loop, or what is left of it, in `config.out`; return what results.json holds.
 
     Interrupted at any moment and run again, it gives the numbers of an uninterrupted run (times and memory aside). The
-    folder gets `report.html`, `results.json`, `timings.json`, `units/`, `warm/` and `cold/` (the trained models in their
-    `lm/`) and `samples/`. For the keys of the results see `twistlm.study.report.write_report`.
+    folder gets `report.html`, `results.json`, `timings.json`, `units/`, `warm/` and `cold/` (the trained models in
+    their `lm/`) and `samples/`. For the keys of the results see `twistlm.study.report.write_report`.
 
     Raises:
         BadInput: the speech, the configuration or the folder is unusable.
@@ -75,7 +72,7 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
         entries = job.read_speech()
         text_lm = job.fetch(entries)
         speech = job.tokenize(entries)
-        runs = {side: job.train(side, text_lm) for side in SIDES}
+        runs: Values = {side: job.train(side, text_lm) for side in SIDES}
         judged = job.judge(runs)
         resynthesis = job.resynthesise(entries)
         samples = job.speak(entries, runs)
@@ -161,27 +158,24 @@ class _Job:
         key = {"files": _sha256(json.dumps(files).encode()), "unit_spec": self.tok.spec.fingerprint}
         return self.stages.run("tokenize", key, work, folder=self.units)
 
-    def train(self, side: Side, text_lm: Path) -> Values:
+    def train(self, side: Init, text_lm: Path) -> Values:
         """Train one side; return its curve. Both see the same batches when their configurations differ in lr only."""
         config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
-        subset = _subset(open_corpus(self.units, split="heldout"), units=VAL_UNITS, seed=seed)
-
-        def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
-            return {"val_nll": perplexity(lm, subset, context=config.context, seed=seed, n_resamples=1).nll}
 
         def work() -> Values:
-            if side == "warm":
-                lm = warm_start(text_lm, self.tok.spec, rows="random", seed=seed)
-            else:
-                lm = cold_start(text_lm, self.tok.spec, seed=seed)
-            lm.model.to(_device())
-            corpus = open_corpus(self.units, split="train")
-            result = train(lm, corpus, config, folder, on_eval=on_eval, progress=self.progress)
+            result = train_units(self.units, text_lm, config, folder, init=side, seed=seed, progress=self.progress)
             history = [
                 {"update": row["update"], "train_loss": row.get("loss"), "val_nll": row.get("val_nll")}
                 for row in result.history
             ]
-            return {"history": history, "seconds": result.seconds, "tokens": result.tokens, "start": lm.provenance}
+            record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return {
+                "history": history,
+                "seconds": result.seconds,
+                "tokens": result.tokens,
+                "start": record["start"],
+                "precision": record["precision"],
+            }
 
         key = {"train": to_dict(config), "text_lm": _identity(text_lm), "seed": seed, "corpus": self._corpus()}
         value = self.stages.run(side, key, work, folder=folder)
@@ -252,7 +246,7 @@ class _Job:
         self, speech: Values, runs: Values, judged: Values, resynthesis: Values, samples: list[Values]
     ) -> Values:
         """Return the content of results.json."""
-        sides = {
+        sides: Values = {
             side: {
                 **judged[side]["perplexity"],
                 "lr": getattr(self.config, side).lr,
@@ -276,7 +270,7 @@ class _Job:
             "config": to_dict(self.config),
             "config_fingerprint": fingerprint(self.config),
             "versions": versions(),
-            "hardware": hardware(_device()),
+            "hardware": hardware(device()),
             "protocol": {
                 "held-out loss": judged["protocol"],
                 "updates to cold's final loss": (
@@ -291,12 +285,10 @@ class _Job:
         }
         return without_nan(results)
 
-    def _models(self, description: str) -> Iterator[tuple[Side, UnitLM]]:
+    def _models(self, description: str) -> Iterator[tuple[Init, UnitLM]]:
         """Yield each trained model, read from disk."""
         for side in track(SIDES, description=description, enabled=self.progress):
-            lm = UnitLM.load(self.out / side / "lm")
-            lm.model.to(_device())
-            yield side, lm
+            yield side, load_model(self.out / side)
 
     def _to_resynthesise(self, entries: Sequence[Entry]) -> list[Entry]:
         return listening.choose_resynthesis(entries, n=self.config.n_resynth, seed=self.config.seed)
@@ -313,13 +305,6 @@ class _Job:
             v.detach().contiguous().numpy().tobytes() for _, v in sorted(self.voc.generator.state_dict().items())
         )
         return {"corpus": self._corpus(), "vocoder": _sha256(*weights)}
-
-
-def _subset(corpus: UnitCorpus, *, units: int, seed: int) -> UnitCorpus:
-    """Return documents in a seeded order, as many as it takes to make `units` units, or all."""
-    order = np.random.default_rng(seed).permutation(len(corpus))
-    n = int(np.searchsorted(np.cumsum(corpus.lengths[order]), units)) + 1
-    return corpus.select(np.sort(order[:n]))
 
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
@@ -356,10 +341,6 @@ def _sha256(*parts: bytes) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

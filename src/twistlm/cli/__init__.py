@@ -1,0 +1,10 @@
+"""The command `twist`. Verbs stand by theme: `study`, `data`, `models`; `command` holds what they share.
+
+Nothing heavy is imported before a verb runs: `twist --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+from twistlm.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,118 @@
+"""What every verb shares: `--json` and `--debug`, errors as one paragraph, exit codes (0 ok, 1 failed, 2 bad input)."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from twistlm.errors import TwistError
+
+app = typer.Typer(
+    name="twist",
+    help="Speech language models warm-started from text ones: train, judge, listen.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest of --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+MINI = "mini-25hz-500"
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+TokenizerName = Annotated[str, typer.Option(help="Name or folder of a speech tokenizer.")]
+VocoderName = Annotated[str, typer.Option(help="Name or folder of a vocoder of the same units.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: lr=1e-3. Can be repeated.")]
+Recipe = Annotated[str, typer.Option(help="Recipe, or a TOML file with what differs from one.")]
+
+
+class Result(NamedTuple):
+    """What a verb has to say: `facts` for `--json`, `text` for people."""
+
+    facts: dict[str, Any]
+    text: str
+
+
+_SHARED = {
+    "as_json": Annotated[bool, typer.Option("--json", help="Print the result as JSON, and no progress bars.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")],
+}
+
+
+def verb(function: Callable[..., Result]) -> Callable[..., None]:
+    """Make `function` a command of `twist`, with `--json` and `--debug` added.
+
+    A parameter named `progress` is not an option: it is told whether to draw progress bars.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = {name: p for name, p in signature.parameters.items() if name != "progress"}
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in _SHARED.items()
+    ]
+
+    @functools.wraps(function)
+    def run(*, as_json: bool, debug: bool, **given: Any) -> None:
+        if "progress" in signature.parameters:
+            given["progress"] = not as_json
+        try:
+            result = function(**given)
+        except (TwistError, OSError, MemoryError, KeyboardInterrupt) as error:
+            if debug:
+                raise
+            message, code = explain(error)
+            print(message, file=sys.stderr)
+            raise typer.Exit(code) from None
+        except BaseException:
+            sys.excepthook = sys.__excepthook__ if debug else _unexpected
+            raise
+        print(json.dumps(result.facts, indent=1, default=str) if as_json else result.text)
+
+    run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
+    return app.command(function.__name__.rstrip("_"))(run)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return what to tell the user about an expected error, as one paragraph, and the exit code."""
+    match error:
+        case KeyboardInterrupt():
+            return "interrupted: run the same command again to go on from the last whole step.", 130
+        case TwistError():
+            text, code = str(error), error.exit_code
+        case MemoryError():
+            text, code = "there is not enough memory. Close other programs, or use shorter files or smaller batches.", 1
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has left
+            return "", 1
+        case OSError():
+            what = error.strerror or str(error)
+            where = f" ({error.filename})" if error.filename else ""
+            text, code = f"the system refused: {what}{where}. Check that the path exists, is yours and has space.", 1
+        case _:
+            text, code = str(error), 1
+    return textwrap.fill(
+        f"error: {' '.join(text.split())}", width=100, break_long_words=False, break_on_hyphens=False
+    ), code
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, _trace: types.TracebackType | None) -> None:
+    text = f"error: {kind.__name__}: {' '.join(str(error).split())}. This should not happen: it is a fault of twistlm."
+    print(textwrap.fill(f"{text} Add --debug to see where.", width=100), file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of `twist`."""
+    # Importing them registers their verbs, which --help lists in this order.
+    from twistlm.cli import study, data, models  # noqa: F401, I001
+
+    typer.main.get_command(app)()

@@ -1,0 +1,141 @@
+"""Verbs about models and sound: train, eval, generate, resynth, vocoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from twistlm.cli.command import MINI, Recipe, Result, Seed, Set, TokenizerName, VocoderName, verb
+
+Model = Annotated[Path, typer.Argument(help="Folder of a trained model or of its run.")]
+
+
+@verb
+def train(
+    units: Annotated[Path, typer.Argument(help="Folder of units, from twist tokenize.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; run again to go on.")],
+    init: Annotated[
+        Literal["warm", "cold"], typer.Option(help="Begin from the text LM's weights, or at random.")
+    ] = "warm",
+    text_lm: Annotated[str, typer.Option(help="Text LM: a name, or a folder.")] = "smollm2-135m",
+    rows: Annotated[
+        Literal["random", "mean", "first-rows"], typer.Option(help="How a warm model's unit rows begin.")
+    ] = "random",
+    recipe: Recipe = "quickstart",
+    set_: Set = None,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Train a warm or a cold speech LM on units."""
+    from twistlm import recipes
+    from twistlm.config import override
+    from twistlm.study.training import train_units
+
+    config = override(getattr(recipes.load(recipe), init), set_ or [])
+    result = train_units(units, text_lm, config, out, init=init, rows=rows, seed=seed, progress=progress)
+    last = result.history[-1]
+    facts = {"model": str(result.lm_path), "updates": result.updates, "tokens": result.tokens, "last": last}
+    held = f", held-out {last['val_nll']:.3f} nats a unit" if "val_nll" in last else ""
+    return Result(facts, f"{result.lm_path}: {result.updates} updates, loss {last['loss']:.3f}{held}")
+
+
+@verb
+def eval_(
+    model: Model,
+    units: Annotated[Path | None, typer.Option(help="Folder of units: gives held-out perplexity.")] = None,
+    split: Annotated[str, typer.Option(help="Which clips of --units.")] = "heldout",
+    context: Annotated[int, typer.Option(help="Window in tokens; the one of training.")] = 256,
+    suite: Annotated[Literal["mini-swuggy"] | None, typer.Option(help="Score a suite of pairs.")] = None,
+    tokenizer: TokenizerName = MINI,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Judge a model: perplexity, mini sWUGGY."""
+    from twistlm.study.judging import judge
+
+    facts = judge(
+        model, units=units, split=split, context=context, suite=suite, tokenizer=tokenizer, seed=seed, progress=progress
+    )
+    lines = []
+    if "perplexity" in facts:
+        p = facts["perplexity"]
+        (low, high), n = p["val_ppl_ci"], p["n_documents"]
+        lines.append(f"perplexity {p['val_ppl']:.2f} [{low:.2f}, {high:.2f}] on {n} clips")
+    if "mini_swuggy" in facts:
+        score = facts["mini_swuggy"]
+        low, high = score["ci"]
+        lines.append(f"mini sWUGGY {score['accuracy']:.1%} [{low:.1%}, {high:.1%}] on {score['n']} words")
+    return Result(facts, "\n".join(lines))
+
+
+@verb
+def generate(
+    model: Model,
+    prompt: Annotated[Path, typer.Argument(help="Sound file to be continued.")],
+    out: Annotated[Path, typer.Option(help="Sound file to write: the prompt from its units, and what follows.")],
+    seconds: Annotated[float, typer.Option(help="About how long the continuation is.")] = 8.0,
+    prompt_seconds: Annotated[float | None, typer.Option(help="Use only the beginning of the prompt.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest unit.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest units.")] = None,
+    tokenizer: TokenizerName = MINI,
+    vocoder: VocoderName = MINI,
+    seed: Seed = 0,
+) -> Result:
+    """Let a model continue a recording."""
+    from twistlm.study.listening import continue_recording
+
+    clip = continue_recording(
+        model,
+        prompt,
+        tokenizer=tokenizer,
+        vocoder=vocoder,
+        seconds=seconds,
+        prompt_seconds=prompt_seconds,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    )
+    clip.write(out)
+    return Result({"audio": str(out), "seconds": clip.seconds}, f"{out}: {clip.seconds:.1f} s")
+
+
+@verb
+def resynth(
+    recording: Annotated[Path, typer.Argument(help="Sound file.")],
+    out: Annotated[Path, typer.Option(help="Sound file to write.")],
+    durations: Annotated[
+        Literal["given", "predicted"], typer.Option(help="Keep each unit's length, or let the vocoder predict it.")
+    ] = "given",
+    tokenizer: TokenizerName = MINI,
+    vocoder: VocoderName = MINI,
+) -> Result:
+    """Speak a recording again from its units."""
+    from twistlm.study.listening import resynthesise
+
+    clip, units = resynthesise(recording, tokenizer=tokenizer, vocoder=vocoder, durations=durations)
+    clip.write(out)
+    facts = {"audio": str(out), "seconds": clip.seconds, "units": len(units), "unit_spec": units.spec.fingerprint}
+    return Result(facts, f"{out}: {clip.seconds:.1f} s from {len(units)} units")
+
+
+@verb
+def vocoder(
+    speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the vocoder goes to its vocoder/.")],
+    updates: Annotated[int, typer.Option(help="Generator updates.")],
+    speaker: Annotated[str | None, typer.Option(help="Whose clips, when there are several speakers.")] = None,
+    tokenizer: TokenizerName = MINI,
+    like: Annotated[str, typer.Option(help="Vocoder whose shape is taken.")] = MINI,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Train a vocoder of one voice."""
+    from twistlm.study.making import fit_vocoder
+
+    made = fit_vocoder(
+        speech, tokenizer, out, speaker=speaker, updates=updates, seed=seed, like=like, progress=progress
+    )
+    facts = {"vocoder": str(out / "vocoder"), "unit_spec": made.spec.fingerprint}
+    return Result(facts, f"{out / 'vocoder'}: speaks {made.spec.n_units} units, spec {made.spec.fingerprint}")

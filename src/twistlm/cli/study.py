@@ -1,0 +1,97 @@
+"""Verbs about the whole: quickstart, doctor, report, show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twistlm.cli.command import Recipe, Result, Set, verb
+
+
+@verb
+def quickstart(
+    speech: Annotated[
+        Path | None, typer.Option(help="Folder with your own sound files; default: the bundled sample.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything the run makes.")] = None,
+    recipe: Recipe = "quickstart",
+    set_: Set = None,
+    progress: bool = True,
+) -> Result:
+    """The whole loop, from speech to a report."""
+    from twistlm import recipes
+    from twistlm.config import override
+
+    config = override(recipes.load(recipe), set_ or [])
+    given = {"speech": speech, "out": out}
+    config = dataclasses.replace(config, **{name: str(path) for name, path in given.items() if path is not None})
+
+    from twistlm.study.quickstart import quickstart as run
+
+    results = run(config, progress=progress)
+    report = Path(config.out) / "report.html"
+    return Result(results, f"{_table(results)}\nreport: {report}")
+
+
+@verb
+def doctor() -> Result:
+    """Check the machine and the installation."""
+    from twistlm.study.inspecting import diagnose
+
+    facts = diagnose()
+    problems = facts["problems"]
+    verdict = "\n".join(f"problem: {p}" for p in problems) if problems else "all is well"
+    return Result(facts, f"{_lines({k: v for k, v in facts.items() if k != 'problems'})}\n{verdict}")
+
+
+@verb
+def report(run: Annotated[Path, typer.Argument(help="Folder of a quickstart run.")]) -> Result:
+    """Write a run's report again."""
+    from twistlm.errors import BadInput
+    from twistlm.study.report import write_report
+
+    source = run / "results.json"
+    if not source.is_file():
+        raise BadInput(f"{run} holds no results.json: name the folder of a finished twist quickstart.")
+    try:
+        results = json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{source} is not JSON ({error}): run twist quickstart again.") from error
+    path = write_report(results, run / "report.html")
+    return Result({"report": str(path)}, f"{_table(results)}\nreport: {path}")
+
+
+@verb
+def show(path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run.")]) -> Result:
+    """Say what a file or folder is."""
+    from twistlm.study.inspecting import describe
+
+    facts = describe(path)
+    return Result(facts, _lines(facts))
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    from rich.console import Console
+
+    from twistlm.study.report import print_table
+
+    console = Console()
+    with console.capture() as captured:
+        print_table(results, console=console)
+    return captured.get().rstrip()
+
+
+def _lines(facts: Mapping[str, Any], prefix: str = "") -> str:
+    """One `name  value` line for each fact; those of a group are named group.name."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            lines.append(_lines(value, f"{prefix}{name}."))
+        else:
+            lines.append(f"{prefix + name:32} {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""Make a tokenizer and a vocoder from a folder of speech: pretrain an encoder, fit a codebook, train a vocoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from twistlm.artifacts import atomic_folder, bundled
+from twistlm.corpus.manifest import Entry, build
+from twistlm.errors import ArtifactError, BadInput
+from twistlm.progress import track
+from twistlm.types import Clip, Units, UnitSpec
+from twistlm.units import kmeans
+from twistlm.units.encoder import SSLEncoder
+from twistlm.units.features import mfcc
+from twistlm.units.pretrain import HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
+from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
+from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.train import VocoderConfig, train_vocoder
+from twistlm.vocoder.vocoder import Vocoder
+
+RATE = 16_000
+
+
+def hubert_config(*, frame_rate: int, n_targets: int, updates: int, seed: int) -> HubertPretrainConfig:
+    """Return the shape of the bundled encoder, for a run of one's own."""
+    return HubertPretrainConfig(
+        frame_rate=frame_rate,
+        conv_dim=(192,) * (8 if frame_rate == 25 else 7),
+        width=256,
+        layers=6,
+        heads=4,
+        ffn=1024,
+        n_targets=n_targets,
+        crop_seconds=4.0,
+        batch=8,
+        updates=updates,
+        lr=1e-3,
+        warmup=max(1, updates // 20),
+        compile=False,
+        seed=seed,
+    )
+
+
+def pretrain_hubert(
+    speech: str | Path,
+    out: str | Path,
+    config: HubertPretrainConfig,
+    *,
+    teacher: str = "mfcc",
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = False,
+) -> Path:
+    """Pretrain an encoder on the split "train" of a folder; return the encoder's folder (encoder.json, .safetensors).
+
+    Args:
+        speech: folder of sound files or with a manifest.
+        out: folder of the run; the encoder goes to `out/encoder`, which `fit_codebook` takes.
+        config: the run; a rerun goes on from its last checkpoint.
+        teacher: `"mfcc"` for k-means over MFCC (a first iteration), or a tokenizer's name or folder, whose units of the
+            same frame rate become the targets.
+        on_log: called with the metrics of every 20th update.
+        progress: show a bar while reading.
+
+    Raises:
+        BadInput: the teacher has another frame rate or number of units than `config`. AudioError: an unusable file.
+    """
+    hop = RATE // config.frame_rate
+    with_frames = MaskedUnitPredictor(dataclasses.replace(config, layers=1))  # only its frame count is asked for
+    encoder = SSLEncoder(with_frames.hubert, 1)
+    tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher)
+    if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets):
+        raise BadInput(
+            f"the teacher {teacher} makes {tok.spec.n_units} units with a hop of {tok.spec.hop}; this run predicts "
+            f"{config.n_targets} with a hop of {hop}. Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
+        )
+    clips = [clip for _, clip in _clips(speech, progress=progress)]
+    counts = [encoder.n_frames(len(clip.samples)) for clip in clips]
+    if tok is None:
+        features = [mfcc(c.samples, n, hop=hop) for c, n in zip(clips, counts, strict=True)]
+        codebook = kmeans.fit(np.concatenate(features), config.n_targets, seed=config.seed)
+        labels = [codebook.assign(f) for f in features]
+    else:
+        labels = [tok.frames(clip) for clip in clips]
+    samples, targets = [], []
+    for clip, frames in zip(clips, labels, strict=True):
+        padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
+        samples.append(np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
+        targets.append(np.pad(frames.astype(np.int16), (0, len(padded) // hop - len(frames)), constant_values=-1))
+    model = pretrain(LabelledSpeech(np.concatenate(samples), np.concatenate(targets), hop), config, out, on_log=on_log)
+    folder = Path(out) / "encoder"
+    with atomic_folder(folder) as temporary:
+        (temporary / "encoder.json").write_text(json.dumps(config.hubert().to_diff_dict(), indent=1, sort_keys=True))
+        weights = {name: tensor.contiguous() for name, tensor in model.hubert.state_dict().items()}
+        (temporary / "encoder.safetensors").write_bytes(save(weights))
+    return folder
+
+
+def fit_codebook(
+    speech: str | Path,
+    encoder: str | Path,
+    out: str | Path,
+    *,
+    layer: int,
+    k: int,
+    seed: int,
+    max_frames: int = 500_000,
+    progress: bool = False,
+) -> UnitSpec:
+    """Fit K centroids on a layer of an encoder and write a whole tokenizer to `out`; return its spec.
+
+    Args:
+        speech: folder of sound files or with a manifest; its split "train" is used.
+        encoder: folder with encoder.json and encoder.safetensors, or a bundled tokenizer's name.
+        out: the tokenizer's folder.
+        layer: 1-based block whose output is clustered.
+        k: units.
+        seed: of the clustering, and of the choice of frames.
+        max_frames: frames used at most, a seeded sample; bounds the memory.
+        progress: show a bar.
+
+    Raises:
+        ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units.
+    """
+    folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"tokenizer/{encoder}")
+    model = SSLEncoder.load(folder, layer=layer)
+    features = np.concatenate([model(clip.samples) for _, clip in _clips(speech, progress=progress)])
+    if len(features) > max_frames:
+        features = features[np.sort(np.random.default_rng(seed).choice(len(features), max_frames, replace=False))]
+    return save_tokenizer(
+        out,
+        name=Path(out).name,
+        encoder_config=json.loads((folder / "encoder.json").read_text()),
+        encoder_weights=(folder / "encoder.safetensors").read_bytes(),
+        layer=layer,
+        codebook=kmeans.fit(features, k, seed=seed),
+        normalize_input=False,
+        sample_rate=RATE,
+        hop=model.hop,
+        card=f"Encoder {folder.name}, layer {layer}, {k} centroids fitted on {len(features)} frames, seed {seed}.\n",
+    )
+
+
+def fit_vocoder(
+    speech: str | Path,
+    tokenizer: str | Path,
+    out: str | Path,
+    *,
+    speaker: str | None,
+    updates: int,
+    seed: int,
+    like: str = "mini-25hz-500",
+    progress: bool = False,
+) -> Vocoder:
+    """Train a vocoder of one voice for a tokenizer's units, write it to `out/vocoder` and return it.
+
+    Args:
+        speech: folder of sound files or with a manifest; its split "train" is used.
+        tokenizer: name or folder.
+        out: folder of the run; a rerun goes on from its last checkpoint.
+        speaker: whose clips; None when there is only one.
+        updates: generator updates; the critics join for the second half.
+        seed: of the weights and of the crops.
+        like: the vocoder (name or folder) whose shape is taken.
+        progress: show bars.
+
+    Raises:
+        BadInput: no such speaker, or several and none was named.
+    """
+    tok = SpeechTokenizer.load(tokenizer)
+    voices = sorted({e.speaker for e in build(speech) if e.split == "train"})
+    if speaker is None and len(voices) > 1:
+        raise BadInput(
+            f"{speech} has {len(voices)} speakers and a vocoder has one voice: name one of {', '.join(voices)}."
+        )
+    if speaker is not None and speaker not in voices:
+        raise BadInput(f"{speech} has no clips of {speaker!r} to train on; there are: {', '.join(voices)}.")
+    folder = Path(like) if Path(like).is_dir() else bundled(f"vocoder/{like}")
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder} is not a vocoder: it has no config.json.")
+    shape = HiFiGANConfig.from_json((folder / "config.json").read_text())
+    config = VocoderConfig(
+        model=dataclasses.replace(shape, num_embeddings=tok.spec.n_units),
+        updates=updates,
+        adversarial_from=updates // 2,
+        seed=seed,
+    )
+    pairs: list[tuple[Units, NDArray[np.float32]]] = [
+        (tok(clip), clip.samples)
+        for entry, clip in _clips(speech, progress=progress)
+        if speaker in (None, entry.speaker)
+    ]
+    vocoder = train_vocoder(pairs, tok.spec, config, out, progress=progress)
+    vocoder.save(Path(out) / "vocoder")
+    return vocoder
+
+
+def _clips(speech: str | Path, *, progress: bool) -> Iterator[tuple[Entry, Clip]]:
+    """Yield the clips that training may see."""
+    entries = [entry for entry in build(speech) if entry.split == "train"]
+    for entry in track(entries, description="reading the speech", enabled=progress):
+        yield entry, dataclasses.replace(Clip.read(entry.path, sample_rate=RATE), id=entry.id)

@@ -1,0 +1,73 @@
+"""One training run from a folder of units: the starting model, a cheap held-out score along the way, the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from twistlm.config import TrainConfig
+from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.lm.model import UnitLM
+from twistlm.lm.warmstart import Rows, cold_start, warm_start
+from twistlm.study.judging import perplexity
+from twistlm.study.models import place
+from twistlm.train.loop import TrainResult, train
+
+Init = Literal["warm", "cold"]
+VAL_UNITS = 3500  # units of the held-out subset that is scored while training
+
+
+def train_units(
+    units: str | Path,
+    text_lm: str | Path,
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    init: Init,
+    rows: Rows = "random",
+    seed: int,
+    progress: bool = False,
+) -> TrainResult:
+    """Train a warm or a cold model on the split "train" of `units`, or go on with the run in `out`.
+
+    With the same `config` (learning rates aside) and `seed`, warm and cold see the same batches in the same order, and
+    are scored on the same held-out documents: `val_nll` in the history, absent when nothing is held out.
+
+    Args:
+        units: folder that `tokenize` wrote.
+        text_lm: artifact name, or folder of a causal LM; of a cold model it gives the shape.
+        config: the run.
+        out: its folder.
+        init: with the text LM's weights, or with random ones.
+        rows: how a warm model's new unit rows begin.
+        seed: of the new weights and of the choice of held-out documents.
+        progress: show a bar.
+
+    Raises:
+        As `warm_start`, `open_corpus` and `train`.
+    """
+    corpus = open_corpus(units, split=None)
+    train_corpus = open_corpus(units, split="train")
+    held = None
+    if set(corpus.splits) != {"train"}:
+        held = subset(open_corpus(units, split="heldout"), units=VAL_UNITS, seed=seed)
+
+    def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
+        if held is None:
+            return {}
+        return {"val_nll": perplexity(lm, held, context=config.context, seed=seed, n_resamples=1).nll}
+
+    if init == "warm":
+        lm = warm_start(text_lm, corpus.spec, rows=rows, seed=seed)
+    else:
+        lm = cold_start(text_lm, corpus.spec, seed=seed)
+    return train(place(lm), train_corpus, config, out, on_eval=on_eval, progress=progress)
+
+
+def subset(corpus: UnitCorpus, *, units: int, seed: int) -> UnitCorpus:
+    """Return documents in a seeded choice, as many as it takes to make `units` units, or all."""
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    n = int(np.searchsorted(np.cumsum(corpus.lengths[order]), units)) + 1
+    return corpus.select(np.sort(order[:n]))
