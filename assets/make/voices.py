@@ -1,0 +1,212 @@
+"""Every synthetic voice of the bundled assets, by name, and the one way to make it speak.
+
+Letters: N samples at SAMPLE_RATE. Engines: flite, festival (text2wave) and espeak-ng, called as programs; whatever
+rate they speak at is resampled to 16 kHz by soxr and brought to the same level.
+
+The voice `rms`, and any voice derived from it, is heard by nothing that is trained: not by the tokenizer, the language
+models or the vocoder. It measures what all of them do on a new speaker.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from twistlm.errors import ArtifactError
+
+SAMPLE_RATE = 16_000  # Hz
+LEVEL_DBFS = -26.0  # root mean square of every clip
+PEAK = 0.97
+UNSEEN = "rms"
+Samples = NDArray[np.float32]
+Phones = list[tuple[str, float, float]]  # phone, start s, end s
+
+PROGRAMS = {"flite": "flite", "festival": "text2wave", "espeak": "espeak-ng"}
+PACKAGES = {"flite": "flite", "festival": "festival festvox-kdlpc16k festlex-cmu festlex-poslex", "espeak": "espeak-ng"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How to speak.
+
+    Attributes:
+        name: the speaker label in manifests.
+        engine: which program.
+        base: the engine's own voice name.
+        stretch: durations are multiplied by it (1.2 is slower).
+        pitch: flite: mean F0 in Hz (None keeps the voice's own); espeak: 0 … 99, 50 is the voice's own.
+        shift: pitch and formants are multiplied by it, by resampling; durations stay those of `stretch`.
+    """
+
+    name: str
+    engine: Literal["flite", "festival", "espeak"]
+    base: str
+    stretch: float = 1.0
+    pitch: float | None = None
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.base == UNSEEN and self.name != UNSEEN:
+            raise ValueError(f"voice {self.name!r} derives from {UNSEEN!r}, which nothing may be trained on")
+
+
+# Mean F0 in Hz, measured; what a varied pitch is relative to. `rms` ignores a given pitch.
+FLITE_F0 = {"awb": 127.0, "rms": 102.0, "slt": 171.0, "kal16": 110.0}
+_SHIFTS = {"slt": (0.84, 0.92, 1.12, 1.22), "awb": (0.88, 1.12, 1.25), "kal16": (0.88, 1.15, 1.3)}
+_ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-x-gbclan", "en-us-nyc")
+_VARIANTS = (
+    *(
+        "m1",
+        "m2",
+        "m3",
+        "m4",
+        "m5",
+        "m6",
+        "m7",
+        "m8",
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "klatt",
+        "klatt2",
+        "klatt3",
+        "klatt4",
+    ),
+    *(
+        "Annie",
+        "Alicia",
+        "Andrea",
+        "Andy",
+        "Denis",
+        "Gene",
+        "Hugo",
+        "Lee",
+        "Marco",
+        "Michael",
+        "adam",
+        "anika",
+        "belinda",
+    ),
+    *("caleb", "ed", "grandma", "grandpa", "linda", "max", "paul", "quincy", "steph", "travis", "victor", "zac"),
+)
+
+FLITE = {name: Voice(name=name, engine="flite", base=name) for name in FLITE_F0}
+SHIFTED = {
+    f"{base}-x{round(100 * shift)}": Voice(name=f"{base}-x{round(100 * shift)}", engine="flite", base=base, shift=shift)
+    for base, shifts in _SHIFTS.items()
+    for shift in shifts
+}
+FESTIVAL = {"ked": Voice(name="ked", engine="festival", base="voice_ked_diphone")}
+ESPEAK = {
+    f"espeak-{accent}+{variant}": Voice(name=f"espeak-{accent}+{variant}", engine="espeak", base=f"{accent}+{variant}")
+    for accent in _ACCENTS
+    for variant in _VARIANTS
+}
+VOICES = FLITE | SHIFTED | FESTIVAL | ESPEAK
+
+
+def check_programs() -> None:
+    """Raise `ArtifactError`, naming the Debian packages, when an engine is not installed."""
+    missing = [PACKAGES[engine] for engine, program in PROGRAMS.items() if shutil.which(program) is None]
+    if missing:
+        raise ArtifactError(f"speech engines are missing: apt install {' '.join(missing)}")
+
+
+def speak(voice: Voice, text: str) -> Samples:
+    """Return float32 [N] at 16 kHz, -26 dBFS, of `voice` saying `text`.
+
+    Raises:
+        ArtifactError: the engine failed or said nothing.
+    """
+    if voice.engine == "flite":
+        return align(voice, text)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "said.wav"
+        if voice.engine == "festival":
+            settings = [f"({voice.base})", f"(Parameter.set 'Duration_Stretch {voice.stretch * voice.shift})"]
+            command = ["text2wave", "-o", str(wave), *(part for setting in settings for part in ("-eval", setting))]
+            _run(command, stdin=text)
+        else:
+            words_per_minute = round(165 / (voice.stretch * voice.shift))
+            pitch = 50 if voice.pitch is None else round(voice.pitch)
+            _run(["espeak-ng", "-v", voice.base, "-s", str(words_per_minute), "-p", str(pitch), "-w", str(wave), text])
+        return _finish(wave, voice)
+
+
+def align(voice: Voice, text: str) -> tuple[Samples, Phones]:
+    """Return what a flite `voice` says for `text`, and each phone of it with its start and end in seconds."""
+    return _flite(voice, ["-t", text])
+
+
+def speak_phones(voice: Voice, phones: Sequence[str]) -> tuple[Samples, Phones]:
+    """Return a flite `voice` saying one word given as `phones` ("b r ay1 t"), and when each phone is said.
+
+    The word is put into flite's dictionary under one invented spelling for all, so that words and pseudo-words get the
+    very same treatment: syllables and melody from the phones and their stress, never from a spelling.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lexicon = Path(folder) / "lexicon"
+        lexicon.write_text(f"blimona : {' '.join(phones)}\n")
+        return _flite(voice, ["-add_lex", str(lexicon), "-t", "Blimona."])
+
+
+def vary(voice: Voice, rng: np.random.Generator, *, rate: float, pitch: float) -> Voice:
+    """Return `voice` at a random rate (a factor of up to `1 ± rate`) and pitch (`1 ± pitch`), under the same name."""
+    stretch = voice.stretch * float(rng.uniform(1 - rate, 1 + rate))
+    factor = float(rng.uniform(1 - pitch, 1 + pitch))
+    if voice.engine == "flite":
+        return replace(voice, stretch=stretch, pitch=FLITE_F0[voice.base] * factor)
+    return replace(voice, stretch=stretch, pitch=50 * factor if voice.engine == "espeak" else None)
+
+
+def normalize(samples: NDArray[np.floating]) -> Samples:
+    """Return `samples` at LEVEL_DBFS, or lower where the peak would pass PEAK."""
+    rms, peak = float(np.sqrt(np.mean(np.square(samples)))), float(np.abs(samples).max())
+    gain = min(10 ** (LEVEL_DBFS / 20) / rms, PEAK / peak)
+    return (samples * gain).astype(np.float32)
+
+
+def _flite(voice: Voice, what: list[str]) -> tuple[Samples, Phones]:
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "said.wav"
+        settings = ["--setf", f"duration_stretch={voice.stretch * voice.shift:.4f}"]
+        if voice.pitch is not None:
+            settings += ["--setf", f"int_f0_target_mean={voice.pitch:.2f}"]
+        printed = _run(["flite", "-voice", voice.base, *settings, "-psdur", *what, "-o", str(wave)])
+        samples = _finish(wave, voice)
+    ends = [(phone, float(end) / voice.shift) for phone, end in re.findall(r"(\S+):([\d.]+)", printed)]
+    starts = [0.0, *(end for _, end in ends)]
+    return samples, [(phone, start, end) for start, (phone, end) in zip(starts, ends, strict=False)]
+
+
+def _run(command: list[str], *, stdin: str | None = None) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    if done.returncode:
+        raise ArtifactError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _finish(wave: Path, voice: Voice) -> Samples:
+    if not wave.exists():
+        raise ArtifactError(
+            f"the voice {voice.name} wrote no sound; is it installed? apt install {PACKAGES[voice.engine]}"
+        )
+    samples, rate = soundfile.read(wave, dtype="float32")
+    # Claiming a rate `shift` times higher raises pitch and formants; the engine was asked to speak that much slower.
+    samples = soxr.resample(samples, rate * voice.shift, SAMPLE_RATE, quality="HQ")
+    if len(samples) < SAMPLE_RATE // 20 or not np.abs(samples).max() > 1e-4:
+        raise ArtifactError(f"the voice {voice.name} said nothing")
+    return normalize(samples)
