@@ -1,0 +1,264 @@
+"""Make the bundled vocoder: a unit HiFi-GAN for one synthetic voice, from its recordings and a tokenizer.
+
+    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --minutes 20                      # stage 1
+    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --minutes 40 \
+        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500                 # stage 2
+
+Stage 1 needs no tokenizer, so it can run while that is still being trained: it learns the voice from stand-in units
+(k-means over MFCC). Stage 2 starts from it: all of the generator stays, and each new unit begins with the mean
+embedding of the stand-in units it is heard together with. Without stage 1, stage 2 starts from random weights.
+
+Everything is kept in --work: a killed run goes on where it was, and --export writes what there is so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twistlm.artifacts import atomic_write
+from twistlm.audio.io import read
+from twistlm.corpus.manifest import Entry, load
+from twistlm.progress import track
+from twistlm.types import Clip, Units, UnitSpec
+from twistlm.units import kmeans
+from twistlm.units.features import mfcc
+from twistlm.units.runs import dedup
+from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.vocoder.crops import Crops, heldout_distance
+from twistlm.vocoder.hifigan import DurationConfig, HiFiGANConfig
+from twistlm.vocoder.mel import SpectralLoss
+from twistlm.vocoder.train import VocoderConfig, train_vocoder, training_step
+from twistlm.vocoder.vocoder import Vocoder
+
+HOP, RATE, K, RECEPTIVE = 640, 16_000, 500, 720
+HELDOUT = 24  # clips at the end of the manifest that are never trained on
+Pair = tuple[Units, NDArray[np.float32]]
+
+MODEL = HiFiGANConfig(
+    num_embeddings=K,
+    embedding_dim=128,
+    model_in_dim=128,
+    # Wide where frames are few and narrow at the waveform, and one residual block a stage: on a CPU four times as fast
+    # as one with a wide waveform stage and several blocks.
+    upsample_rates=(5, 2, 2, 4, 8),
+    upsample_kernel_sizes=(11, 4, 4, 8, 16),
+    upsample_initial_channel=512,
+    resblock_kernel_sizes=(3,),
+    resblock_dilation_sizes=((1, 3, 5),),
+    sampling_rate=RATE,
+    dur_predictor_params=DurationConfig(
+        encoder_embed_dim=128, var_pred_hidden_dim=128, var_pred_kernel_size=3, var_pred_dropout=0.5
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs-manifest", type=Path, required=True, help="folder of one voice with a manifest.jsonl")
+    parser.add_argument("--tokenizer", help="name or folder; without it, stage 1")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="train about so long, by a measurement at the start")
+    length.add_argument("--updates", type=int, help="train exactly so many updates")
+    parser.add_argument("--adversarial-share", type=float, default=0.0, help="share of the time that has critics")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="what stage 2 writes")
+    parser.add_argument("--work", type=Path, default=Path(".assets-work/vocoder"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", action="store_true", help="train no further, write what the checkpoint holds")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    entries = load(options.pairs_manifest)
+    waves = [read(e.path).samples for e in track(entries, description="read", enabled=True)]
+    standin_folder = options.work / "standin-vocoder"
+    if options.tokenizer is None:
+        stage, out, start = "standin", standin_folder, None
+        spec, units = standin_units(entries, waves, options.work)
+    else:
+        stage, out = "final", options.out
+        spec, units = tokenized(entries, waves, options.tokenizer, options.work)
+        start = carried_over(entries, waves, units, standin_folder, options.work) if standin_folder.exists() else None
+    pairs = list(zip(units, waves, strict=True))
+    train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
+
+    run = options.work / f"{stage}-{spec.fingerprint}"
+    config = resolve_config(run, options, train, spec, first=start is None and stage == "standin")
+    stop = json.loads((run / "checkpoint" / "state.json").read_text())["update"] if options.export else None
+    began = time.monotonic()
+    vocoder = train_vocoder(train, spec, config, run, heldout=heldout, start=start, progress=True, stop_after=stop)
+    vocoder.save(out)
+    seconds = time.monotonic() - began
+    vocoder = Vocoder.load(out)  # what is measured is what ships, rounded to half precision
+    measured = measure(vocoder, heldout, entries[-HELDOUT:], options.threads)
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    vocoder.save(out, card=card(vocoder, config, entries, measured, history[-1]["update"], start is not None))
+    print(json.dumps({"updates": history[-1]["update"], "seconds": round(seconds), **measured}))
+
+
+def standin_units(entries: list[Entry], waves: list[NDArray[np.float32]], work: Path) -> tuple[UnitSpec, list[Units]]:
+    """Units for stage 1: k-means over MFCC, in frames as a 25 Hz HuBERT has them."""
+    codebook_path = work / "standin-codebook.safetensors"
+    features = [
+        mfcc(wave, (len(wave) - RECEPTIVE) // HOP + 1, hop=HOP)
+        for wave in track(waves, description="MFCC", enabled=True)
+    ]
+    if not codebook_path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        kmeans.fit(np.concatenate(features[:-HELDOUT]), K, seed=0).save(codebook_path)
+    codebook = kmeans.Codebook.load(codebook_path)
+    spec = UnitSpec(
+        encoder="mfcc", encoder_sha256="0" * 64, layer=0, tap="mfcc", normalize_input=False, sample_rate=RATE, hop=HOP,
+        n_units=K, centroids_sha256=codebook.sha256, deduplicate=True,
+    )  # fmt: skip
+    return spec, [Units(*dedup(codebook.assign(f)), spec=spec, id=e.id) for e, f in zip(entries, features, strict=True)]
+
+
+def tokenized(
+    entries: list[Entry], waves: list[NDArray[np.float32]], name: str, work: Path
+) -> tuple[UnitSpec, list[Units]]:
+    """The tokenizer's units of all clips, kept in the work folder."""
+    tok = SpeechTokenizer.load(name)
+    cache = work / f"units-{tok.spec.fingerprint}.npz"
+    if not cache.exists():
+        frames = [
+            tok(Clip(samples=wave, sample_rate=RATE, id=e.id)).frames
+            for e, wave in track(list(zip(entries, waves, strict=True)), description="tokenize", enabled=True)
+        ]
+        with atomic_write(cache) as path:
+            np.savez(path, **{e.id: f for e, f in zip(entries, frames, strict=True)})
+    kept = np.load(cache)
+    return tok.spec, [Units(*dedup(kept[e.id]), spec=tok.spec, id=e.id) for e in entries]
+
+
+def carried_over(
+    entries: list[Entry], waves: list[NDArray[np.float32]], units: list[Units], standin: Path, work: Path
+) -> dict[str, Tensor]:
+    """Stage 1's weights, with embeddings for the tokenizer's units."""
+    _, old = standin_units(entries, waves, work)
+    weights = Vocoder.load(standin).generator.state_dict()
+    counts = np.zeros((K, K))  # [new, old]
+    for new, before in zip(units, old, strict=True):
+        n = min(len(new.frames), len(before.frames))
+        np.add.at(counts, (new.frames[:n], before.frames[:n]), 1)
+    counts += 1e-3 * counts.sum(0) / counts.sum()  # a unit that is never heard begins with the mean of all
+    shares = torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()
+    return {**weights, "dict.weight": shares @ weights["dict.weight"]}
+
+
+def resolve_config(
+    run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec, *, first: bool
+) -> VocoderConfig:
+    """The run's config: as kept beside it, or made from the options, with --minutes turned into updates by timing."""
+    path = run / "run.json"
+    if not path.exists():
+        share = options.adversarial_share
+        # Stage 1 is not an end, so its rate does not fall to nothing.
+        floor = options.lr / 3 if first else options.lr / 20
+        updates = options.updates
+        if updates is None:
+            if options.minutes is None:
+                raise SystemExit("give --minutes or --updates")
+            probe = VocoderConfig(model=MODEL, updates=1, adversarial_from=1, rows=4)
+            plain = seconds_per_update(probe, train[:50], spec)
+            adversarial = seconds_per_update(dataclasses.replace(probe, adversarial_from=0), train[:50], spec)
+            updates = int(options.minutes * 60 * ((1 - share) / plain + share / adversarial))
+            share = share / adversarial / ((1 - share) / plain + share / adversarial)  # of the updates
+            print(f"{plain:.3f} s an update, {adversarial:.3f} with critics: {updates} updates")
+        run.mkdir(parents=True, exist_ok=True)
+        critics = round(updates * (1 - share))
+        chosen = {
+            "updates": updates,
+            "adversarial_from": critics,
+            "lr": options.lr,
+            "lr_floor": floor,
+            "checkpoint_every": 500,
+        }
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(chosen))
+    return VocoderConfig(model=MODEL, rows=4, **json.loads(path.read_text()))
+
+
+def seconds_per_update(config: VocoderConfig, pairs: list[Pair], spec: UnitSpec) -> float:
+    """Median time of an update, after a few to warm up."""
+    crops = Crops(pairs, spec)
+    step = training_step(config)
+    times = []
+    for update in range(12):
+        began = time.monotonic()
+        step(crops.batch(update, rows=config.rows, frames=config.frames, seed=0))
+        times.append(time.monotonic() - began)
+    return float(np.median(times[3:]))
+
+
+def measure(vocoder: Vocoder, heldout: list[Pair], entries: list[Entry], threads: int) -> dict[str, float]:
+    """What the card says, on clips never trained on."""
+    from twistlm.evaluate.asr import Whisper, wer
+
+    whisper = Whisper.load(threads=threads)
+    texts = [e.text for e in entries]
+    numbers = {
+        "heldout_mel": heldout_distance(vocoder.generator, Crops(heldout, vocoder.spec), SpectralLoss(RATE)),
+        "wer_original": wer(texts, [whisper.transcribe(Clip(w, RATE)) for _, w in heldout]).value,
+        "wer_given": wer(texts, [whisper.transcribe(vocoder(u, durations="given")) for u, _ in heldout]).value,
+        "wer_predicted": wer(texts, [whisper.transcribe(vocoder(u, durations="predicted")) for u, _ in heldout]).value,
+    }
+    began = time.monotonic()
+    spoken = sum(vocoder(u, durations="given").seconds for u, _ in heldout)
+    numbers["times_real_time"] = spoken / (time.monotonic() - began)
+    predicted = sum(int(vocoder.predict_runs(u).sum()) for u, _ in heldout)
+    numbers["predicted_length"] = predicted / sum(int(u.runs.sum()) for u, _ in heldout)
+    return {name: round(value, 4) for name, value in numbers.items()}
+
+
+def card(
+    vocoder: Vocoder,
+    config: VocoderConfig,
+    entries: list[Entry],
+    measured: dict[str, float],
+    updates: int,
+    carried: bool,
+) -> str:
+    """The model card."""
+    hours = sum(e.seconds or 0 for e in entries) / 3600
+    voices = ", ".join(sorted({e.speaker for e in entries}))
+    n_parameters = sum(p.numel() for p in vocoder.generator.parameters())
+    stage = "after a first stage on MFCC k-means units of the same speech" if carried else "from random weights"
+    critics = max(0, updates - config.adversarial_from)
+    return f"""# A vocoder for 25 Hz units
+
+Speaks the units of `{vocoder.spec.encoder}` (unit spec `{vocoder.spec.fingerprint}`) at {RATE} Hz in one synthetic
+voice.
+Unit HiFi-GAN with duration predictor, {n_parameters / 1e6:.2f} M parameters, stored in half precision.
+
+- **Data**: {hours:.2f} h of the voice {voices} of flite (its licence is BSD-like), in {len(entries)} clips, of which
+  the last {HELDOUT} were held out. Made by `assets/make/speech.py`.
+- **Training**: {updates} updates of {config.rows} crops of {config.frames * HOP / RATE:.2f} s on a CPU, {stage};
+  spectral losses, and critics in the last {critics} updates. Recipe: `assets/make/vocoder.py`.
+- **Licence**: MIT.
+
+Measured on the held-out clips (same voice):
+
+| what | value |
+|---|---|
+| log-mel distance to the recording (nepers) | {measured["heldout_mel"]:.3f} |
+| Whisper tiny.en WER of the recordings | {measured["wer_original"]:.3f} |
+| … of the resynthesis, durations given | {measured["wer_given"]:.3f} |
+| … of the resynthesis, durations predicted | {measured["wer_predicted"]:.3f} |
+| predicted length / true length | {measured["predicted_length"]:.3f} |
+| seconds of speech made per second | {measured["times_real_time"]:.1f} |
+
+Limits: one voice, English read speech; pitch and emphasis of the source are not in the units and are made up.
+"""
+
+
+if __name__ == "__main__":
+    main()
