@@ -4,41 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.train.log import MetricsLog, read_history, updates_to_reach
-
-
-def test_first_crossing_is_interpolated() -> None:
-    history = [
-        {"update": 0, "val_nll": 6.0},
-        {"update": 5, "loss": 5.0},
-        {"update": 10, "val_nll": 4.0},
-        {"update": 20, "val_nll": 3.0},
-    ]
-    assert updates_to_reach(history, 5.0) == 5.0
-    assert updates_to_reach(history, 4.0) == 10.0
-    assert updates_to_reach(history, 3.25) == 17.5
-    assert updates_to_reach(history, 6.5) == 0.0
-    assert updates_to_reach(history, 2.9) is None
-    assert updates_to_reach([], 1.0) is None
-    assert updates_to_reach(history, 5.0, key="loss") == 5.0
-
-
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=12), st.floats(0, 10))
-def test_crossing_is_the_first_on_the_polyline(values: list[float], target: float) -> None:
-    found = updates_to_reach([{"update": 10 * i, "val_nll": v} for i, v in enumerate(values)], target)
-    if min(values) > target:
-        assert found is None
-        return
-    assert found is not None
-    after = next(i for i, v in enumerate(values) if v <= target)
-    assert found == 0 if after == 0 else 10 * (after - 1) < found + 1e-9 and found <= 10 * after
-    # A harder target is never reached sooner.
-    harder = updates_to_reach([{"update": 10 * i, "val_nll": v} for i, v in enumerate(values)], target / 2)
-    assert harder is None or harder >= found
+from twistlm.train.log import MetricsLog, read_history
 
 
 def test_resume_drops_later_and_torn_lines(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,36 +61,15 @@ class MetricsLog:
             temporary.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
     def append(self, row: Row) -> None:
-        """Add one line, on disk when this returns: a checkpoint must never be ahead of its metrics."""
+        """Add one line."""
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
-            file.flush()
+
+    def sync(self) -> None:
+        """Force the lines to disk; called before a checkpoint, which must not be ahead of them after a power cut."""
+        with self.path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def updates_to_reach(history: Sequence[Row], target: float, *, key: str = "val_nll") -> float | None:
-    """Return the first update at which `key` is at most `target`, on straight lines between evaluations.
-
-    Args:
-        history: rows with `update`; those without `key` (no evaluation there) are passed over.
-        target: in the unit of `key`, e.g. nats per unit.
-        key: the quantity, lower is better.
-
-    Returns:
-        The update, fractional; the first evaluation's own when it is already low enough; None when never reached.
-    """
-    before: tuple[float, float] | None = None
-    for row in history:
-        if key not in row:
-            continue
-        update, value = float(row["update"]), float(row[key])
-        if value <= target:
-            if before is None:
-                return update
-            return before[0] + (update - before[0]) * (before[1] - target) / (before[1] - value)
-        before = (update, value)
-    return None
 
 
 def _line(row: Row) -> str:

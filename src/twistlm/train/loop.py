@@ -108,12 +108,14 @@ def train(
                 row |= _evaluate(lm, done, on_eval)
             log.append(row)
             if not last and (interrupts.name or (config.checkpoint_every and done % config.checkpoint_every == 0)):
+                log.sync()
                 checkpoint.save(saved, lm.model, optimizer, update=done, fingerprint=record["run_fingerprint"])
             if not last and interrupts.name:
                 raise TrainingError(
                     f"training was stopped by {interrupts.name} after update {done} of {config.updates}; its state is "
                     f"in {saved.parent}. Run the same command again to go on from there."
                 )
+    log.sync()
     lm.model.eval()
     lm.save(out / "lm")
     write_json(out / "result.json", {"run_fingerprint": record["run_fingerprint"], "last": log.rows[-1]})
