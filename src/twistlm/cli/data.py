@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -94,6 +94,9 @@ def hubert(
     out: Annotated[Path, typer.Option(help="Folder of the run; the encoder goes to its encoder/.")],
     updates: Annotated[int, typer.Option(help="Updates.")],
     teacher: Annotated[str, typer.Option(help="Targets: mfcc, or a tokenizer (name or folder).")] = "mfcc",
+    front_end: Annotated[
+        Literal["filterbank", "waveform"], typer.Option(help="Mel-spaced start, or HuBERT's own convolutions.")
+    ] = "filterbank",
     frame_rate: Annotated[int, typer.Option(help="Frames per second: 25 or 50.")] = 25,
     k: Annotated[int, typer.Option("--k", help="Number of target units.")] = 500,
     seed: Seed = 0,
@@ -102,6 +105,6 @@ def hubert(
     """Pretrain a HuBERT encoder."""
     from twistlm.study.making import hubert_config, pretrain_hubert
 
-    config = hubert_config(frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed)
+    config = hubert_config(front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed)
     folder = pretrain_hubert(speech, out, config, teacher=teacher, progress=progress)
     return Result({"encoder": str(folder)}, f"{folder}: go on with twist kmeans {speech} --encoder {folder} …")

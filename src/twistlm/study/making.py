@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,13 @@ from safetensors.torch import save
 
 from twistlm.artifacts import atomic_folder, bundled
 from twistlm.corpus.manifest import Entry, build
-from twistlm.errors import ArtifactError, BadInput
+from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.progress import track
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units import kmeans
-from twistlm.units.encoder import SSLEncoder
+from twistlm.units.encoder import SSLEncoder, frames_of
 from twistlm.units.features import mfcc
-from twistlm.units.pretrain import HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
+from twistlm.units.pretrain import FRONT_ENDS, HubertPretrainConfig, LabelledSpeech, pretrain
 from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.train import VocoderConfig, train_vocoder
@@ -29,11 +29,24 @@ from twistlm.vocoder.vocoder import Vocoder
 RATE = 16_000
 
 
-def hubert_config(*, frame_rate: int, n_targets: int, updates: int, seed: int) -> HubertPretrainConfig:
-    """Return the shape of the bundled encoder, for a run of one's own."""
+def hubert_config(
+    *, front_end: Literal["filterbank", "waveform"], frame_rate: int, n_targets: int, updates: int, seed: int
+) -> HubertPretrainConfig:
+    """Return the shape of the bundled encoder (with the front end "filterbank" at 25 Hz) for a run of one's own.
+
+    Raises:
+        BadInput: another frame rate than 25 or 50 Hz.
+    """
+    if (front_end, frame_rate) not in FRONT_ENDS:
+        raise BadInput(
+            f"there is no front end {front_end!r} at {frame_rate} Hz; there are: {offenders([*FRONT_ENDS])}."
+        )
+    n_convolutions = len(FRONT_ENDS[front_end, frame_rate][0])
+    channels = (256, 384, 384) if front_end == "filterbank" else (192,) * n_convolutions
     return HubertPretrainConfig(
+        front_end=front_end,
         frame_rate=frame_rate,
-        conv_dim=(192,) * (8 if frame_rate == 25 else 7),
+        conv_dim=channels[:n_convolutions],
         width=256,
         layers=6,
         heads=4,
@@ -73,8 +86,6 @@ def pretrain_hubert(
         BadInput: the teacher has another frame rate or number of units than `config`. AudioError: an unusable file.
     """
     hop = RATE // config.frame_rate
-    with_frames = MaskedUnitPredictor(dataclasses.replace(config, layers=1))  # only its frame count is asked for
-    encoder = SSLEncoder(with_frames.hubert, 1)
     tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher)
     if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets):
         raise BadInput(
@@ -82,7 +93,7 @@ def pretrain_hubert(
             f"{config.n_targets} with a hop of {hop}. Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
         )
     clips = [clip for _, clip in _clips(speech, progress=progress)]
-    counts = [encoder.n_frames(len(clip.samples)) for clip in clips]
+    counts = [frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate]) for clip in clips]
     if tok is None:
         features = [mfcc(c.samples, n, hop=hop) for c, n in zip(clips, counts, strict=True)]
         codebook = kmeans.fit(np.concatenate(features), config.n_targets, seed=config.seed)

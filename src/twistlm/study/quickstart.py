@@ -64,12 +64,12 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
     """
     stages = Stages(config.out)
     with stages.locked(), _all_cores():
+        entries = _read_speech(config.speech, progress=progress)
         tok = SpeechTokenizer.load(config.tokenizer)
         voc = Vocoder.load(config.vocoder)
         voc.spec.require(tok.spec, mine=f"the vocoder {config.vocoder}", theirs=f"the tokenizer {config.tokenizer}")
         job = _Job(config, stages, tok, voc, progress)
 
-        entries = job.read_speech()
         text_lm = job.fetch(entries)
         speech = job.tokenize(entries)
         runs: Values = {side: job.train(side, text_lm) for side in SIDES}
@@ -101,31 +101,6 @@ class _Job:
     @property
     def units(self) -> Path:
         return self.out / "units"
-
-    def read_speech(self) -> list[Entry]:
-        """Return the clips. Every header is read, so that unusable speech is found before anything is computed."""
-        folder = artifacts.bundled("speech") if self.config.speech == "bundled" else Path(self.config.speech)
-        if not folder.is_dir():
-            raise BadInput(f"{folder} is not a folder: --speech takes a folder with sound files.")
-        entries, failed = [], []
-        for entry in track(manifest.build(folder), description="reading the speech", enabled=self.progress):
-            try:
-                entries.append(dataclasses.replace(entry, seconds=io.info(entry.path)[0]))
-            except AudioError as error:
-                entries.append(entry)
-                failed.append(str(error))
-        if len(failed) > MAX_FAILURES * len(entries):
-            raise AudioError(
-                f"{len(failed)} of {len(entries)} sound files in {folder} cannot be read: "
-                f"{offenders(failed, limit=3)} Mend or remove them and run again."
-            )
-        n_train = sum(e.split == "train" for e in entries)
-        if n_train == 0 or n_train == len(entries):
-            raise BadInput(
-                f"{folder} has {len(entries)} sound files, {n_train} of them for training: at least one must be for "
-                "training and one held out. Add files, or cut long ones."
-            )
-        return entries
 
     def fetch(self, entries: Sequence[Entry]) -> Path:
         """Return the text LM's folder. The recogniser is fetched too: what cannot be had must fail now, not later."""
@@ -305,6 +280,32 @@ class _Job:
             v.detach().contiguous().numpy().tobytes() for _, v in sorted(self.voc.generator.state_dict().items())
         )
         return {"corpus": self._corpus(), "vocoder": _sha256(*weights)}
+
+
+def _read_speech(speech: str, *, progress: bool) -> list[Entry]:
+    """Return the clips. Every header is read, so that unusable speech is found before anything is computed."""
+    folder = artifacts.bundled("speech") if speech == "bundled" else Path(speech)
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder: --speech takes a folder with sound files.")
+    entries, failed = [], []
+    for entry in track(manifest.build(folder), description="reading the speech", enabled=progress):
+        try:
+            entries.append(dataclasses.replace(entry, seconds=io.info(entry.path)[0]))
+        except AudioError as error:
+            entries.append(entry)
+            failed.append(str(error))
+    if len(failed) > MAX_FAILURES * len(entries):
+        raise AudioError(
+            f"{len(failed)} of {len(entries)} sound files in {folder} cannot be read: "
+            f"{offenders(failed, limit=3)} Mend or remove them and run again."
+        )
+    n_train = sum(e.split == "train" for e in entries)
+    if n_train == 0 or n_train == len(entries):
+        raise BadInput(
+            f"{folder} has {len(entries)} sound files, {n_train} of them for training: at least one must be for "
+            "training and one held out. Add files, or cut long ones."
+        )
+    return entries
 
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:

@@ -1,0 +1,225 @@
+"""The command line: every verb on tiny stand-ins, and every error as one paragraph with its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from standins import Tiny, babble
+from twistlm.cli import main
+from twistlm.cli.command import explain
+from twistlm.errors import BadInput, TrainingError
+from twistlm.types import UnitSpec
+
+
+class Outcome:
+    """Exit code, standard output and standard error of one `twist` call."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+    def refused(self, *words: str, code: int = 2) -> None:
+        """Assert that this was one readable paragraph."""
+        assert self.code == code, self.out + self.err
+        progress, _, said = " ".join(self.err.split()).partition("error: ")
+        assert said and "error: " not in said and "Traceback" not in self.err, self.err
+        assert not progress or "━" in progress, progress
+        for word in words:
+            assert word in said, said
+
+
+@pytest.fixture
+def twist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["twist", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
+    units, run = tmp_path / "units", tmp_path / "run"
+    made = twist("manifest", tiny.speech, "--out", tmp_path / "m.jsonl", "--json")
+    assert made.json["clips"] == 24 and set(made.json["splits"]) == {"train", "heldout"}
+
+    cut = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer, "--json")
+    assert (cut.json["done"], cut.json["failed"]) == (24, 0)
+    again = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer, "--json")
+    assert (again.json["done"], again.json["skipped"]) == (0, 24)
+
+    short = [f"--set={s}" for s in ("updates=2", "context=32", "batch_rows=2", "eval_every=1", "precision=float32")]
+    trained = twist("train", units, "--text-lm", tiny.text_lm, "--out", run, *short, "--json")
+    assert trained.json["updates"] == 2 and trained.json["last"]["val_nll"] > 0
+
+    judged = twist("eval", run, "--units", units, "--context", 32)
+    assert judged.code == 0 and judged.out.startswith("perplexity ")
+
+    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    prompt = tiny.speech / "low" / "0.wav"
+    said = twist(
+        "generate", run, prompt, "--out", tmp_path / "c.wav", "--prompt-seconds", 1, "--seconds", 2, *voice, "--json"
+    )
+    assert (
+        soundfile.info(tmp_path / "c.wav").duration == pytest.approx(said.json["seconds"]) and said.json["seconds"] > 1
+    )
+
+    twist("resynth", prompt, "--out", tmp_path / "r.wav", *voice)
+    assert soundfile.info(tmp_path / "r.wav").duration == pytest.approx(soundfile.info(prompt).duration, abs=0.1)
+
+    kinds = {"m": prompt, "units": units, "training run": run, "unit LM": run / "lm", "tokenizer": tiny.tokenizer}
+    kinds |= {"vocoder": tiny.vocoder, "text LM": tiny.text_lm}
+    kinds["sound file"] = kinds.pop("m")
+    for kind, path in kinds.items():
+        assert twist("show", path, "--json").json["kind"] == kind
+
+
+def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
+    speech = tiny.speech / "low"
+    made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")
+    assert made.code == 0, made.err
+    fitted = twist(
+        "kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--out", tmp_path / "tok", "--json"
+    )
+    assert fitted.json["n_units"] == 6 and fitted.json["hop"] == 640
+    parts = ["--tokenizer", tmp_path / "tok", "--like", tiny.vocoder]
+    voiced = twist("vocoder", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
+    assert voiced.json["unit_spec"] == fitted.json["unit_spec"]
+    voices = twist("vocoder", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer)
+    voices.refused("2 speakers", "high, low")
+
+
+def test_doctor_and_fetch_list_without_a_network(twist, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "none"))
+    facts = twist("doctor", "--json").json
+    assert facts["cores"] >= 1 and facts["memory_gb"] > 0.5 and "not fetched yet" in facts["fetched"]["smollm2-135m"]
+    assert "smollm2-135m" in twist("fetch").out
+    assert not (tmp_path / "none").exists()
+
+
+# Bad input: one paragraph, the exit code, nothing half-written.
+
+
+def test_a_folder_without_audio(twist, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("hello")
+    twist("quickstart", "--speech", tmp_path / "notes", "--out", tmp_path / "run").refused(str(tmp_path / "notes"))
+
+
+@pytest.mark.parametrize(("name", "content"), [("letter.wav", b"Dear Sir or Madam,"), ("nothing.wav", b"")])
+def test_a_file_that_is_no_sound(twist, tiny: Tiny, tmp_path, name, content):
+    bad = tmp_path / "speech" / name
+    bad.parent.mkdir()
+    bad.write_bytes(content)
+    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    twist("show", bad).refused(name)
+    twist("resynth", bad, "--out", tmp_path / "r.wav", *voice).refused(name)
+    twist("tokenize", bad.parent, "--out", tmp_path / "u", "--tokenizer", tiny.tokenizer).refused(name, code=1)
+    assert not list(tmp_path.rglob("shard*")) and not (tmp_path / "r.wav").exists()
+    assert json.loads((tmp_path / "u" / "failures.jsonl").read_text())["id"] == name
+
+
+def test_an_8_khz_stereo_file_works(twist, tiny: Tiny, tmp_path):
+    mono = babble(2.0, seed=3, rate=8000)
+    soundfile.write(tmp_path / "phone.wav", np.stack([mono, 0.5 * mono], axis=1), 8000)
+    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    made = twist("resynth", tmp_path / "phone.wav", "--out", tmp_path / "r.wav", *voice)
+    assert made.code == 0
+    assert soundfile.info(tmp_path / "r.wav").samplerate == 16_000
+    assert soundfile.info(tmp_path / "r.wav").duration == pytest.approx(2.0, abs=0.1)
+
+
+def test_an_unknown_setting_names_the_nearest(twist, tmp_path):
+    twist("quickstart", "--set", "warm.lrr=1", "--out", tmp_path / "run").refused("'lrr'", "did you mean 'lr'?")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_other_units(twist, tiny: Tiny, other_tokenizer: Path, tmp_path):
+    from twistlm.lm.warmstart import cold_start
+
+    spec = UnitSpec.from_json((other_tokenizer / "spec.json").read_text())
+    cold_start(tiny.text_lm, spec, seed=0).save(tmp_path / "lm")
+    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    prompt = tiny.speech / "low" / "0.wav"
+    made = twist("generate", tmp_path / "lm", prompt, "--out", tmp_path / "c.wav", *voice)
+    made.refused("do not speak the same units", "encoder_sha256", "tokenize again")
+    assert not (tmp_path / "c.wav").exists()
+
+
+def test_nothing_to_judge_with(twist, tiny: Tiny):
+    twist("eval", tiny.text_lm).refused("--units", "--suite")
+
+
+def test_a_run_without_results(twist, tmp_path):
+    twist("report", tmp_path).refused("results.json")
+    (tmp_path / "results.json").write_text('{"warm":')
+    twist("report", tmp_path).refused("not JSON")
+    (tmp_path / "results.json").write_text("{}")
+    twist("report", tmp_path).refused("lack")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_no_network_and_nothing_cached(twist, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    for name in ("PIP_INDEX_URL", "HF_ENDPOINT"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: refuses at once
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    twist("fetch", "smollm2-135m").refused("smollm2-135m", "TWISTLM_CACHE", code=1)
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def test_a_place_that_cannot_be_written(twist, tiny: Tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    made = twist("tokenize", tiny.speech, "--out", tmp_path / "file" / "units", "--tokenizer", tiny.tokenizer)
+    made.refused(str(tmp_path / "file"), code=1)
+
+
+def test_usage_errors_exit_with_2(twist):
+    assert twist("tokenize").code == 2
+    assert twist("sing").code == 2
+    assert twist("quickstart", "--help").code == 0
+
+
+def test_explain_gives_each_kind_its_exit_code():
+    assert explain(BadInput("no"))[1] == 2
+    assert explain(TrainingError("no"))[1] == 1
+    assert explain(OSError(28, "No space left on device", "units/a"))[1] == 1
+    assert "units/a" in explain(OSError(28, "No space left on device", "units/a"))[0]
+    assert explain(KeyboardInterrupt())[1] == 130
+    long = explain(BadInput("word " * 60))[0]
+    assert max(map(len, long.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("flags", "traceback"), [([], False), (["--debug"], True)])
+def test_a_fault_of_ours_is_a_paragraph_unless_debug(tmp_path, flags, traceback):
+    script = (
+        "import sys\nfrom twistlm.study import inspecting\nfrom twistlm.cli import main\n"
+        "def broken(path):\n    raise ZeroDivisionError('of our own')\n"
+        f"inspecting.describe = broken\nsys.argv = ['twist', 'show', {str(tmp_path)!r}, *{flags}]\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) is traceback
+    assert "ZeroDivisionError" in done.stderr and "of our own" in done.stderr
