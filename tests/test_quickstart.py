@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,8 @@ import pytest
 import soundfile
 
 from standins import Tiny, babble
-from twistlm import recipes
-from twistlm.config import QuickstartConfig
+from twistlm import artifacts, recipes
+from twistlm.config import QuickstartConfig, to_dict
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.evaluate import asr, suites
 from twistlm.study import quickstart as module
@@ -79,7 +83,7 @@ def test_results_hold_every_number_and_the_report_is_there(finished):
     assert results["resynthesis"]["n"] == 0 and results["resynthesis"]["wer_resynth"] is None
     assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
     assert results["peak_rss_gb"] > 0.05
-    assert len(results["samples"]) == 3
+    assert len(results["samples"]) == results["speech"]["splits"]["heldout"]["documents"] == 2
     for sample in results["samples"]:
         assert soundfile.info(out / sample["prompt"]).duration == pytest.approx(3.0)
         for side in ("warm", "cold"):
@@ -107,35 +111,66 @@ def test_a_rerun_computes_nothing_and_gives_the_same(finished, monkeypatch):
     assert quickstart(config) == results
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing in the code may catch it."""
+def same_numbers(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether two runs in different folders, with different clocks, gave the same."""
+    both = [json.loads(json.dumps(without_clock(results))) for results in (found, expected)]
+    for results in both:
+        results["config"].pop("out"), results.pop("config_fingerprint"), results.pop("commands")
+    return both[0] == both[1]
 
 
-@pytest.mark.parametrize("at", range(1, 12))
-def test_killed_anywhere_and_rerun_gives_the_same_numbers(at, tiny, finished, tmp_path, monkeypatch):
-    """Each `at` kills at another of the moments that write to disk: stages are cut at their begin, middle and end."""
-    from twistlm import artifacts
+class Stopped(BaseException):
+    """Nothing in the code may catch it."""
 
+
+# Which of a run's writes it dies before: 2 a shard, 9 within warm, 17 within cold, 28 a sample.
+@pytest.mark.parametrize("nth", [2, 9, 17, 28])
+def test_stopped_anywhere_and_rerun_gives_the_same_numbers(nth, finished, tmp_path, monkeypatch):
     config = dataclasses.replace(finished[0], out=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts._Atomic, "__enter__", dying(nth, stop))
+        with pytest.raises(Stopped):
+            quickstart(config)
+    assert same_numbers(quickstart(config), finished[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [2, 5, 9, 12, 17, 22, 28, 36])
+def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finished, tmp_path):
+    config = dataclasses.replace(finished[0], out=str(tmp_path / "run"))
+    script = (
+        "import sys, os, signal\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_quickstart as t\n"
+        f"t.module.mini_swuggy = lambda: t.suites.mini_swuggy({str(tiny.suite)!r})\n"
+        f"t.artifacts._Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        "t.quickstart(t.override(t.recipes.quickstart(), sys.argv[1:]))\n"
+    )
+    values = [f"{key}={value}" for key, value in to_dict(config).items() if not isinstance(value, dict)]
+    for side in ("warm", "cold"):
+        values += [f"{side}.{key}={value}" for key, value in to_dict(config)[side].items()]
+    done = subprocess.run([sys.executable, "-c", script, *values], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert same_numbers(quickstart(config), finished[1])
+
+
+def stop() -> None:
+    raise Stopped
+
+
+def dying(nth: int, die: Callable[[], None]) -> Callable[[Any], Path]:
+    """An `_Atomic.__enter__` that calls `die` before the nth write (notes of the time not counted)."""
     real, count = artifacts._Atomic.__enter__, 0
 
     def enter(self: Any) -> Path:
         nonlocal count
-        if not self.path.name.startswith("timings"):
+        if self.path.name != "timings.json":
             count += 1
-        if count == at * 4:
-            raise Killed
+            if count == nth:
+                die()
         return real(self)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(artifacts._Atomic, "__enter__", enter)
-        with pytest.raises(Killed):
-            quickstart(config)
-    expected = without_clock(finished[1])
-    found = without_clock(quickstart(config))
-    for results in (expected, found):
-        results["config"].pop("out"), results.pop("config_fingerprint"), results.pop("commands")
-    assert found == expected
+    return enter
 
 
 def test_another_budget_trains_again_and_keeps_the_units(finished, tmp_path, monkeypatch):
@@ -170,6 +205,7 @@ def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     assert asked == ["whisper-tiny.en"]
     assert results["resynthesis"]["n"] == 2, "only the held-out voice is taken where there is one"
     assert results["resynthesis"]["wer_original"] == pytest.approx(1 / 4)
+    assert len(results["samples"]) == 3
     assert results["samples"][0]["warm_text"] in ("two", "two words")
 
 
