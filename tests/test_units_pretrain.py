@@ -15,8 +15,16 @@ from sklearn.metrics import mutual_info_score
 
 from test_units import noise, tiny_config
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.units.features import mfcc
-from twistlm.units.pretrain import LabelledSpeech, MaskedUnitPredictor, augment, draw_batch, learning_rate, pretrain
+from twistlm.units.features import mfcc, position_means, without_position
+from twistlm.units.pretrain import (
+    LabelledSpeech,
+    MaskedUnitPredictor,
+    augment,
+    draw_batch,
+    learning_rate,
+    mel_wavelets,
+    pretrain,
+)
 from twistlm.units.quality import phones_at, unit_quality
 
 
@@ -155,3 +163,40 @@ def test_pnmi_equals_scikit_learn(pairs):
     expected = mutual_info_score(phones[known], units[known]) / entropy(counts) if len(counts) > 1 else 0.0
     assert report.pnmi == pytest.approx(expected, abs=1e-9)
     assert report.frames == known.sum()
+
+
+def test_the_four_phases_of_a_wavelet_add_up_to_a_magnitude_wherever_the_wave_stands():
+    filters = mel_wavelets(16, 400)
+    assert filters.shape == (64, 400)
+    t = np.arange(16_000) / 16_000
+    responses = []
+    for start in range(0, 400, 13):
+        out = filters @ np.sin(2 * np.pi * 1000 * t)[start : start + 400]
+        responses.append(np.maximum(out, 0).reshape(16, 4).sum(1))
+    responses = np.array(responses)
+    band = responses.mean(0).argmax()
+    centres = 700 * (np.exp(np.linspace(np.log1p(80 / 700), np.log1p(7600 / 700), 16)) - 1)
+    assert abs(centres[band] - 1000) < 250
+    assert responses[:, band].max() / responses[:, band].min() < 1.5  # |cos| + |sin| lies within 1 and 1.41
+
+
+@pytest.mark.parametrize("frame_rate", [25, 50])
+def test_a_filterbank_front_end_has_the_frame_rate_and_trains(speech, tmp_path, frame_rate):
+    dims = (16, 8, 8) if frame_rate == 25 else (16, 8)
+    config = tiny_config(frame_rate, front_end="filterbank", conv_dim=dims, updates=1, compile=False)
+    hop = 16_000 // frame_rate
+    targets = np.repeat(speech.targets, 640 // hop)
+    model = pretrain(LabelledSpeech(speech.samples, targets, hop), config, tmp_path)
+    assert np.prod(model.hubert.config.conv_stride) == hop
+
+
+def test_without_position_takes_out_what_only_depends_on_the_place():
+    rng = np.random.default_rng(0)
+    positions = np.tile(np.arange(50, dtype=np.int16), 200)
+    signal = rng.standard_normal((10_000, 4))
+    place = rng.standard_normal((50, 4)) * 10
+    features = (signal + place[positions]).astype(np.float32)
+    cleaned = without_position(features, positions, position_means(features, positions))
+    assert features.var() > 50
+    np.testing.assert_allclose(cleaned.var(), 1.0, atol=0.05)
+    assert np.corrcoef(cleaned.ravel(), signal.ravel())[0, 1] > 0.99

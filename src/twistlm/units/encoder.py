@@ -126,12 +126,16 @@ def cut(config: HubertConfig, state: dict[str, torch.Tensor], layer: int) -> Hub
     Raises:
         ArtifactError: tensors are missing, or have other shapes than the configuration says.
     """
-    config = HubertConfig(**{**config.to_dict(), "num_hidden_layers": layer})
+    # Without SpecAugment, which only training uses, the model has no embedding for masked frames.
+    config = HubertConfig(
+        **{**config.to_dict(), "num_hidden_layers": layer, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    )
     with torch.device("meta"):
         model = HubertModel(config)
     kept = {
         name: tensor for name, tensor in state.items()
-        if not name.startswith("encoder.layers.") or int(name.split(".")[2]) < layer
+        if name != "masked_spec_embed"
+        and (not name.startswith("encoder.layers.") or int(name.split(".")[2]) < layer)
     }  # fmt: skip
     try:
         model.load_state_dict(kept, strict=True, assign=True)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,15 @@ from twistlm.artifacts import atomic_folder
 from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.units.encoder import frames_of
 
-KERNELS_50HZ, STRIDES_50HZ = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-KERNELS_25HZ, STRIDES_25HZ = (*KERNELS_50HZ, 2), (*STRIDES_50HZ, 2)  # one more stride-2 convolution, as in TWIST
+# (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2
+# convolution, as in TWIST. "filterbank" starts from one 25 ms convolution every 10 ms, laid out as mel-spaced filters
+# in four phases: a fraction of the arithmetic, and a short training need not discover frequencies first.
+FRONT_ENDS = {
+    ("waveform", 50): ((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)),
+    ("waveform", 25): ((10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)),
+    ("filterbank", 50): ((400, 2), (160, 2)),
+    ("filterbank", 25): ((400, 2, 2), (160, 2, 2)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,9 @@ class HubertPretrainConfig:
     """One pretraining run.
 
     Attributes:
+        front_end: see FRONT_ENDS.
         frame_rate: 25 or 50 Hz.
-        conv_dim: channels of each convolution (8 at 25 Hz, 7 at 50 Hz).
+        conv_dim: channels of each convolution of the front end; a filterbank's first is a multiple of 4.
         width, layers, heads, ffn: of the transformer.
         n_targets: K.
         crop_seconds, batch: crops of this length, this many an update.
@@ -53,6 +61,7 @@ class HubertPretrainConfig:
         seed: fixes weights, crops, masks and augmentation.
     """
 
+    front_end: Literal["waveform", "filterbank"]
     frame_rate: int
     conv_dim: tuple[int, ...]
     width: int
@@ -77,7 +86,7 @@ class HubertPretrainConfig:
 
     def hubert(self) -> HubertConfig:
         """The HF configuration of the encoder; layer norm in the convolutions, so no statistic runs over time."""
-        kernels, strides = {25: (KERNELS_25HZ, STRIDES_25HZ), 50: (KERNELS_50HZ, STRIDES_50HZ)}[self.frame_rate]
+        kernels, strides = FRONT_ENDS[self.front_end, self.frame_rate]
         return HubertConfig(
             conv_dim=self.conv_dim, conv_kernel=kernels, conv_stride=strides, conv_bias=True, feat_extract_norm="layer",
             hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
@@ -96,6 +105,12 @@ class MaskedUnitPredictor(nn.Module):
         self.mask = nn.Parameter(torch.empty(config.width).uniform_())
         self.projection = nn.Linear(config.width, config.width)
         self.targets = nn.Parameter(torch.randn(config.n_targets, config.width))
+        if config.front_end == "filterbank":
+            first = self.hubert.feature_extractor.conv_layers[0].conv
+            first.weight.data.copy_(
+                torch.from_numpy(mel_wavelets(first.out_channels // 4, first.kernel_size[0]))[:, None]
+            )
+            first.bias.data.zero_()
 
     def forward(self, waves: Tensor, masked: Tensor) -> Tensor:
         """Logits [B, F, K] of waves [B, N]; frames where `masked` (bool [B, F]) are hidden from the transformer."""
@@ -104,6 +119,19 @@ class MaskedUnitPredictor(nn.Module):
         hidden = torch.where(masked[..., None], self.mask.to(hidden.dtype), hidden)
         hidden = self.hubert.encoder(hidden).last_hidden_state
         return F.normalize(self.projection(hidden), dim=-1) @ F.normalize(self.targets, dim=-1).T / 0.1
+
+
+def mel_wavelets(n_bands: int, length: int) -> NDArray[np.float32]:
+    """Windowed waves at `n_bands` mel-spaced frequencies in four phases each: float32 [4 n_bands, length].
+
+    Rectified, the four phases of a band add up to nearly the band's magnitude, wherever in its period the wave stands.
+    They grow with frequency, as a pre-emphasis does, so that the layer norm that follows hears the high bands too.
+    """
+    frequencies = 700 * (np.exp(np.linspace(np.log1p(80 / 700), np.log1p(7600 / 700), n_bands)) - 1)
+    time_axis = (np.arange(length) - length / 2) / 16_000
+    phases = np.arange(4) * np.pi / 2
+    waves = np.cos(2 * np.pi * frequencies[:, None, None] * time_axis + phases[:, None]) * np.hanning(length)
+    return (waves * (frequencies / 1000 + 0.3)[:, None, None] / np.sqrt(length)).reshape(-1, length).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
