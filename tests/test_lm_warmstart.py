@@ -145,9 +145,4 @@ def test_the_real_text_lm() -> None:
     with lm.inference():
         logits = lm.forward_logits(tokens[:, :-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    assert abs(loss.item() - math.log(502)) < 1.5
-    text = AutoModelForCausalLM.from_pretrained(folder)
-    # "The quick brown fox jumps over the lazy dog": the converted weights still know English.
-    ids = torch.tensor([[504, 2365, 6354, 16438, 27003, 690, 260, 23790, 2767]])
-    with torch.no_grad():
-        assert text(ids, labels=ids).loss < 4.5
+    assert abs(loss.item() - math.log(502)) < 1.0  # 0.4 to 0.6 measured; 1.8 to 2.0 with the architecture's own 1/24
