@@ -142,9 +142,10 @@ def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finish
         "import sys, os, signal\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_quickstart as t\n"
+        "from twistlm.config import override\n"
         f"t.module.mini_swuggy = lambda: t.suites.mini_swuggy({str(tiny.suite)!r})\n"
         f"t.artifacts._Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
-        "t.quickstart(t.override(t.recipes.quickstart(), sys.argv[1:]))\n"
+        "t.quickstart(override(t.recipes.quickstart(), sys.argv[1:]))\n"
     )
     values = [f"{key}={value}" for key, value in to_dict(config).items() if not isinstance(value, dict)]
     for side in ("warm", "cold"):
