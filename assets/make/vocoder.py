@@ -6,7 +6,8 @@
 
 Stage 1 needs no tokenizer, so it can run while that is still being trained: it learns the voice from stand-in units
 (k-means over MFCC). Stage 2 starts from it: all of the generator stays, and each new unit begins with the mean
-embedding of the stand-in units it is heard together with. Without stage 1, stage 2 starts from random weights.
+embedding of the stand-in units it is heard together with. Without stage 1, stage 2 starts from random weights. With
+--start-from it goes on in the same way from any vocoder made in this --work, say that of an earlier tokenizer.
 
 Everything is kept in --work: a killed run goes on where it was, and --export writes what there is so far.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--adversarial-share", type=float, default=0.0, help="share of the time that has critics")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="what stage 2 writes")
+    parser.add_argument("--start-from", type=Path, help="vocoder folder that stage 2 starts from (default: stage 1's)")
     parser.add_argument("--work", type=Path, default=Path(".assets-work/vocoder"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="train no further, write what the checkpoint holds")
@@ -86,11 +89,15 @@ def main() -> None:
     else:
         stage, out = "final", options.out
         spec, units = tokenized(entries, waves, options.tokenizer, options.work)
-        start = carried_over(entries, waves, units, standin_folder, options.work) if standin_folder.exists() else None
+        before = options.start_from or standin_folder
+        start = carried_over(entries, waves, units, before, options.work) if before.exists() else None
     pairs = list(zip(units, waves, strict=True))
     train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
 
-    run = options.work / f"{stage}-{spec.fingerprint}"
+    suffix = ""
+    if options.start_from:
+        suffix = "-" + hashlib.sha256((options.start_from / "model.safetensors").read_bytes()).hexdigest()[:8]
+    run = options.work / f"{stage}-{spec.fingerprint}{suffix}"
     config = resolve_config(run, options, train, spec, first=start is None and stage == "standin")
     stop = json.loads((run / "checkpoint" / "state.json").read_text())["update"] if options.export else None
     began = time.monotonic()
@@ -127,7 +134,7 @@ def tokenized(
 ) -> tuple[UnitSpec, list[Units]]:
     """The tokenizer's units of all clips, kept in the work folder."""
     tok = SpeechTokenizer.load(name)
-    cache = work / f"units-{tok.spec.fingerprint}.npz"
+    cache = units_cache(work, tok.spec)
     if not cache.exists():
         frames = [
             tok(Clip(samples=wave, sample_rate=RATE, id=e.id)).frames
@@ -135,20 +142,33 @@ def tokenized(
         ]
         with atomic_write(cache) as path:
             np.savez(path, **{e.id: f for e, f in zip(entries, frames, strict=True)})
-    kept = np.load(cache)
-    return tok.spec, [Units(*dedup(kept[e.id]), spec=tok.spec, id=e.id) for e in entries]
+    return tok.spec, kept_units(entries, tok.spec, work)
+
+
+def units_cache(work: Path, spec: UnitSpec) -> Path:
+    return work / f"units-{spec.fingerprint}.npz"
+
+
+def kept_units(entries: list[Entry], spec: UnitSpec, work: Path) -> list[Units]:
+    """Units that `tokenized` has made before."""
+    kept = np.load(units_cache(work, spec))
+    return [Units(*dedup(kept[e.id]), spec=spec, id=e.id) for e in entries]
 
 
 def carried_over(
-    entries: list[Entry], waves: list[NDArray[np.float32]], units: list[Units], standin: Path, work: Path
+    entries: list[Entry], waves: list[NDArray[np.float32]], units: list[Units], before: Path, work: Path
 ) -> dict[str, Tensor]:
-    """Stage 1's weights, with embeddings for the tokenizer's units."""
-    _, old = standin_units(entries, waves, work)
-    weights = Vocoder.load(standin).generator.state_dict()
+    """An earlier vocoder's weights, with embeddings for these units."""
+    earlier = Vocoder.load(before)
+    if earlier.spec.encoder == "mfcc":
+        _, old = standin_units(entries, waves, work)
+    else:
+        old = kept_units(entries, earlier.spec, work)
+    weights = earlier.generator.state_dict()
     counts = np.zeros((K, K))  # [new, old]
-    for new, before in zip(units, old, strict=True):
-        n = min(len(new.frames), len(before.frames))
-        np.add.at(counts, (new.frames[:n], before.frames[:n]), 1)
+    for new, was in zip(units, old, strict=True):
+        n = min(len(new.frames), len(was.frames))
+        np.add.at(counts, (new.frames[:n], was.frames[:n]), 1)
     counts += 1e-3 * counts.sum(0) / counts.sum()  # a unit that is never heard begins with the mean of all
     shares = torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()
     return {**weights, "dict.weight": shares @ weights["dict.weight"]}
@@ -231,7 +251,7 @@ def card(
     hours = sum(e.seconds or 0 for e in entries) / 3600
     voices = ", ".join(sorted({e.speaker for e in entries}))
     n_parameters = sum(p.numel() for p in vocoder.generator.parameters())
-    stage = "after a first stage on MFCC k-means units of the same speech" if carried else "from random weights"
+    stage = "after a first stage on other units of the same speech" if carried else "from random weights"
     critics = max(0, updates - config.adversarial_from)
     return f"""# A vocoder for 25 Hz units
 

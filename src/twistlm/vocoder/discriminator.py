@@ -51,7 +51,7 @@ class SpectrumCritic(nn.Module):
 
     def forward(self, samples: Tensor) -> Judgement:
         # A cube root, like loudness, keeps weak high bands visible beside strong low ones.
-        x = magnitudes(samples, self.n_fft, self.hop, self.window).pow(1 / 3).unsqueeze(1)
+        x = magnitudes(samples, self.n_fft, self.hop, self.get_buffer("window")).pow(1 / 3).unsqueeze(1)
         return _through(self.layers, self.last, x)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from twistlm.types import Units
 from twistlm.vocoder.hifigan import UnitHiFiGAN, durations
 
-ROWS, LENGTH = 16, 64  # of a batch: rows of so many consecutive units
+ROWS, LENGTH = 8, 64  # of a batch: rows of so many consecutive units
 
 
 def fit_durations(
@@ -38,7 +38,6 @@ def fit_durations(
     rng = np.random.default_rng([seed, 1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the dropout
-        predictor.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
         for update in range(updates):
             optimizer.param_groups[0]["lr"] = lr * (1 - update / updates)
             at = torch.from_numpy(rng.integers(0, len(ids) - length + 1, (ROWS, 1)) + np.arange(length))
@@ -50,7 +49,7 @@ def fit_durations(
     predictor.eval()
     with torch.no_grad():
         predicted = torch.cat([generator.log_durations(part[None])[0] for part in ids.split(4096)])
-        predictor.proj.bias += _offset(predicted, int(runs.sum()))
+        predictor.proj.bias.add_(_offset(predicted, int(runs.sum())))
 
 
 def _offset(predicted: Tensor, total: int) -> float:

@@ -75,7 +75,8 @@ class SpectralLoss(nn.Module):
         for i, r in enumerate(self.resolutions):
             linear = magnitudes(both, r.n_fft, r.hop, self.get_buffer(f"window{i}"))
             log_mel = (linear @ self.get_buffer(f"mel{i}") + FLOOR).log()
-            mel = mel + F.l1_loss(*log_mel.chunk(2))
+            a, b = log_mel.chunk(2)
+            mel = mel + F.l1_loss(a, b)
             a, b = linear.chunk(2)
             convergence = convergence + (a - b).norm() / b.norm().clamp(min=1e-3)
         return mel / len(self.resolutions), convergence / len(self.resolutions)

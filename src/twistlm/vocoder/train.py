@@ -261,7 +261,7 @@ def train_vocoder(
             state.save(out / "checkpoint", identity)
             with atomic_write(out / "metrics.jsonl") as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines))
-    generator = state.averaged() if config.average else state.generator
+    generator = state.averaged()
     fit_durations(generator, crops.units, updates=config.duration_updates, seed=config.seed)
     return Vocoder(generator.fold().eval(), spec, name=str(out))
 
