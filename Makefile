@@ -21,7 +21,7 @@ setup: $(READY)
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "twistlm needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@echo "setting up $(VENV): downloads about 0.6 GB once, takes a few minutes (log: $(VENV)/install.log)"
+	@echo "setting up $(VENV): downloads several hundred MB once, takes a few minutes (log: $(VENV)/install.log)"
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip install --no-input -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 || { \
@@ -33,7 +33,7 @@ quickstart: $(READY)
 	@$(BIN)/twist quickstart $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not network"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
