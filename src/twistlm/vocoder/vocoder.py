@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from twistlm.artifacts import atomic_folder, bundled
 from twistlm.errors import ArtifactError, BadInput, offenders
@@ -95,7 +95,7 @@ class Vocoder:
         """
         with atomic_folder(folder) as temporary:
             weights = {key: value.half().contiguous() for key, value in self.generator.state_dict().items()}
-            save_file(weights, temporary / "model.safetensors")
+            (temporary / "model.safetensors").write_bytes(save(weights))  # save_file would make it unreadable to others
             (temporary / "config.json").write_text(self.generator.config.to_json())
             (temporary / "unit_spec.json").write_text(self.spec.to_json() + "\n")
             if card:
