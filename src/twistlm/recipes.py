@@ -54,18 +54,18 @@ def load(name_or_path: str | Path) -> QuickstartConfig:
 def _short_run(*, lr: float) -> TrainConfig:
     """Everything the warm and the cold run share; the floor follows the learning rate."""
     return TrainConfig(
-        updates=40,
-        batch_rows=4,
+        updates=36,
+        batch_rows=3,
         context=256,
         lr=lr,
         lr_floor=lr / 5,
         schedule="inverse_sqrt",
-        warmup=5,
+        warmup=4,
         weight_decay=0.01,
         betas=(0.9, 0.98),
         clip_norm=1.0,
         precision="auto",
-        eval_every=5,
-        checkpoint_every=20,
+        eval_every=4,
+        checkpoint_every=18,
         seed=0,
     )

@@ -159,7 +159,9 @@ class Units:
 
     def __post_init__(self) -> None:
         if self.ids.shape != self.runs.shape or self.ids.ndim != 1:
-            raise BadInput(f"Units {self.id!r}: ids {self.ids.shape} and runs {self.runs.shape} must be equal 1-D shapes.")
+            raise BadInput(
+                f"Units {self.id!r}: ids {self.ids.shape} and runs {self.runs.shape} must be equal 1-D shapes."
+            )
         if len(self.ids) and int(self.ids.max()) >= self.spec.n_units:
             raise BadInput(f"Units {self.id!r}: unit {int(self.ids.max())} is outside 0 … {self.spec.n_units - 1}.")
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -106,11 +106,10 @@ class MaskedUnitPredictor(nn.Module):
         self.projection = nn.Linear(config.width, config.width)
         self.targets = nn.Parameter(torch.randn(config.n_targets, config.width))
         if config.front_end == "filterbank":
-            first = self.hubert.feature_extractor.conv_layers[0].conv
-            first.weight.data.copy_(
-                torch.from_numpy(mel_wavelets(first.out_channels // 4, first.kernel_size[0]))[:, None]
-            )
-            first.bias.data.zero_()
+            first = cast(nn.Conv1d, self.hubert.get_submodule("feature_extractor.conv_layers.0.conv"))
+            wavelets = mel_wavelets(first.out_channels // 4, first.kernel_size[0])
+            first.weight.data.copy_(torch.from_numpy(wavelets)[:, None])
+            nn.init.zeros_(cast(nn.Parameter, first.bias))
 
     def forward(self, waves: Tensor, masked: Tensor) -> Tensor:
         """Logits [B, F, K] of waves [B, N]; frames where `masked` (bool [B, F]) are hidden from the transformer."""
