@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.errors import BadInput, UnitSpecMismatch
-from twistlm.evaluate.perplexity import compare, heldout
+from twistlm.evaluate.perplexity import among, compare, heldout
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.types import Units, UnitSpec
@@ -137,3 +137,24 @@ def test_comparison_is_paired_by_document():
     assert compare(a, a) == (0.0, (0.0, 0.0), 1.0)
     with pytest.raises(BadInput, match="same documents"):
         compare(a, heldout(LM, CORPUS, max_units=40, include_end=True))
+
+
+def test_some_of_the_documents_equal_a_corpus_of_just_those():
+    whole = heldout(LM, CORPUS, max_units=10, include_end=False, seed=3)
+    some = Corpus(CORPUS[1:3])
+    some.spec = CORPUS.spec
+    alone, part = (
+        heldout(LM, some, max_units=10, include_end=False, seed=3),
+        among(whole, {u.id for u in some}, seed=3),
+    )
+    assert (part.n_units, part.n_documents, part.n_cut, part.protocol) == (
+        alone.n_units,
+        alone.n_documents,
+        alone.n_cut,
+        alone.protocol,
+    )
+    np.testing.assert_allclose(
+        [part.nll, *part.ci, part.bits_per_second], [alone.nll, *alone.ci, alone.bits_per_second], rtol=1e-6
+    )
+    with pytest.raises(BadInput, match="none of the 1"):
+        among(whole, {"elsewhere"})

@@ -7,6 +7,7 @@ cut (rule below). Perplexities of two unit vocabularies are not comparable; bits
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One held-out document's share: nll in nats, summed over `n_units`."""
+    """One held-out document's share: nll in nats, summed over `n_units`; its seconds, and the windows it took."""
 
     id: str
     nll: float
     n_units: int
+    seconds: float
+    n_windows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class Perplexity:
         n_documents: independent items behind the interval.
         n_cut: documents longer than the window.
         unit_spec: fingerprint of the units.
-        protocol: what moves the number, in words.
+        rule: how a document is scored, in words.
+        protocol: all that moves the number, in words.
         documents: each document's share, in corpus order; for paired comparisons.
     """
 
@@ -56,6 +60,7 @@ class Perplexity:
     n_documents: int
     n_cut: int
     unit_spec: str
+    rule: str
     protocol: str
     documents: tuple[Document, ...]
 
@@ -120,28 +125,53 @@ def heldout(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
         )
 
+    documents = [
+        Document(
+            id=names[i],
+            nll=float(nll[i]),
+            n_units=int(counts[i]),
+            seconds=items[i].seconds,
+            n_windows=owners.count(i),
+        )
+        for i in range(len(items))
+    ]
+    rule = (
+        f"nats per {'deduplicated ' if lm.spec.deduplicate else ''}unit, each document from its own <s>, final <s> "
+        f"{'counted' if include_end else 'not counted'}; windows of at most {max_units} units"
+    )
+    return _summarise(documents, rule, lm.spec.fingerprint, seed=seed, n_resamples=n_resamples)
+
+
+def among(whole: Perplexity, ids: Collection[str], *, seed: int = 0, n_resamples: int = RESAMPLES) -> Perplexity:
+    """Return the perplexity over some of the documents of `whole`; nothing is scored again.
+
+    Raises:
+        BadInput: none of `ids` is a document of `whole`.
+    """
+    documents = [d for d in whole.documents if d.id in ids]
+    if not documents:
+        raise BadInput(f"none of the {len(ids)} documents asked for was scored.")
+    return _summarise(documents, whole.rule, whole.unit_spec, seed=seed, n_resamples=n_resamples)
+
+
+def _summarise(documents: Sequence[Document], rule: str, unit_spec: str, *, seed: int, n_resamples: int) -> Perplexity:
+    nll, counts = np.array([d.nll for d in documents]), np.array([d.n_units for d in documents])
     mean = float(nll.sum() / counts.sum())
     low, high = ratio_ci(nll, counts, seed=seed, n=n_resamples)
-    n_cut = sum(len(units) > max_units for units in items)
+    n_cut = sum(d.n_windows > 1 for d in documents)
     return Perplexity(
         nll=mean,
         ci=(low, high),
         ppl=math.exp(mean),
         ppl_ci=(math.exp(low), math.exp(high)),
-        bits_per_second=float(nll.sum() / math.log(2) / sum(units.seconds for units in items)),
+        bits_per_second=float(nll.sum() / math.log(2) / sum(d.seconds for d in documents)),
         n_units=int(counts.sum()),
-        n_documents=len(items),
+        n_documents=len(documents),
         n_cut=n_cut,
-        unit_spec=lm.spec.fingerprint,
-        protocol=(
-            f"nats per {'deduplicated ' if lm.spec.deduplicate else ''}unit, each document from its own <s>, final <s> "
-            f"{'counted' if include_end else 'not counted'}; windows of at most {max_units} units, "
-            f"{n_cut} of {len(items)} documents cut; 95% bootstrap over documents"
-        ),
-        documents=tuple(
-            Document(id=name, nll=float(value), n_units=int(count))
-            for name, value, count in zip(names, nll, counts, strict=True)
-        ),
+        unit_spec=unit_spec,
+        rule=rule,
+        protocol=f"{rule}, {n_cut} of {len(documents)} documents cut; 95% bootstrap over documents",
+        documents=tuple(documents),
     )
 
 

@@ -28,7 +28,7 @@ from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
-from twistlm.evaluate.perplexity import Perplexity, compare
+from twistlm.evaluate.perplexity import Perplexity, among, compare
 from twistlm.evaluate.stats import updates_to_reach
 from twistlm.evaluate.suites import mini_swuggy
 from twistlm.lm.model import UnitLM
@@ -170,7 +170,11 @@ class _Job:
                 whole[side] = perplexity(lm, held, context=context, seed=seed)
                 by_split = {
                     split: perplexity_values(
-                        perplexity(lm, open_corpus(self.units, split=split), context=context, seed=seed)
+                        among(
+                            whole[side],
+                            {i for i, s in zip(held.ids, held.splits, strict=True) if s == split},
+                            seed=seed,
+                        )
                     )
                     for split in sorted(set(held.splits))
                 }
