@@ -198,3 +198,9 @@ def test_weights_that_do_not_fit_are_refused(tokenizer_folder, tmp_path):
     (folder / "encoder.json").write_text(json.dumps({**config, "hidden_size": 32}))
     with pytest.raises(ArtifactError, match="do not fit"):
         SpeechTokenizer.load(folder)
+
+
+def test_an_unknown_name_lists_the_bundled_ones():
+    with pytest.raises(BadInput, match=r"neither a folder nor a bundled tokenizer.*mini-25hz-500"):
+        SpeechTokenizer.load("no/such/folder")
+    assert SpeechTokenizer.load("mini-25hz-500").spec.n_units == 500

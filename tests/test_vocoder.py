@@ -238,8 +238,8 @@ def test_damaged_vocoder_is_named(tmp_path, damage: str) -> None:
         Vocoder.load(tmp_path / "v")
 
 
-def test_unknown_name_is_an_artifact_error() -> None:
-    with pytest.raises(ArtifactError, match="no-such-vocoder"):
+def test_an_unknown_name_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="no-such-vocoder"):
         Vocoder.load("no-such-vocoder")
 
 

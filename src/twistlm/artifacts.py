@@ -138,6 +138,23 @@ def bundled(name: str) -> Path:
     )
 
 
+def bundled_or_folder(name_or_folder: str | Path, kind: Literal["tokenizer", "vocoder"]) -> Path:
+    """Return the folder of a bundled tokenizer or vocoder by name, or the folder given itself.
+
+    Raises:
+        BadInput: it is neither; the bundled names are listed.
+    """
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    names = sorted(folder.name for folder in bundled(kind).iterdir() if folder.is_dir())
+    if str(name_or_folder) in names:
+        return bundled(kind) / str(name_or_folder)
+    raise BadInput(
+        f"{str(name_or_folder)!r} is neither a folder nor a bundled {kind}. Bundled here: {', '.join(names)}. "
+        f"Give one of these names, or the path of a {kind} folder."
+    )
+
+
 def _node() -> str:
     return "".join(c for c in platform.node() if c.isalnum())[:32] or "host"
 

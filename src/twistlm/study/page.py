@@ -20,10 +20,10 @@ _COMMANDS = (
     ("Hear what the units keep of any recording", "twist resynth my-recording.wav --out resynth.wav"),
     (
         "Let the warm model continue a recording",
-        "twist generate my-prompt.wav --lm runs/quickstart/warm --out continued.wav",
+        "twist generate runs/quickstart/warm/lm my-prompt.wav --out continued.wav",
     ),
     ("Tokenise your own speech", "twist tokenize my-speech/ --out my-units"),
-    ("Train for longer on it", "twist train --units my-units --out runs/mine --set train.updates=2000"),
+    ("Train for longer on it", "twist train --units my-units --out runs/mine --set updates=2000"),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import atomic_folder, bundled
+from twistlm.artifacts import atomic_folder, bundled_or_folder
 from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units.encoder import SSLEncoder
@@ -62,12 +62,11 @@ class SpeechTokenizer:
         """Load a bundled tokenizer by name or any tokenizer folder; its files are checked against its spec.
 
         Raises:
-            ArtifactError: no such name or folder, or files missing.
+            BadInput: no such name or folder.
+            ArtifactError: files missing.
             UnitSpecMismatch: a file's sha256 is not the one in `spec.json`.
         """
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            folder = bundled(f"tokenizer/{name_or_folder}")
+        folder = bundled_or_folder(name_or_folder, "tokenizer")
         if not (folder / "spec.json").is_file():
             raise ArtifactError(f"{folder} is not a tokenizer: it has no spec.json.")
         spec = UnitSpec.from_json((folder / "spec.json").read_text())

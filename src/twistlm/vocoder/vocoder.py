@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from twistlm.artifacts import atomic_folder, bundled
+from twistlm.artifacts import atomic_folder, bundled_or_folder
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN, durations
@@ -64,9 +64,7 @@ class Vocoder:
         Raises:
             ArtifactError: there is none, or a file of it is missing, damaged or does not fit its config.
         """
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            folder = bundled(f"vocoder/{name_or_folder}")
+        folder = bundled_or_folder(name_or_folder, "vocoder")
         try:
             spec = UnitSpec.from_json((folder / "unit_spec.json").read_text())
             config = HiFiGANConfig.from_json((folder / "config.json").read_text())
