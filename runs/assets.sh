@@ -12,15 +12,16 @@ speak() { # speak PRODUCT FOLDER HOURS: nothing to do when the manifest, written
   [ -f "$2/manifest.jsonl" ] || $python assets/make/speech.py "$1" --out "$2" --hours "$3" --seed 0
 }
 
-speak corpus $work/tok 6
-speak gold $work/gold 0.333
+$python -c 'import pocketsphinx, wordfreq' 2>/dev/null || $python -m pip install -q pocketsphinx==5.0.4 wordfreq==3.1.1
+speak corpus $work/tok 8
+speak gold $work/gold 1
+speak real $work/real 1
 speak slt $work/slt 2
 speak sample assets/speech 0.87
-$python -c 'import wordfreq' 2>/dev/null || $python -m pip install -q wordfreq==3.1.1
 [ -f assets/mini-swuggy/pairs.jsonl ] || $python assets/make/swuggy.py --out assets/mini-swuggy --seed 0
 
 [ -f assets/tokenizer/$tokenizer/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
-  --work $work/tokenizer --updates 2000 --batch 8 --seed 0 --out assets/tokenizer/$tokenizer
+  --librivox $work/real --work $work/tokenizer --updates 4800 --batch 8 --seed 0 --out assets/tokenizer/$tokenizer
 
 # The vocoder first learns the voice from stand-in units, then from the tokenizer's. (The one that ships was stopped by hand
 # at update 2,500 of a schedule of 4,591, so its learning rate never came down.)

@@ -21,8 +21,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from twistlm import artifacts
-from twistlm.artifacts import Artifact, Bundled, Hub, Url, Wheel, atomic_folder, atomic_write, resolve
+from twistlm import artifacts, atomic
+from twistlm.artifacts import Artifact, Bundled, Hub, Url, Wheel, resolve
+from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import ArtifactError, BadInput, TwistError
 
 
@@ -54,7 +55,7 @@ def test_atomic_write_shows_the_old_file_until_it_is_whole(tmp_path: Path) -> No
 @pytest.mark.parametrize("exchange", [True, False])
 def test_atomic_folder_replaces_whole_folders(tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not exchange:  # a system that cannot swap two names
-        monkeypatch.setattr(artifacts, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     path = tmp_path / "f"
     for name in ("first", "second"):
         with atomic_folder(path) as temporary:

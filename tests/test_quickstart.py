@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from standins import Tiny, babble
-from twistlm import artifacts, recipes
+from twistlm import atomic, recipes
 from twistlm.config import QuickstartConfig, to_dict
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.evaluate import asr, suites
@@ -128,7 +128,7 @@ class Stopped(BaseException):
 def test_stopped_anywhere_and_rerun_gives_the_same_numbers(nth, finished, tmp_path, monkeypatch):
     config = dataclasses.replace(finished[0], out=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts._Atomic, "__enter__", dying(nth, stop))
+        patch.setattr(atomic.Atomic, "__enter__", dying(nth, stop))
         with pytest.raises(Stopped):
             quickstart(config)
     assert same_numbers(quickstart(config), finished[1])
@@ -144,7 +144,7 @@ def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finish
         "import test_quickstart as t\n"
         "from twistlm.config import override\n"
         f"t.module.mini_swuggy = lambda: t.suites.mini_swuggy({str(tiny.suite)!r})\n"
-        f"t.artifacts._Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"t.atomic.Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
         "t.quickstart(override(t.recipes.quickstart(), sys.argv[1:]))\n"
     )
     values = [f"{key}={value}" for key, value in to_dict(config).items() if not isinstance(value, dict)]
@@ -160,8 +160,8 @@ def stop() -> None:
 
 
 def dying(nth: int, die: Callable[[], None]) -> Callable[[Any], Path]:
-    """An `_Atomic.__enter__` that calls `die` before the nth write (notes of the time not counted)."""
-    real, count = artifacts._Atomic.__enter__, 0
+    """An `Atomic.__enter__` that calls `die` before the nth write (notes of the time not counted)."""
+    real, count = atomic.Atomic.__enter__, 0
 
     def enter(self: Any) -> Path:
         nonlocal count

@@ -73,7 +73,7 @@ def test_assign_refuses_features_of_another_width():
 
 def tiny_config(frame_rate=25, **changes):
     fields = {
-        "front_end": "waveform", "frame_rate": frame_rate, "n_targets": 10,
+        "front_end": "waveform", "frame_rate": frame_rate, "n_targets": (10,),
         "conv_dim": (8,) * (8 if frame_rate == 25 else 7), "width": 16, "layers": 3, "heads": 2, "ffn": 32,
         "crop_seconds": 1.0, "batch": 2, "updates": 6, "lr": 1e-3, "warmup": 2, "checkpoint_every": 2,
     }  # fmt: skip

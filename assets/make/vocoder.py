@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.audio.io import read
 from twistlm.corpus.manifest import Entry, load
 from twistlm.progress import track

@@ -3,8 +3,8 @@
 Letters: N samples at SAMPLE_RATE. Engines: flite, festival (text2wave) and espeak-ng, called as programs; whatever
 rate they speak at is resampled to 16 kHz by soxr and brought to the same level.
 
-The voice `rms`, and any voice derived from it, is heard by nothing that is trained: not by the tokenizer, the language
-models or the vocoder. It measures what all of them do on a new speaker.
+The voice `rms`, and the voices shifted from it (UNSEEN_VOICES), are heard by nothing that is trained: not by the
+tokenizer, the language models or the vocoder. They measure what all of them do on a new speaker.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ class Voice:
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.base == UNSEEN and self.name != UNSEEN:
+        if self.base == UNSEEN and not self.name.startswith(UNSEEN):
             raise ValueError(f"voice {self.name!r} derives from {UNSEEN!r}, which nothing may be trained on")
 
 
 # Mean F0 in Hz, measured; what a varied pitch is relative to. `rms` ignores a given pitch.
 FLITE_F0 = {"awb": 127.0, "rms": 102.0, "slt": 171.0, "kal16": 110.0}
 _SHIFTS = {"slt": (0.84, 0.92, 1.12, 1.22), "awb": (0.88, 1.12, 1.25), "kal16": (0.88, 1.15, 1.3)}
+SHIFT_RANGE = {"slt": (0.78, 1.25), "awb": (0.85, 1.3), "kal16": (0.85, 1.35)}  # still like a person
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-x-gbclan", "en-us-nyc")
 _VARIANTS = (
     *(
@@ -103,19 +104,22 @@ _VARIANTS = (
     *("caleb", "ed", "grandma", "grandpa", "linda", "max", "paul", "quincy", "steph", "travis", "victor", "zac"),
 )
 
+
+def shifted(base: str, shift: float) -> Voice:
+    """Return flite's voice `base` with pitch and formants multiplied by `shift`, as `slt-x112`."""
+    return Voice(name=f"{base}-x{round(100 * shift)}", engine="flite", base=base, shift=shift)
+
+
 FLITE = {name: Voice(name=name, engine="flite", base=name) for name in FLITE_F0}
-SHIFTED = {
-    f"{base}-x{round(100 * shift)}": Voice(name=f"{base}-x{round(100 * shift)}", engine="flite", base=base, shift=shift)
-    for base, shifts in _SHIFTS.items()
-    for shift in shifts
-}
+SHIFTED = {voice.name: voice for base, shifts in _SHIFTS.items() for voice in (shifted(base, s) for s in shifts)}
+UNSEEN_VOICES = {voice.name: voice for voice in (FLITE[UNSEEN], shifted(UNSEEN, 0.88), shifted(UNSEEN, 1.18))}
 FESTIVAL = {"ked": Voice(name="ked", engine="festival", base="voice_ked_diphone")}
 ESPEAK = {
     f"espeak-{accent}+{variant}": Voice(name=f"espeak-{accent}+{variant}", engine="espeak", base=f"{accent}+{variant}")
     for accent in _ACCENTS
     for variant in _VARIANTS
 }
-VOICES = FLITE | SHIFTED | FESTIVAL | ESPEAK
+VOICES = FLITE | SHIFTED | UNSEEN_VOICES | FESTIVAL | ESPEAK
 
 
 def check_programs() -> None:

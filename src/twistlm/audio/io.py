@@ -16,7 +16,7 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.errors import AudioError, BadInput
 from twistlm.types import Clip
 

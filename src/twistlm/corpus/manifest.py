@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.audio.io import find_audio
 from twistlm.errors import BadInput, offenders
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from twistlm.artifacts import atomic_folder, atomic_write
+from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.types import Units, UnitSpec
 

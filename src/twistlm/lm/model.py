@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from twistlm.artifacts import atomic_folder
+from twistlm.atomic import atomic_folder
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from twistlm.artifacts import atomic_folder
+from twistlm.atomic import atomic_folder
 from twistlm.audio.io import check, seconds_to_samples
 from twistlm.corpus.manifest import Entry
 from twistlm.evaluate import asr

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from twistlm.artifacts import atomic_folder, bundled
+from twistlm.artifacts import bundled
+from twistlm.atomic import atomic_folder
 from twistlm.corpus.manifest import Entry, build
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.progress import track
@@ -51,7 +52,7 @@ def hubert_config(
         layers=6,
         heads=4,
         ffn=1024,
-        n_targets=n_targets,
+        n_targets=(n_targets,),
         crop_seconds=4.0,
         batch=8,
         updates=updates,
@@ -87,16 +88,17 @@ def pretrain_hubert(
     """
     hop = RATE // config.frame_rate
     tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher)
-    if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets):
+    if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets[0]):
         raise BadInput(
             f"the teacher {teacher} makes {tok.spec.n_units} units with a hop of {tok.spec.hop}; this run predicts "
-            f"{config.n_targets} with a hop of {hop}. Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
+            f"{config.n_targets[0]} with a hop of {hop}. "
+            f"Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
         )
     clips = [clip for _, clip in _clips(speech, progress=progress)]
     counts = [frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate]) for clip in clips]
     if tok is None:
         features = [mfcc(c.samples, n, hop=hop) for c, n in zip(clips, counts, strict=True)]
-        codebook = kmeans.fit(np.concatenate(features), config.n_targets, seed=config.seed)
+        codebook = kmeans.fit(np.concatenate(features), config.n_targets[0], seed=config.seed)
         labels = [codebook.assign(f) for f in features]
     else:
         labels = [tok.frames(clip) for clip in clips]
@@ -105,7 +107,8 @@ def pretrain_hubert(
         padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
         samples.append(np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
         targets.append(np.pad(frames.astype(np.int16), (0, len(padded) // hop - len(frames)), constant_values=-1))
-    model = pretrain(LabelledSpeech(np.concatenate(samples), np.concatenate(targets), hop), config, out, on_log=on_log)
+    labelled = LabelledSpeech(np.concatenate(samples), np.concatenate(targets)[None], hop)
+    model = pretrain(labelled, config, out, on_log=on_log)
     folder = Path(out) / "encoder"
     with atomic_folder(folder) as temporary:
         (temporary / "encoder.json").write_text(json.dumps(config.hubert().to_diff_dict(), indent=1, sort_keys=True))

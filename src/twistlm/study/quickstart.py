@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from twistlm import artifacts
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.audio import io
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
 from twistlm.corpus import manifest

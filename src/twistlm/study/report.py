@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, offenders
 from twistlm.study import page
 from twistlm.study.words import percent, percent_interval, score_rows, with_interval

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, CheckpointError, offenders
 
 Row = dict[str, Any]

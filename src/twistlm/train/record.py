@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from twistlm.artifacts import atomic_write
+from twistlm.atomic import atomic_write
 from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import Batch

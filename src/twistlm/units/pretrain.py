@@ -2,10 +2,11 @@
 
 Targets are any unit sequence at the encoder's frame rate: MFCC k-means for a first iteration, a layer of an earlier
 encoder for the next ones, or a teacher encoder. Speech is one long waveform with one target a frame; batches are crops
-of it, so nothing is padded. A departure from the paper: unmasked frames count too, with `unmasked_weight` (0 there),
-which makes training from a good teacher much shorter.
+of it, so nothing is padded. There may be several streams of targets, each with its own head, as in the paper's cluster
+ensembles. A departure from the paper: unmasked frames count too, with `unmasked_weight` (0 there), which makes training
+from a good teacher much shorter.
 
-Shapes: B crops, N samples, F frames, K targets, D model width.
+Shapes: B crops, N samples, F frames, S streams of targets, K targets of a stream, D model width.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
-from twistlm.artifacts import atomic_folder
+from twistlm.atomic import atomic_folder
 from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.units.encoder import frames_of
 
@@ -50,12 +53,13 @@ class HubertPretrainConfig:
         frame_rate: 25 or 50 Hz.
         conv_dim: channels of each convolution of the front end; a filterbank's first is a multiple of 4.
         width, layers, heads, ffn: of the transformer.
-        n_targets: K.
+        n_targets: K of each stream.
         crop_seconds, batch: crops of this length, this many an update.
         updates, lr, warmup, weight_decay, clip_norm: AdamW, linear warm-up then cosine to a tenth.
         mask_start, mask_frames: share of frames that start a mask, and its length.
         unmasked_weight: weight of the loss on frames that are not masked (HuBERT: 0).
         augment: share of crops that get noise, room or gain (targets stay those of the clean speech).
+        warp: an augmented crop is played up to this factor faster or slower, pitch and formants with it.
         checkpoint_every: updates between checkpoints.
         compile: fuse the model with torch.compile (needs a C++ compiler; about 1.2 times faster on a CPU).
         seed: fixes weights, crops, masks and augmentation.
@@ -68,7 +72,7 @@ class HubertPretrainConfig:
     layers: int
     heads: int
     ffn: int
-    n_targets: int
+    n_targets: tuple[int, ...]
     crop_seconds: float
     batch: int
     updates: int
@@ -80,6 +84,7 @@ class HubertPretrainConfig:
     mask_frames: int = 5
     unmasked_weight: float = 1.0
     augment: float = 0.6
+    warp: float = 0.0
     checkpoint_every: int = 500
     compile: bool = True
     seed: int = 0
@@ -103,21 +108,27 @@ class MaskedUnitPredictor(nn.Module):
         super().__init__()
         self.hubert = HubertModel(config.hubert())
         self.mask = nn.Parameter(torch.empty(config.width).uniform_())
-        self.projection = nn.Linear(config.width, config.width)
-        self.targets = nn.Parameter(torch.randn(config.n_targets, config.width))
+        self.projections = nn.ModuleList(nn.Linear(config.width, config.width) for _ in config.n_targets)
+        self.targets = nn.ParameterList(torch.randn(k, config.width) for k in config.n_targets)
         if config.front_end == "filterbank":
             first = cast(nn.Conv1d, self.hubert.get_submodule("feature_extractor.conv_layers.0.conv"))
             wavelets = mel_wavelets(first.out_channels // 4, first.kernel_size[0])
             first.weight.data.copy_(torch.from_numpy(wavelets)[:, None])
             nn.init.zeros_(cast(nn.Parameter, first.bias))
+            # GELU rectifies only what is well above 1: without a gain the weak bands would pass as waves, not as levels.
+            nn.init.constant_(self.hubert.get_parameter("feature_extractor.conv_layers.0.layer_norm.weight"), 5.0)
 
-    def forward(self, waves: Tensor, masked: Tensor) -> Tensor:
-        """Logits [B, F, K] of waves [B, N]; frames where `masked` (bool [B, F]) are hidden from the transformer."""
+    def forward(self, waves: Tensor, masked: Tensor) -> list[Tensor]:
+        """Logits [B, F, K] of each stream for waves [B, N]; the transformer does not see frames that are `masked`
+        (bool [B, F])."""
         features = self.hubert.feature_extractor(waves).transpose(1, 2)
         hidden = self.hubert.feature_projection(features)
         hidden = torch.where(masked[..., None], self.mask.to(hidden.dtype), hidden)
         hidden = self.hubert.encoder(hidden).last_hidden_state
-        return F.normalize(self.projection(hidden), dim=-1) @ F.normalize(self.targets, dim=-1).T / 0.1
+        return [
+            F.normalize(projection(hidden), dim=-1) @ F.normalize(targets, dim=-1).T / 0.1
+            for projection, targets in zip(self.projections, self.targets, strict=True)
+        ]
 
 
 def mel_wavelets(n_bands: int, length: int) -> NDArray[np.float32]:
@@ -139,7 +150,7 @@ class LabelledSpeech:
 
     Attributes:
         samples: int16 [N], clips back to back, each zero-padded to a whole number of hops (may be a memory map).
-        targets: int16 [N / hop]; -1 where a frame has no target (it would straddle two clips).
+        targets: int16 [S, N / hop]; -1 where a frame has no target (it would straddle two clips, or none is known).
         hop: samples a frame.
     """
 
@@ -148,9 +159,10 @@ class LabelledSpeech:
     hop: int
 
     def __post_init__(self) -> None:
-        if len(self.samples) != len(self.targets) * self.hop:
+        if self.targets.ndim != 2 or len(self.samples) != self.targets.shape[1] * self.hop:
             raise BadInput(
-                f"{len(self.samples)} samples need {len(self.samples) / self.hop} targets, got {len(self.targets)}."
+                f"{len(self.samples)} samples need targets of shape [streams, {len(self.samples) / self.hop}], "
+                f"got {list(self.targets.shape)}."
             )
 
 
@@ -173,7 +185,7 @@ def augment(wave: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.
 
 
 def draw_batch(speech: LabelledSpeech, config: HubertPretrainConfig, update: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops of one update: waves float32 [B, N], targets int64 [B, F] (-100: none), masks bool [B, F].
+    """Crops of one update: waves float32 [B, N], targets int64 [S, B, F] (-100: none), masks bool [B, F].
 
     A pure function of (seed, update): that is what makes resuming exact.
     """
@@ -181,14 +193,24 @@ def draw_batch(speech: LabelledSpeech, config: HubertPretrainConfig, update: int
     hubert = config.hubert()
     n = round(config.crop_seconds * 16_000)
     frames = frames_of(n, hubert.conv_kernel, hubert.conv_stride)
+    longest = round(n * (1 + config.warp)) + speech.hop
     waves = np.empty((config.batch, n), np.float32)
-    targets = np.empty((config.batch, frames), np.int64)
+    targets = np.empty((len(speech.targets), config.batch, frames), np.int64)
     masks = np.zeros((config.batch, frames + config.mask_frames), bool)
     for row in range(config.batch):
-        first = int(rng.integers(0, len(speech.targets) - frames - 2))
-        wave = speech.samples[first * speech.hop : first * speech.hop + n].astype(np.float32) / 32768
-        waves[row] = augment(wave, rng) if rng.random() < config.augment else wave
-        targets[row] = speech.targets[first : first + frames]
+        first = int(rng.integers(0, speech.targets.shape[1] - longest // speech.hop - 1))
+        begin = first * speech.hop
+        source = np.arange(frames)
+        if rng.random() < config.augment:
+            speed = rng.uniform(1 - config.warp, 1 + config.warp)
+            wave = speech.samples[begin : begin + round(n * speed) + speech.hop].astype(np.float32) / 32768
+            if config.warp:
+                wave = soxr.resample(wave, 16_000 * speed, 16_000, quality="MQ")
+                source = np.round(source * speed + (speed - 1) / 2).astype(int)  # whose centre is nearest in time
+            waves[row] = augment(wave[:n], rng)
+        else:
+            waves[row] = speech.samples[begin : begin + n].astype(np.float32) / 32768
+        targets[:, row] = speech.targets[:, first + source]
         for start in np.flatnonzero(rng.random(frames) < config.mask_start):
             masks[row, start : start + config.mask_frames] = True
     targets[targets < 0] = -100
@@ -198,22 +220,22 @@ def draw_batch(speech: LabelledSpeech, config: HubertPretrainConfig, update: int
 def loss_of(
     model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: HubertPretrainConfig
 ) -> tuple[Tensor, dict]:
-    """Cross entropy on masked frames plus `unmasked_weight` times that on the others, each a mean over its frames."""
+    """Sum over streams of the cross entropy on masked frames plus `unmasked_weight` times that on the others, each a
+    mean over its frames; and those parts and accuracies, one number a stream."""
     waves, targets, masked = batch
-    logits = model(waves, masked)
-    each = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")
-    known = targets != -100
-    hidden, seen = masked & known, ~masked & known
-    on_hidden = each[hidden].sum() / hidden.sum().clamp(min=1)
-    on_seen = each[seen].sum() / seen.sum().clamp(min=1)
-    right = (logits.argmax(-1) == targets) & known
-    parts = {
-        "masked_loss": on_hidden.item(),
-        "unmasked_loss": on_seen.item(),
-        "masked_accuracy": (right & hidden).sum().item() / max(1, hidden.sum().item()),
-        "unmasked_accuracy": (right & seen).sum().item() / max(1, seen.sum().item()),
-    }
-    return on_hidden + config.unmasked_weight * on_seen, parts
+    total = torch.zeros(())
+    parts: dict[str, list[float]] = defaultdict(list)
+    for logits, wanted in zip(model(waves, masked), targets, strict=True):
+        each = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="none")
+        known = wanted != -100
+        right = (logits.argmax(-1) == wanted) & known
+        for name, where, weight in (("masked", masked, 1.0), ("unmasked", ~masked, config.unmasked_weight)):
+            count = (where & known).sum().clamp(min=1)
+            loss = each[where & known].sum() / count
+            total = total + weight * loss
+            parts[f"{name}_loss"].append(loss.item())
+            parts[f"{name}_accuracy"].append(((right & where).sum() / count).item())
+    return total, parts
 
 
 def pretrain(

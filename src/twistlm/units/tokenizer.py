@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import atomic_folder, bundled_or_folder
+from twistlm.artifacts import bundled_or_folder
+from twistlm.atomic import atomic_folder
 from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units.encoder import SSLEncoder

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from twistlm.artifacts import atomic_folder, atomic_write
+from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from twistlm.artifacts import atomic_folder, bundled_or_folder
+from twistlm.artifacts import bundled_or_folder
+from twistlm.atomic import atomic_folder
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN, durations

@@ -1,0 +1,171 @@
+"""How files reach the disk whole.
+
+Everything twistlm writes goes through `atomic_write` or `atomic_folder`: a reader, or a rerun after kill -9, sees the
+old thing or the new thing and never half of one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from twistlm.errors import TwistError
+
+
+class Atomic:
+    """Yield a temporary path beside `path`; on success make it durable and rename it, on an error remove it.
+
+    A class and not a generator, so that the error can be looked at without catching it: libraries report a full disk as
+    OSError, RuntimeError or their own type.
+    """
+
+    def __init__(self, path: str | Path, *, folder: bool) -> None:
+        self.path = Path(path)
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        parent = self.path.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(self.path)
+            # The name keeps its suffix (writers choose a format by it), starts with a dot (listings skip it) and says
+            # which process owns it (the leftovers of a killed one can be told from a neighbour's work).
+            self.temporary = parent / f".tmp-{_node()}-{os.getpid()}-{secrets.token_hex(4)}-{self.path.name}"
+            if self.folder:
+                self.temporary.mkdir()
+        except OSError as error:
+            raise _write_error(parent, error) from error
+        return self.temporary
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                try:
+                    _make_durable(self.temporary)
+                    _move_over(self.temporary, self.path)
+                except OSError as failed:
+                    raise _write_error(self.path.parent, failed) from failed
+            elif is_disk_full(error):
+                raise _write_error(self.path.parent, error) from error
+        finally:
+            _remove(self.temporary)
+
+
+def atomic_write(path: str | Path) -> Atomic:
+    """Write a file whole or not at all: `with atomic_write(path) as temporary: temporary.write_bytes(...)`.
+
+    Yields a path in the same folder (created when missing) with the same suffix, not yet existing. When the block ends
+    well the file is flushed to disk and renamed over `path`; when it raises, nothing is left and `path` is untouched.
+
+    Raises:
+        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
+    """
+    return Atomic(path, folder=False)
+
+
+def atomic_folder(path: str | Path) -> Atomic:
+    """Write a folder whole or not at all: `with atomic_folder(path) as temporary: (temporary / "a").write_text(...)`.
+
+    Yields an existing empty folder beside `path`. A folder already at `path` is swapped out in one step on Linux; where
+    the system cannot exchange two names there is one moment in which `path` does not exist.
+
+    Raises:
+        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
+    """
+    return Atomic(path, folder=True)
+
+
+def _node() -> str:
+    return "".join(c for c in platform.node() if c.isalnum())[:32] or "host"
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a killed process of this machine left behind while writing the same `path`."""
+    prefix = f".tmp-{_node()}-"
+    for entry in os.scandir(path.parent):
+        if not entry.name.startswith(prefix):
+            continue
+        pid, _, rest = entry.name.removeprefix(prefix).partition("-")
+        if rest[8:] == f"-{path.name}" and pid.isdigit() and not _is_alive(int(pid)):
+            _remove(Path(entry.path))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_durable(path: Path) -> None:
+    """fsync a file, or every file and folder below a folder."""
+    inner = [Path(top) / name for top, _, names in os.walk(path) for name in names] if path.is_dir() else []
+    folders = [Path(top) for top, _, _ in os.walk(path)] if path.is_dir() else []
+    for item in [*inner, *reversed(folders)] or [path]:
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _move_over(temporary: Path, path: Path) -> None:
+    if temporary.is_dir() and path.is_dir():
+        if not _exchange(temporary, path):
+            old = temporary.with_name(f"{temporary.name}.old")
+            path.rename(old)
+            temporary.rename(path)
+            _remove(old)
+        # After an exchange the old folder has the temporary name, and leaves with it.
+    else:
+        temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (Linux renameat2 with RENAME_EXCHANGE); False where that cannot be done."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    return libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
+
+
+def is_disk_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return not isinstance(error, TwistError) and (full or "no space left on device" in str(error).lower())
+
+
+def _write_error(folder: Path, error: BaseException) -> TwistError:
+    if is_disk_full(error):
+        try:
+            free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB free"
+        except OSError:
+            free = "free space unknown"
+        return TwistError(
+            f"the disk is full: could not write in {folder} ({free}). Nothing was left half-written; "
+            "free some space, or write to another disk, and run the same command again."
+        )
+    return TwistError(f"could not write in {folder}: {error}. Check that it is a folder you may write to.")
