@@ -23,7 +23,7 @@ speak sample assets/speech 0.87
 [ -f assets/tokenizer/$tokenizer/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
   --librivox $work/real --work $work/tokenizer --updates 4800 --batch 8 --seed 0 --out assets/tokenizer/$tokenizer
 
-# The vocoder first learns the voice from stand-in units, then from the tokenizer's. (The one that ships was stopped by hand
+
 # at update 2,500 of a schedule of 4,591, so its learning rate never came down.)
 if [ ! -f assets/vocoder/$tokenizer/unit_spec.json ]; then
   $python assets/make/vocoder.py --pairs-manifest $work/slt --updates 1000
