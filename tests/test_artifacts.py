@@ -92,7 +92,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
 def test_kill_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     code = (
-        "import os, sys, twistlm.artifacts as a\n"
+        "import os, sys, twistlm.atomic as a\n"
         "with a.atomic_write(sys.argv[1]) as t:\n t.write_text('half'); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False).returncode == -9

@@ -138,12 +138,12 @@ def student_features(encoder: SSLEncoder, samples: NDArray[np.int16], seconds: i
     )
 
 
-def mfcc_codebook(samples: NDArray[np.int16], seconds: int, seed: int) -> kmeans.Codebook:
-    """The baseline: k-means of 500 on MFCC at the same 25 Hz (standardising them first makes it worse)."""
+def mfcc_codebook(samples: NDArray[np.int16], n_units: int, seconds: int, seed: int) -> kmeans.Codebook:
+    """The baseline: k-means on MFCC at the same 25 Hz (standardising them first makes it worse)."""
     rng = np.random.default_rng(seed)
     starts = rng.integers(0, len(samples) // HOP - 260, seconds // 10) * HOP
     pieces = (samples[s : s + 10 * RATE].astype(np.float32) / 32768 for s in starts)
-    return kmeans.fit(np.concatenate([mfcc(piece, 249, hop=HOP) for piece in pieces]), N_UNITS, seed=seed)
+    return kmeans.fit(np.concatenate([mfcc(piece, 249, hop=HOP) for piece in pieces]), n_units, seed=seed)
 
 
 def read_phones(folder: Path) -> dict[str, list]:
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--librivox", type=Path, help="gold folder of real speech (phones by forced alignment)")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--units", type=int, default=N_UNITS, help="size of the codebook; the encoder stays the same")
     parser.add_argument("--updates", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
@@ -195,8 +196,8 @@ def main() -> None:
     phones, names = phone_labels(args.speech, inside)
     config = HubertPretrainConfig(
         front_end="filterbank", frame_rate=25, conv_dim=(256, 384, 384), width=256, layers=6, heads=4, ffn=1024,
-        n_targets=(N_UNITS, len(names)), crop_seconds=4.0, batch=args.batch, updates=args.updates, lr=1.5e-3, warmup=300,
-        mask_start=0.02, unmasked_weight=10.0, warp=0.15, seed=args.seed,
+        n_targets=(N_UNITS, len(names)), crop_seconds=4.0, batch=args.batch, updates=args.updates, lr=1.5e-3,
+        warmup=300, mask_start=0.02, unmasked_weight=10.0, warp=0.15, seed=args.seed,
     )  # fmt: skip
     speech = LabelledSpeech(samples, np.stack([labels, phones]), HOP)
     model = pretrain(speech, config, args.work / "hubert", on_log=lambda line: print(json.dumps(line), flush=True))
@@ -213,10 +214,12 @@ def export(model: MaskedUnitPredictor, config: HubertPretrainConfig, samples: ND
     by_layer, books = {}, {}
     for layer in (config.layers - 1, config.layers):
         encoder = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
-        books[layer] = kmeans.fit(student_features(encoder, samples, FIT_SECONDS, args.seed), N_UNITS, seed=args.seed)
+        books[layer] = kmeans.fit(
+            student_features(encoder, samples, FIT_SECONDS, args.seed), args.units, seed=args.seed
+        )
         by_layer[layer] = measure(lambda x, e=encoder, b=books[layer]: b.assign(e(x)), seen).pnmi
     layer = max(by_layer, key=by_layer.__getitem__)
-    baseline = mfcc_codebook(samples, FIT_SECONDS, args.seed)
+    baseline = mfcc_codebook(samples, args.units, FIT_SECONDS, args.seed)
     encoder = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
     ours = lambda x: books[layer].assign(encoder(x))  # noqa: E731
     theirs = lambda x: baseline.assign(mfcc(x, encoder.n_frames(len(x)), hop=HOP))  # noqa: E731
@@ -261,7 +264,7 @@ def card(report: dict, args: argparse.Namespace) -> str:
     return f"""# {args.out.name}
 
 A 25 Hz HuBERT (transformers `HubertModel` with a filterbank-initialised front end, {report["layer"]} transformer
-blocks, float16) with a k-means codebook of {N_UNITS} on the output of block {report["layer"]}. Hop {HOP} samples at
+blocks, float16) with a k-means codebook of {args.units} on the output of block {report["layer"]}. Hop {HOP} samples at
 16 kHz, raw input (no normalisation), deduplicated units.
 
 - **Training speech**: {report["speech_hours"]:.1f} h, made by `assets/make/speech.py`: hundreds of synthetic voices
@@ -275,7 +278,7 @@ blocks, float16) with a k-means codebook of {N_UNITS} on the output of block {re
 - **Licence**: MIT. **Meant for**: quick starts, tests and teaching. For research on human speech use a published
   encoder.
 
-PNMI and phone purity, ours against MFCC + k-means({N_UNITS}) at the same 25 Hz. The voice `rms` and its shifted
+PNMI and phone purity, ours against MFCC + k-means({args.units}) at the same 25 Hz. The voice `rms` and its shifted
 relatives were heard by nobody in training; phones are flite's own, those of LibriVox by forced alignment.
 
 | speech | frames | PNMI | MFCC's | ratio | purity | MFCC's |

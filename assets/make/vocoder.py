@@ -165,7 +165,7 @@ def carried_over(
     else:
         old = kept_units(entries, earlier.spec, work)
     weights = earlier.generator.state_dict()
-    counts = np.zeros((K, K))  # [new, old]
+    counts = np.zeros((units[0].spec.n_units, earlier.spec.n_units))  # [new, old]
     for new, was in zip(units, old, strict=True):
         n = min(len(new.frames), len(was.frames))
         np.add.at(counts, (new.frames[:n], was.frames[:n]), 1)
@@ -179,6 +179,7 @@ def resolve_config(
 ) -> VocoderConfig:
     """The run's config: as kept beside it, or made from the options, with --minutes turned into updates by timing."""
     path = run / "run.json"
+    model = dataclasses.replace(MODEL, num_embeddings=spec.n_units)
     if not path.exists():
         share = options.adversarial_share
         # Stage 1 is not an end, so its rate does not fall to nothing.
@@ -187,7 +188,7 @@ def resolve_config(
         if updates is None:
             if options.minutes is None:
                 raise SystemExit("give --minutes or --updates")
-            probe = VocoderConfig(model=MODEL, updates=1, adversarial_from=1, rows=4)
+            probe = VocoderConfig(model=model, updates=1, adversarial_from=1, rows=4)
             plain = seconds_per_update(probe, train[:50], spec)
             adversarial = seconds_per_update(dataclasses.replace(probe, adversarial_from=0), train[:50], spec)
             updates = int(options.minutes * 60 * ((1 - share) / plain + share / adversarial))
@@ -204,7 +205,7 @@ def resolve_config(
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(chosen))
-    return VocoderConfig(model=MODEL, rows=4, **json.loads(path.read_text()))
+    return VocoderConfig(model=model, rows=4, **json.loads(path.read_text()))
 
 
 def seconds_per_update(config: VocoderConfig, pairs: list[Pair], spec: UnitSpec) -> float:

@@ -199,19 +199,25 @@ ARTIFACTS = {
             licence="MIT",
             note="CTranslate2 folder for faster-whisper.",
         ),
-        Artifact(
-            name="mini-25hz-500",
-            kind="tokenizer",
-            sources=(Bundled(folder="tokenizer/mini-25hz-500"),),
-            licence="MIT",
-            note="HuBERT at 25 Hz with 500 units, trained by runs/assets.sh.",
+        *(
+            Artifact(
+                name=f"mini-25hz-{k}",
+                kind="tokenizer",
+                sources=(Bundled(folder=f"tokenizer/mini-25hz-{k}"),),
+                licence="MIT",
+                note=f"HuBERT at 25 Hz with {k} units, trained by runs/assets.sh.",
+            )
+            for k in (100, 500)
         ),
-        Artifact(
-            name="mini-25hz-500-vocoder",
-            kind="vocoder",
-            sources=(Bundled(folder="vocoder/mini-25hz-500"),),
-            licence="MIT",
-            note="Unit HiFi-GAN with duration predictor for the units of mini-25hz-500, trained by runs/assets.sh.",
+        *(
+            Artifact(
+                name=f"mini-25hz-{k}-vocoder",
+                kind="vocoder",
+                sources=(Bundled(folder=f"vocoder/mini-25hz-{k}"),),
+                licence="MIT",
+                note=f"Unit HiFi-GAN with durations for the units of mini-25hz-{k}, trained by runs/assets.sh.",
+            )
+            for k in (100, 500)
         ),
     )
 }

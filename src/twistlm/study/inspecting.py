@@ -91,7 +91,8 @@ def diagnose() -> Facts:
             packages[name] = "missing"
             problems.append(f"the package {name} is missing: pip install {name}")
     things: Facts = {}
-    for folder in ("speech", "mini-swuggy", "tokenizer/mini-25hz-500", "vocoder/mini-25hz-500"):
+    minis = [f"{kind}/mini-25hz-{k}" for k in (100, 500) for kind in ("tokenizer", "vocoder")]
+    for folder in ("speech", "mini-swuggy", *minis):
         try:
             things[folder] = str(artifacts.bundled(folder))
         except ArtifactError as error:

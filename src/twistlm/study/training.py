@@ -16,7 +16,7 @@ from twistlm.study.models import place
 from twistlm.train.loop import TrainResult, train
 
 Init = Literal["warm", "cold"]
-VAL_UNITS = 1500  # units of the held-out subset that is scored while training
+VAL_UNITS = 1000  # units of the held-out subset that is scored while training
 
 
 def train_units(

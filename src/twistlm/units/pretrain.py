@@ -115,7 +115,7 @@ class MaskedUnitPredictor(nn.Module):
             wavelets = mel_wavelets(first.out_channels // 4, first.kernel_size[0])
             first.weight.data.copy_(torch.from_numpy(wavelets)[:, None])
             nn.init.zeros_(cast(nn.Parameter, first.bias))
-            # GELU rectifies only what is well above 1: without a gain the weak bands would pass as waves, not as levels.
+            # GELU rectifies only what is well above 1: without a gain weak bands would pass as waves, not as levels.
             nn.init.constant_(self.hubert.get_parameter("feature_extractor.conv_layers.0.layer_norm.weight"), 5.0)
 
     def forward(self, waves: Tensor, masked: Tensor) -> list[Tensor]:
