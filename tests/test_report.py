@@ -143,6 +143,7 @@ def make_results(folder):
             "windows of at most 512 units, 0 of 52 documents cut; 95% bootstrap over documents",
             "mini sWUGGY": "mean log-probability per unit, final <s> not counted; ties 0.5",
         },
+        "commands": [["Hear what the units keep", "twist resynth my.wav --out again.wav"]],
         "versions": {"twistlm": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.2"},
         "hardware": {"cpu": "AMD EPYC 9R14", "cores": 2, "memory_gb": 15.4, "system": "Linux 6.8"},
         "config": {"text_lm": "smollm2-135m", "tokenizer": "mini-25hz-500", "seed": 0,
@@ -221,7 +222,7 @@ def test_what_is_asked_for_is_on_the_page(results, out):
     words = " ".join("".join(page.text).split())
     for fact in ("4.067", "58.4", "57.3%", "[51.0, 63.6]", "unseen voice", "chance", "63%", "8.2%", "31.7%", "61.2",
                  "3.4 GB", "2.13.0", "AMD EPYC", "inverse_sqrt", "9 min 29 s", "windows of at most 512 units",
-                 "twist resynth", "twist tokenize", "25 frames a second"):  # fmt: skip
+                 "twist resynth my.wav", "Hear what the units keep", "25 frames a second"):  # fmt: skip
         assert fact in words, fact
 
 

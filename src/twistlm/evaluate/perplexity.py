@@ -113,10 +113,9 @@ def heldout(
         last += [s == starts[-1] for s in starts]
 
     nll, counts = np.zeros(len(items)), np.zeros(len(items), dtype=np.int64)
-    extra = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
     for end in (False, True):  # only the last window of a document is followed by its end
         chosen = [w for w in range(len(windows)) if (include_end and last[w]) == end]
-        scores = score(lm, [windows[w] for w in chosen], include_end=end, **extra) if chosen else []
+        scores = score(lm, [windows[w] for w in chosen], include_end=end, batch_tokens=batch_tokens)
         for w, result in zip(chosen, scores, strict=True):
             nll[owners[w]] -= result.sum_logprob
             counts[owners[w]] += result.n

@@ -16,16 +16,6 @@ from twistlm.study import plots
 from twistlm.study.words import duration, finite, interval, percent, percent_interval, score_rows, summary
 from twistlm.types import Clip, UnitSpec
 
-_COMMANDS = (
-    ("Hear what the units keep of any recording", "twist resynth my-recording.wav --out resynth.wav"),
-    (
-        "Let the warm model continue a recording",
-        "twist generate runs/quickstart/warm/lm my-prompt.wav --out continued.wav",
-    ),
-    ("Tokenise your own speech", "twist tokenize my-speech/ --out my-units"),
-    ("Train for longer on it", "twist train --units my-units --out runs/mine --set updates=2000"),
-)
-
 
 def head(results: Mapping[str, Any]) -> str:
     headline, sentences = summary(results)
@@ -206,9 +196,7 @@ def environment(results: Mapping[str, Any]) -> str:
 
 
 def go_on(results: Mapping[str, Any]) -> str:
-    lines = (
-        f"<p class=say>{_e(what)}</p><pre>{_e(command)}</pre>" for what, command in results.get("commands", _COMMANDS)
-    )
+    lines = (f"<p class=say>{_e(what)}</p><pre>{_e(command)}</pre>" for what, command in results["commands"])
     return f"<h2>Go on</h2>\n{''.join(lines)}"
 
 

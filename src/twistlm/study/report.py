@@ -52,7 +52,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
     - `speech`: `{source, splits: {name: {minutes, voices, documents, units}}}`.
     - `seconds`: stage -> seconds, and `total`. `peak_rss_gb`: number.
     - `config`, `versions`, `hardware`: anything nested, shown as it is; `config.text_lm` is named in the summary.
-    - `protocol` (optional): measure -> how it was measured. `commands` (optional): list of `[what, command]`.
+    - `protocol` (optional): measure -> how it was measured. `commands`: what to do next, a list of `[what, command]`.
 
     An interval or a number that does not exist is null or NaN and is shown as a dash.
 
