@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from twistlm.atomic import atomic_write
 from twistlm.audio.io import read
 from twistlm.corpus.manifest import Entry, load
 from twistlm.progress import track
+from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import mfcc
@@ -224,13 +226,17 @@ def measure(vocoder: Vocoder, heldout: list[Pair], entries: list[Entry], threads
     """What the card says, on clips never trained on."""
     from twistlm.evaluate.asr import Whisper, wer
 
-    whisper = Whisper.load(threads=threads)
+    whisper = Whisper.load(workers=threads)
     texts = [e.text for e in entries]
+
+    def errors(speak: Callable[[Pair], Clip]) -> float:
+        return wer(texts, [*in_order(lambda pair: whisper.transcribe(speak(pair)), heldout)]).value
+
     numbers = {
         "heldout_mel": heldout_distance(vocoder.generator, Crops(heldout, vocoder.spec), SpectralLoss(RATE)),
-        "wer_original": wer(texts, [whisper.transcribe(Clip(w, RATE)) for _, w in heldout]).value,
-        "wer_given": wer(texts, [whisper.transcribe(vocoder(u, durations="given")) for u, _ in heldout]).value,
-        "wer_predicted": wer(texts, [whisper.transcribe(vocoder(u, durations="predicted")) for u, _ in heldout]).value,
+        "wer_original": errors(lambda pair: Clip(pair[1], RATE)),
+        "wer_given": errors(lambda pair: vocoder(pair[0], durations="given")),
+        "wer_predicted": errors(lambda pair: vocoder(pair[0], durations="predicted")),
     }
     began = time.monotonic()
     spoken = sum(vocoder(u, durations="given").seconds for u, _ in heldout)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +19,14 @@ from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
 from twistlm.errors import BadInput, TwistError, offenders
 from twistlm.progress import task
+from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
 
 FAILURES = "failures.jsonl"
 
 
 class Tokenizer(Protocol):
-    """What is needed of a `SpeechTokenizer`; anyone's works."""
+    """What is needed of a `SpeechTokenizer`; anyone's works that several threads may call at once."""
 
     @property
     def spec(self) -> UnitSpec: ...
@@ -96,14 +97,13 @@ def tokenize(
             pending, stale = _plan(entries, out)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
-            for entry in pending:
-                try:
-                    row = _tokenize_one(entry, tok)
-                except BadInput as error:
-                    failures.append(Failure(id=entry.id, path=str(entry.path), error=str(error)))
-                else:
-                    writer.add(row)
-                bar.advance()
+            with closing(in_order(lambda entry: _tokenize_one(entry, tok), pending)) as made:
+                for row in made:
+                    if isinstance(row, Failure):
+                        failures.append(row)
+                    else:
+                        writer.add(row)
+                    bar.advance()
         _write_failures(failures, out)
     if len(failures) > max_failures * len(entries):
         raise TwistError(
@@ -145,12 +145,16 @@ def _is_same(entry: Entry, fact: dict[str, Any]) -> bool:
     return stat.st_mtime_ns == fact["source_mtime_ns"] or _sha256(entry.path) == fact["source_sha256"]
 
 
-def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row:
-    clip = dataclasses.replace(read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
-    check(clip)
+def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row | Failure:
+    try:
+        clip = dataclasses.replace(read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
+        check(clip)
+        units = tok(clip)
+    except BadInput as error:
+        return Failure(id=entry.id, path=str(entry.path), error=str(error))
     stat = entry.path.stat()
     return Row(
-        units=dataclasses.replace(tok(clip), id=entry.id),
+        units=dataclasses.replace(units, id=entry.id),
         seconds=clip.seconds,
         speaker=entry.speaker,
         split=entry.split,

@@ -46,12 +46,12 @@ class Whisper:
     name: str
 
     @classmethod
-    def load(cls, name: str = "whisper-tiny.en", *, threads: int = 1) -> Whisper:
+    def load(cls, name: str = "whisper-tiny.en", *, workers: int = 1) -> Whisper:
         """Load a recogniser in CTranslate2 format.
 
         Args:
             name: an artifact's name, or a folder that holds `model.bin`.
-            threads: CPU threads.
+            workers: how many clips may be transcribed at once, from as many threads; each has one core.
 
         Raises:
             ArtifactError: faster-whisper is not installed, or the model cannot be had or read.
@@ -65,7 +65,12 @@ class Whisper:
         folder = Path(name) if Path(name).is_dir() else resolve(name)
         try:
             model = WhisperModel(
-                str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True
+                str(folder),
+                device="cpu",
+                compute_type="int8",
+                cpu_threads=1,
+                num_workers=workers,
+                local_files_only=True,
             )
         except (RuntimeError, ValueError, OSError) as error:
             raise ArtifactError(f"{folder} cannot be read as a CTranslate2 Whisper model: {error}.") from error

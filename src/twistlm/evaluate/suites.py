@@ -44,13 +44,13 @@ class Suite:
             AudioError: a clip cannot be read.
         """
         from twistlm.progress import track
+        from twistlm.threads import in_order
 
         wanted = sorted({side for p in self.pairs for side in (p.positive, p.negative)})
         rate = tok.spec.sample_rate
-        return {
-            i: tok(replace(Clip.read(self.clips[i], sample_rate=rate), id=i))
-            for i in track(wanted, description=f"units of {self.name}", enabled=progress)
-        }
+        made = in_order(lambda i: tok(replace(Clip.read(self.clips[i], sample_rate=rate), id=i)), wanted)
+        shown = track(made, description=f"units of {self.name}", total=len(wanted), enabled=progress)
+        return dict(zip(wanted, shown, strict=True))
 
 
 def mini_swuggy(folder: str | Path | None = None) -> Suite:

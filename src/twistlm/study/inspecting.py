@@ -15,7 +15,7 @@ from typing import Any
 from twistlm import artifacts
 from twistlm.audio import io
 from twistlm.errors import ArtifactError, BadInput
-from twistlm.study.stages import cores
+from twistlm.threads import cores
 from twistlm.types import UnitSpec
 
 Facts = dict[str, Any]

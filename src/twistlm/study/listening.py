@@ -14,9 +14,10 @@ from twistlm.audio.io import check, seconds_to_samples
 from twistlm.corpus.manifest import Entry
 from twistlm.evaluate import asr
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import generate
+from twistlm.lm.sample import generate, generate_batch
 from twistlm.progress import track
 from twistlm.study.models import load_model
+from twistlm.threads import in_order
 from twistlm.types import Clip, Units
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
@@ -69,13 +70,15 @@ def resynthesis(
     if listener is None or not clips:
         empty = dict.fromkeys([*names, *(f"{name}_ci" for name in names)])
         return {**empty, "n": 0, "protocol": "not measured: it needs held-out clips with transcripts"}
-    heard: dict[str, list[str]] = {name: [] for name in names}
-    for entry in track(clips, description="resynthesis, recognised", enabled=progress):
+
+    def before_and_after(entry: Entry) -> tuple[str, str]:
         clip = read(entry, tok)
-        heard["wer_original"].append(listener.transcribe(clip))
-        heard["wer_resynth"].append(listener.transcribe(voc(tok(clip), durations="given")))
+        return listener.transcribe(clip), listener.transcribe(voc(tok(clip), durations="given"))
+
+    made = in_order(before_and_after, clips)
+    heard = list(track(made, description="resynthesis, recognised", total=len(clips), enabled=progress))
     values: Values = {"n": len(clips), "protocol": asr.PROTOCOL}
-    for name, texts in heard.items():
+    for name, texts in zip(names, zip(*heard, strict=True), strict=True):
         errors = asr.wer([e.text for e in clips], texts, seed=seed)
         values |= {name: errors.value, f"{name}_ci": errors.ci}
     return values
@@ -113,29 +116,25 @@ def continuations(
         {"id": entry.id, "text": entry.text, "units": {"ids": u.ids.tolist(), "runs": u.runs.tolist()}}
         for entry, u in zip(prompts, units, strict=True)
     ]
+    spoken = {"prompt": clips, "resynth": [voc(prompt, durations="given") for prompt in units]}
+    for name, lm in models:
+        continued = generate_batch(
+            lm,
+            units,
+            seconds=CONTINUATION_SECONDS,
+            temperature=TEMPERATURE,
+            seeds=[seed + i for i in range(len(units))],
+            stop_at_end=False,
+        )
+        spoken[name] = [voc(made, durations="predicted") for made in continued]
     with atomic_folder(out) as folder:
-
-        def keep(i: int, kind: str, clip: Clip) -> None:
-            name = f"{i + 1}-{kind}.wav"
-            clip.write(folder / name)
-            rows[i][kind] = f"{out.name}/{name}"
+        for kind, sounds in spoken.items():
+            for i, clip in enumerate(sounds):
+                clip.write(folder / f"{i + 1}-{kind}.wav")
+                rows[i][kind] = f"{out.name}/{i + 1}-{kind}.wav"
             if listener is not None and kind != "prompt":
-                rows[i][f"{kind}_text"] = listener.transcribe(clip)
-
-        for i, (clip, prompt) in enumerate(zip(clips, units, strict=True)):
-            keep(i, "prompt", clip)
-            keep(i, "resynth", voc(prompt, durations="given"))
-        for name, lm in models:
-            for i, prompt in enumerate(units):
-                continued = generate(
-                    lm,
-                    prompt,
-                    seconds=CONTINUATION_SECONDS,
-                    temperature=TEMPERATURE,
-                    seed=seed + i,
-                    stop_at_end=False,
-                )
-                keep(i, name, voc(continued, durations="predicted"))
+                for row, text in zip(rows, in_order(listener.transcribe, sounds), strict=True):
+                    row[f"{kind}_text"] = text
     return rows
 
 

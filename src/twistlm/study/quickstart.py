@@ -37,8 +37,9 @@ from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
 from twistlm.study.models import device, load_model
 from twistlm.study.report import write_report
-from twistlm.study.stages import Stages, cores
+from twistlm.study.stages import Stages
 from twistlm.study.training import VAL_UNITS, Init, train_units
+from twistlm.threads import cores
 from twistlm.train.record import hardware, versions
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
@@ -134,7 +135,7 @@ class _Job:
         return self.stages.run("tokenize", key, work, folder=self.units)
 
     def train(self, side: Init, text_lm: Path) -> Values:
-        """Train one side; return its curve. Both see the same batches when their configurations differ in lr only."""
+        """Train one side; return its curve. Both see the same batches when their configurations differ in the learning rate and its warm-up only."""
         config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
 
         def work() -> Values:
@@ -274,7 +275,7 @@ class _Job:
 
     def _listener(self, entries: Sequence[Entry]) -> asr.Whisper | None:
         """A recogniser, where there are transcripts to hold it against."""
-        return asr.Whisper.load(ASR, threads=cores()) if self._to_resynthesise(entries) else None
+        return asr.Whisper.load(ASR, workers=cores()) if self._to_resynthesise(entries) else None
 
     def _corpus(self) -> str:
         return open_corpus(self.units, split=None).fingerprint

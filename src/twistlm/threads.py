@@ -1,0 +1,45 @@
+"""Many clips at once: as many threads as torch may use, each with one core and a clip of its own.
+
+A clip's matrices are too small to be shared out: two threads that meet after every small product wait more than they
+work (`benchmarks/tokenize_clips.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+    """Yield `work(item)` for each item, in their order; a few items ahead are under way or done, never more.
+
+    `work` is called from several threads and must bear that; an error it raises comes when its item's turn does. Until
+    the iterator ends or is closed, torch computes every operation on one thread.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    ahead: deque[Future[Result]] = deque()
+    executor = ThreadPoolExecutor(threads)
+    torch.set_num_threads(1)
+    try:
+        for item in items:
+            ahead.append(executor.submit(work, item))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
