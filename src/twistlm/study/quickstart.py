@@ -135,7 +135,7 @@ class _Job:
         return self.stages.run("tokenize", key, work, folder=self.units)
 
     def train(self, side: Init, text_lm: Path) -> Values:
-        """Train one side; return its curve. Both see the same batches when their configurations differ in the learning rate and its warm-up only."""
+        """Train one side; return its curve. Both see the same batches when only learning rate and warm-up differ."""
         config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
 
         def work() -> Values:
