@@ -84,7 +84,7 @@ def judge(
         BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
     """
     if units is None and suite is None:
-        raise BadInput("nothing to judge with: give --units, --suite, or both.")
+        raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
     lm = load_model(model)
     values: Values = {"model": str(model), "unit_spec": lm.spec.fingerprint}
     if units is not None:
