@@ -153,10 +153,10 @@ def outcomes(
         n_up, n_down: units they were summed over.
         normalize: compare per unit ("mean") or whole ("sum").
     """
-    up, down = np.asarray(up, dtype=np.float64), np.asarray(down, dtype=np.float64)
+    above, below = np.asarray(up, dtype=np.float64), np.asarray(down, dtype=np.float64)
     if normalize == "mean":
-        up, down = up / np.asarray(n_up), down / np.asarray(n_down)
-    return (np.sign(up - down) + 1) / 2
+        above, below = above / np.asarray(n_up), below / np.asarray(n_down)
+    return (np.sign(above - below) + 1) / 2
 
 
 def accuracy(rows: Sequence[Row], *, name: str, unit_spec: str, protocol: str, seed: int) -> Score:

@@ -73,8 +73,8 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
         with ShardWriter(folder, tok.spec) as writer:
             for i in track(todo, description=f"units of {suite.name}", enabled=progress and bool(todo)):
                 clip = load(suite.clips[i], sample_rate=rate, id=i)
-                units = dataclasses.replace(tok(clip), id=digests[i])
-                writer.add(Row(units=units, seconds=clip.seconds, source_sha256=digests[i]))
+                named = dataclasses.replace(tok(clip), id=digests[i])
+                writer.add(Row(units=named, seconds=clip.seconds, source_sha256=digests[i]))
         corpus = open_corpus(folder, split=None)
     place = {digest: n for n, digest in enumerate(corpus.ids)}
     units = {i: dataclasses.replace(corpus[place[digest]], id=i) for i, digest in digests.items()}

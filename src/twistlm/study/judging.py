@@ -32,7 +32,9 @@ def perplexity_values(p: Perplexity) -> Values:
         "val_nll_ci": p.ci,
         "val_ppl": p.ppl,
         "val_ppl_ci": p.ppl_ci,
+        "nll_per_second": p.nll_per_second,
         "bits_per_second": p.bits_per_second,
+        "bits_per_second_ci": p.bits_per_second_ci,
         "n_units": p.n_units,
         "n_documents": p.n_documents,
     }
