@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,8 @@ import pytest
 from standins import Tiny
 from suite_standins import make_multispeaker, make_prosaudit, make_salmon, make_sblimp, make_swuggy
 from test_cli import twist  # noqa: F401
+from twistlm.evaluate.averages import ScoredPairs
+from twistlm.evaluate.topline import score_texts
 from twistlm.lm.warmstart import cold_start
 from twistlm.study import evaluating
 from twistlm.types import UnitSpec
@@ -95,6 +98,56 @@ def test_a_submission(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
         lines = (tmp_path / "sub" / place).read_text().splitlines()
         assert {line.split(" ")[0] for line in lines} == {f.stem for f in (bench / data).glob("*.wav")}
     assert (tmp_path / "sub/sLM21/lexical/dev.txt").is_file()
+
+
+@pytest.fixture(scope="module")
+def text_lm(tiny: Tiny, bench: Path) -> Path:
+    """The tiny text LM with a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ("<s>", "?", "s1", "s2", "s3", "ends", "well", "badly", ".", "Sentence", "1", "2", "3", "are", "twice", ",")
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = bench / "text-lm"
+    shutil.copytree(tiny.text_lm, folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="?").save_pretrained(folder)
+    return folder
+
+
+def test_the_text_topline_equals_an_oracle(text_lm: Path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(text_lm).eval(), AutoTokenizer.from_pretrained(text_lm)
+    texts = {"a": "s1 ends well.", "b": "Sentence 3, twice", "c": "s1 ends well.", "d": "are"}
+    found = score_texts(text_lm, texts, batch_tokens=9)
+    assert found["a"] == found["c"]
+    for i, text in texts.items():
+        tokens, total = [0], 0.0
+        for token in tokenizer(text)["input_ids"]:
+            with torch.no_grad():
+                total += float(model(torch.tensor([tokens])).logits[0, -1].double().log_softmax(0)[token])
+            tokens.append(token)
+        assert found[i] == (pytest.approx(total, abs=1e-4), len(tokens) - 1)
+
+
+def test_toplines_where_there_are_transcripts(twist, tiny: Tiny, text_lm: Path, bench: Path, tmp_path):  # noqa: F811
+    suites = [f"sblimp-dev={bench}/slm21", f"storycloze={bench}/sSC", f"swuggy-dev={bench}/slm21"]
+    command = ["eval", bench / "a", *suites, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
+    command += ["--normalize", "mean", "--topline", text_lm]
+    found = twist(*command, "--json").json["suites"]
+    assert found["swuggy-dev"]["topline"] is None
+    table = ScoredPairs.read(next((tmp_path / "out").glob("storycloze.topline-*.parquet")))
+    scores = score_texts(text_lm, {"w": "s1 ends well.", "b": "s1 ends badly."})
+    better = scores["w"][0] / scores["w"][1] > scores["b"][0] / scores["b"][1]
+    outcome = dict(zip(table.table.column("id").to_pylist(), table.outcomes("mean"), strict=True))
+    assert outcome["bm/s1"] == outcome["af/s1"] == float(better)
+    top = found["storycloze"]["topline"]["scores"]["mean"]["all"]
+    assert top["accuracy"] == pytest.approx(table.outcomes("mean").mean()) and top["n"] == 3
+    text = twist(*command).out
+    assert "text topline" in text and "no text topline" in text
+    twist(*command[:-1], tiny.text_lm).refused("no text tokenizer", code=1)
 
 
 def test_refusals_come_before_any_work(twist, tiny: Tiny, other_tokenizer: Path, bench: Path, tmp_path):  # noqa: F811

@@ -57,6 +57,9 @@ def eval_(
     submission: Annotated[
         Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
     ] = None,
+    topline: Annotated[
+        str | None, typer.Option(help="Text LM (name or folder) that reads the transcripts, where SUITES have them.")
+    ] = None,
     units: Annotated[Path | None, typer.Option(help="Folder of units: gives held-out perplexity.")] = None,
     split: Annotated[str, typer.Option(help="Which clips of --units.")] = "heldout",
     context: Annotated[int, typer.Option(help="Window in tokens; the one of training.")] = 256,
@@ -102,6 +105,7 @@ def eval_(
             tokenizer=tokenizer,
             out=out,
             submission=submission,
+            topline=topline,
             seed=seed,
             progress=progress,
         )
