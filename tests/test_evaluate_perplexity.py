@@ -78,6 +78,8 @@ def test_equals_the_oracle_with_long_documents_cut_in_windows(include_end):
     assert f"{3} of 5 documents cut" in found.protocol
     seconds = sum(int(u.runs.sum()) for u in CORPUS) / 25
     assert found.bits_per_second == pytest.approx(sum(losses) / math.log(2) / seconds, rel=1e-5)
+    assert found.nll_per_second == pytest.approx(sum(losses) / seconds, rel=1e-5)
+    assert found.bits_per_second_ci[0] < found.bits_per_second < found.bits_per_second_ci[1]
     assert found.unit_spec == SPEC.fingerprint
 
 

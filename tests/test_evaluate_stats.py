@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twistlm.errors import BadInput
-from twistlm.evaluate.stats import bootstrap_ci, paired_difference, ratio_ci, updates_to_reach
+from twistlm.evaluate.stats import (
+    bootstrap_ci,
+    outcome_ci,
+    outcome_difference,
+    paired_difference,
+    ratio_ci,
+    updates_to_reach,
+)
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
 
@@ -122,6 +129,20 @@ def test_swapping_the_systems_mirrors_the_difference(rows):
     assert forth.mean == pytest.approx(-back.mean)
     assert forth.ci == pytest.approx((-back.ci[1], -back.ci[0]), abs=1e-9)
     assert forth.p == back.p
+
+
+def test_drawing_counts_is_the_same_bootstrap_and_the_same_test():
+    rng = np.random.default_rng(2)
+    a, b = (rng.choice([0.0, 0.5, 1.0], size=80, p=p) for p in ([0.3, 0.1, 0.6], [0.4, 0.1, 0.5]))
+    assert outcome_ci(a, seed=0) == pytest.approx(bootstrap_ci(a, seed=0), abs=0.01)
+    counted, looped = outcome_difference(a, b, seed=0), paired_difference(a, b, seed=0)
+    assert counted.mean == pytest.approx(looped.mean, abs=1e-12)
+    assert counted.ci == pytest.approx(looped.ci, abs=0.015)
+    assert 0.01 < looped.p < 0.9 and counted.p == pytest.approx(looped.p, abs=0.01)
+    assert all(math.isnan(end) for end in outcome_ci([1.0], seed=0))
+    assert outcome_difference([1.0, 0.5], [1.0, 0.5], seed=0) == (0.0, (0.0, 0.0), 1.0)
+    with pytest.raises(BadInput, match="same items"):
+        outcome_difference([1.0], [1.0, 0.0], seed=0)
 
 
 HISTORY = [{"update": 0, "val_nll": 6.0}, {"update": 5, "train_loss": 5.5}, {"update": 10, "val_nll": 5.0}]

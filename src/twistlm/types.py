@@ -206,6 +206,7 @@ class Score:
         n: how many independent items it averages.
         unit_spec: fingerprint of the units it was measured with.
         protocol: what moves the number, in words ("mean log-probability per unit; ties 0.5").
+        suite: which benchmark, its version and checksum; "" where that does not apply.
     """
 
     name: str
@@ -214,3 +215,4 @@ class Score:
     n: int
     unit_spec: str
     protocol: str
+    suite: str = ""

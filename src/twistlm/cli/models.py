@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,20 +44,47 @@ def train(
 @verb
 def eval_(
     model: Model,
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(help="Suites of pairs: mini-swuggy, or NAME=FOLDER, e.g. sblimp-dev=sLM21-dataset."),
+    ] = None,
+    normalize: Annotated[
+        Literal["mean", "sum", "both"] | None,
+        typer.Option(help="Compare the pairs of SUITES per unit, whole, or both; no default: it moves the number."),
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Second model of the same units, compared on SUITES.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results on SUITES; default: eval/ in MODEL.")] = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
+    ] = None,
+    topline: Annotated[
+        str | None, typer.Option(help="Text LM (name or folder) that reads the transcripts, where SUITES have them.")
+    ] = None,
     units: Annotated[Path | None, typer.Option(help="Folder of units: gives held-out perplexity.")] = None,
     split: Annotated[str, typer.Option(help="Which clips of --units.")] = "heldout",
     context: Annotated[int, typer.Option(help="Window in tokens; the one of training.")] = 256,
-    suite: Annotated[Literal["mini-swuggy"] | None, typer.Option(help="Score a suite of pairs.")] = None,
+    suite: Annotated[
+        Literal["mini-swuggy"] | None, typer.Option(help="Score mini sWUGGY as the quickstart does, by voice.")
+    ] = None,
     tokenizer: TokenizerName = MINI,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
-    """Judge a model: perplexity, mini sWUGGY."""
+    """Judge a model: perplexity, suites of pairs."""
     from twistlm.study.judging import judge
 
-    facts = judge(
-        model, units=units, split=split, context=context, suite=suite, tokenizer=tokenizer, seed=seed, progress=progress
-    )
+    facts: dict[str, Any] = {}
+    if units is not None or suite is not None or not suites:
+        facts = judge(
+            model,
+            units=units,
+            split=split,
+            context=context,
+            suite=suite,
+            tokenizer=tokenizer,
+            seed=seed,
+            progress=progress,
+        )
     lines = []
     if "perplexity" in facts:
         p = facts["perplexity"]
@@ -67,6 +94,23 @@ def eval_(
         score = facts["mini_swuggy"]
         low, high = score["ci"]
         lines.append(f"mini sWUGGY {score['accuracy']:.1%} [{low:.1%}, {high:.1%}] on {score['n']} words")
+    if suites:
+        from twistlm.study.evaluating import evaluate, table
+
+        found = evaluate(
+            model,
+            suites,
+            against=against,
+            normalize=normalize,
+            tokenizer=tokenizer,
+            out=out,
+            submission=submission,
+            topline=topline,
+            seed=seed,
+            progress=progress,
+        )
+        facts |= found
+        lines.append(table(found))
     return Result(facts, "\n".join(lines))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.stats import ratio_ci
@@ -19,6 +20,12 @@ from twistlm.types import Pair, Score, Units
 
 if TYPE_CHECKING:
     from twistlm.lm.model import UnitLM
+
+
+PROTOCOLS = {
+    "mean": "mean log-probability per unit, final <s> not counted; ties 0.5",
+    "sum": "summed log-probability, final <s> not counted; ties 0.5",
+}
 
 
 class Row(TypedDict):
@@ -78,11 +85,39 @@ def score_pairs(
     """
     if normalize not in ("mean", "sum"):
         raise BadInput(f'normalize must be "mean" or "sum", got {normalize!r}.')
+    if clusters is not None and (lost := sorted(p.id for p in pairs if p.id not in clusters)):
+        raise BadInput(f"pairs without a cluster: {offenders(lost)}.")
+    total = score_sides(lm, units_by_id, pairs, batch_tokens=batch_tokens)
+
+    rows: list[Row] = []
+    for pair in sorted(pairs, key=lambda p: p.id):
+        (up, n_up), (down, n_down) = total[pair.positive], total[pair.negative]
+        rows.append(
+            Row(
+                id=pair.id,
+                group=pair.group,
+                cluster=pair.id if clusters is None else clusters[pair.id],
+                positive_logprob=up,
+                negative_logprob=down,
+                n_positive=n_up,
+                n_negative=n_down,
+                outcome=float(outcomes(up, n_up, down, n_down, normalize=normalize)),
+            )
+        )
+    protocol = PROTOCOLS[normalize]
+    return accuracy(rows, name=f"{name}.accuracy", unit_spec=lm.spec.fingerprint, protocol=protocol, seed=seed), rows
+
+
+def score_sides(
+    lm: UnitLM, units_by_id: Mapping[str, Units], pairs: Sequence[Pair], *, batch_tokens: int | None = None
+) -> dict[str, tuple[float, int]]:
+    """Return clip id -> (log-probability in nats, units it was summed over) for every clip the pairs name.
+
+    The final `<s>` is not counted. Args, Raises: as `score_pairs`.
+    """
     if not pairs:
         raise BadInput("there are no pairs to score.")
     _refuse_doubled([p.id for p in pairs], "pair ids")
-    if clusters is not None and (lost := sorted(p.id for p in pairs if p.id not in clusters)):
-        raise BadInput(f"pairs without a cluster: {offenders(lost)}.")
     wanted = sorted({side for p in pairs for side in (p.positive, p.negative)})
     if missing := [i for i in wanted if i not in units_by_id]:
         raise BadInput(
@@ -105,28 +140,23 @@ def score_pairs(
         raise BadInput(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
         )
+    return total
 
-    rows: list[Row] = []
-    for pair in sorted(pairs, key=lambda p: p.id):
-        (up, n_up), (down, n_down) = total[pair.positive], total[pair.negative]
-        gap = up / n_up - down / n_down if normalize == "mean" else up - down
-        rows.append(
-            Row(
-                id=pair.id,
-                group=pair.group,
-                cluster=pair.id if clusters is None else clusters[pair.id],
-                positive_logprob=up,
-                negative_logprob=down,
-                n_positive=n_up,
-                n_negative=n_down,
-                outcome=(float(np.sign(gap)) + 1) / 2,
-            )
-        )
-    protocol = (
-        f"{'mean log-probability per unit' if normalize == 'mean' else 'summed log-probability'}, "
-        "final <s> not counted; ties 0.5"
-    )
-    return accuracy(rows, name=f"{name}.accuracy", unit_spec=lm.spec.fingerprint, protocol=protocol, seed=seed), rows
+
+def outcomes(
+    up: ArrayLike, n_up: ArrayLike, down: ArrayLike, n_down: ArrayLike, *, normalize: Literal["mean", "sum"]
+) -> NDArray[np.float64]:
+    """Return 1 where the positive is likelier, 0 where the negative is, 0.5 where they tie.
+
+    Args:
+        up, down: log-probabilities of the positives and negatives, nats; numbers or [P].
+        n_up, n_down: units they were summed over.
+        normalize: compare per unit ("mean") or whole ("sum").
+    """
+    above, below = np.asarray(up, dtype=np.float64), np.asarray(down, dtype=np.float64)
+    if normalize == "mean":
+        above, below = above / np.asarray(n_up), below / np.asarray(n_down)
+    return (np.sign(above - below) + 1) / 2
 
 
 def accuracy(rows: Sequence[Row], *, name: str, unit_spec: str, protocol: str, seed: int) -> Score:

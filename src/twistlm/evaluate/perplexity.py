@@ -7,6 +7,7 @@ cut (rule below). Perplexities of two unit vocabularies are not comparable; bits
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,7 +42,10 @@ class Perplexity:
         nll: nats per unit, total over total (every unit weighs the same).
         ci: 95% bootstrap interval of `nll` over documents; (nan, nan) for a single document.
         ppl: exp(nll); `ppl_ci` is exp of the interval's ends.
-        bits_per_second: nats of all documents in bits, over their seconds of speech.
+        nll_per_second: nats of all documents over their seconds of speech; exp of it is the perplexity per second.
+        bits_per_second: the same in bits: the one of these numbers to compare across tokenizers. Where units are
+            deduplicated, how long each lasts is not in it.
+        bits_per_second_ci: 95% bootstrap interval of it over documents.
         n_units: predictions averaged; includes one end `<s>` a document when `include_end`.
         n_documents: independent items behind the interval.
         n_cut: documents longer than the window.
@@ -55,7 +59,9 @@ class Perplexity:
     ci: tuple[float, float]
     ppl: float
     ppl_ci: tuple[float, float]
+    nll_per_second: float
     bits_per_second: float
+    bits_per_second_ci: tuple[float, float]
     n_units: int
     n_documents: int
     n_cut: int
@@ -124,13 +130,14 @@ def heldout(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
         )
 
+    taken = Counter(owners)
     documents = [
         Document(
             id=names[i],
             nll=float(nll[i]),
             n_units=int(counts[i]),
             seconds=items[i].seconds,
-            n_windows=owners.count(i),
+            n_windows=taken[i],
         )
         for i in range(len(items))
     ]
@@ -157,13 +164,18 @@ def _summarise(documents: Sequence[Document], rule: str, unit_spec: str, *, seed
     nll, counts = np.array([d.nll for d in documents]), np.array([d.n_units for d in documents])
     mean = float(nll.sum() / counts.sum())
     low, high = ratio_ci(nll, counts, seed=seed, n=n_resamples)
+    seconds = np.array([d.seconds for d in documents])
+    slow, fast = ratio_ci(nll / math.log(2), seconds, seed=seed, n=n_resamples)
+    per_second = float(nll.sum() / seconds.sum())
     n_cut = sum(d.n_windows > 1 for d in documents)
     return Perplexity(
         nll=mean,
         ci=(low, high),
         ppl=math.exp(mean),
         ppl_ci=(math.exp(low), math.exp(high)),
-        bits_per_second=float(nll.sum() / math.log(2) / sum(d.seconds for d in documents)),
+        nll_per_second=per_second,
+        bits_per_second=per_second / math.log(2),
+        bits_per_second_ci=(slow, fast),
         n_units=int(counts.sum()),
         n_documents=len(documents),
         n_cut=n_cut,

@@ -99,6 +99,39 @@ def paired_difference(
     return Paired(float(difference.sum() / weight.sum()), ci, (extreme + 1) / (n + 1))
 
 
+def outcome_ci(outcomes: ArrayLike, *, seed: int, n: int = RESAMPLES) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean of `outcomes` [M], which take few distinct values (0, 0.5, 1).
+
+    Which items a resample holds matters only through how many of each value, and those counts are multinomial: drawing
+    them is the same bootstrap, in time that does not grow with M. (nan, nan) for one item.
+
+    Raises:
+        BadInput: as `bootstrap_ci`.
+    """
+    values, counts = _levels(_vector(outcomes, "outcomes"))
+    if counts.sum() == 1:
+        return (math.nan, math.nan)
+    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=n)
+    return _interval(draws @ values / counts.sum())
+
+
+def outcome_difference(a: ArrayLike, b: ArrayLike, *, seed: int, n: int = RESAMPLES) -> Paired:
+    """Compare two systems' outcomes [M] on the same items: `paired_difference`, drawn by counts as in `outcome_ci`.
+
+    Raises:
+        BadInput: as `paired_difference`.
+    """
+    a, b = _vector(a, "a"), _vector(b, "b")
+    if len(a) != len(b):
+        raise BadInput(f"a has {len(a)} values and b {len(b)}: a paired comparison needs the same items in both.")
+    # Heads among m fair flips of items that differ by v: their signed sum is v (2 heads - m).
+    values, counts = _levels(np.abs(a - b))
+    heads = np.random.default_rng([seed, 1]).binomial(counts, 0.5, size=(n, len(counts)))
+    total = float((a - b).sum())
+    extreme = int((np.abs((2 * heads - counts) @ values) >= abs(total) * (1 - 1e-12)).sum())
+    return Paired(total / len(a), outcome_ci(a - b, seed=seed, n=n), (extreme + 1) / (n + 1))
+
+
 def updates_to_reach(history: Sequence[Mapping[str, Any]], loss: float) -> float | None:
     """Return the first update at which held-out loss is at or below `loss`, straight lines drawn between evaluations.
 
@@ -133,6 +166,11 @@ def _sign_flips(items: int, n: int, rng: np.random.Generator) -> Iterator[NDArra
     rows = max(1, _CHUNK // items)
     for start in range(0, n, rows):
         yield rng.integers(2, size=(min(rows, n - start), items)) * 2.0 - 1.0
+
+
+def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return distinct values and how often each occurs; means of the same outcomes in another order are one value."""
+    return np.unique(np.round(values, 12), return_counts=True)
 
 
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:

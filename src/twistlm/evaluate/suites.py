@@ -1,17 +1,22 @@
-"""The benchmarks: which pairs, which sounds, and a version that changes when either does."""
+"""What a benchmark of minimal pairs is: which pairs, which sounds, what they are averaged by; and the bundled one.
+
+The published ones stand in `zerospeech`, `storycloze` and `salmon`; `catalogue` knows them all by name.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twistlm.artifacts import bundled
 from twistlm.errors import BadInput, offenders
-from twistlm.types import Clip, Pair, Units
+from twistlm.evaluate.sounds import Sound, load
+from twistlm.types import Pair, Units
 
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
@@ -25,17 +30,29 @@ class Suite:
 
     Attributes:
         name: e.g. `"mini_swuggy"`.
-        version: 16 hex digits over the pair table and the manifest.
+        version: 16 hex digits over what lists the pairs (a table, or file names). The sounds are not in it: see
+            `evaluate.unit_cache`, whose checksum covers them too.
         pairs: each with its group.
-        clips: clip id -> sound file.
-        clusters: pair id -> what the bootstrap resamples as one (the word, whoever says it).
+        clips: clip id -> its sound.
+        clusters: pair id -> the item it measures (the word, whoever says it): pairs of an item are averaged first, and
+            the bootstrap resamples whole items.
+        facets: name of a breakdown ("frequency") -> pair id -> its group there ("1-5"). A pair may be in none.
+        texts: clip id -> what is said, where the release tells; for text toplines.
+        submission: where the official submission folder wants one score a clip ("lexical/dev.txt"); "" for none.
     """
 
     name: str
     version: str
     pairs: tuple[Pair, ...]
-    clips: Mapping[str, Path]
+    clips: Mapping[str, Sound]
     clusters: Mapping[str, str]
+    facets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    submission: str = ""
+
+    def wanted(self) -> list[str]:
+        """Return the ids of the clips the pairs name, sorted."""
+        return sorted({side for p in self.pairs for side in (p.positive, p.negative)})
 
     def tokenize(self, tok: SpeechTokenizer, *, progress: bool = False) -> dict[str, Units]:
         """Return clip id -> Units for every clip the pairs name.
@@ -46,9 +63,9 @@ class Suite:
         from twistlm.progress import track
         from twistlm.threads import in_order
 
-        wanted = sorted({side for p in self.pairs for side in (p.positive, p.negative)})
         rate = tok.spec.sample_rate
-        made = in_order(lambda i: tok(replace(Clip.read(self.clips[i], sample_rate=rate), id=i)), wanted)
+        wanted = self.wanted()
+        made = in_order(lambda i: tok(load(self.clips[i], sample_rate=rate, id=i)), wanted)
         shown = track(made, description=f"units of {self.name}", total=len(wanted), enabled=progress)
         return dict(zip(wanted, shown, strict=True))
 
@@ -75,21 +92,50 @@ def mini_swuggy(folder: str | Path | None = None) -> Suite:
         raise BadInput(f"{table} names clips that {manifest.name} does not have: {offenders(unknown)}.")
     if gone := sorted(str(path.name) for path in clips.values() if not path.is_file()):
         raise BadInput(f"{folder} lacks sound files its manifest names: {offenders(gone)}. Get a whole copy.")
+    groups = {r["id"]: SEEN if r["seen_voice"] else UNSEEN for r in rows}
     return Suite(
         name="mini_swuggy",
-        version=hashlib.sha256(table.read_bytes() + manifest.read_bytes()).hexdigest()[:16],
+        version=fingerprint(table.read_bytes(), manifest.read_bytes()),
         pairs=tuple(
-            Pair(
-                id=r["id"],
-                positive=r["positive"],
-                negative=r["negative"],
-                group=SEEN if r["seen_voice"] else UNSEEN,
-            )
-            for r in rows
+            Pair(id=r["id"], positive=r["positive"], negative=r["negative"], group=groups[r["id"]]) for r in rows
         ),
         clips=clips,
         clusters={r["id"]: r["word"] for r in rows},
+        facets={"voice": groups},
     )
+
+
+def fingerprint(*parts: bytes) -> str:
+    """Return 16 hex digits over `parts` joined."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str) -> None:
+    """Raise unless the wav files in `folder` are exactly `names`.
+
+    Raises:
+        BadInput: the folder is not there, lacks a file, or holds one that nothing lists; the first five are named.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder. Give the folder into which the benchmark was unpacked.")
+    wanted = set(names)
+    # "._x.wav" is what macOS adds to a zip for each x.wav.
+    there = {path.name for path in folder.iterdir() if path.suffix == ".wav" and not path.name.startswith(".")}
+    if missing := sorted(wanted - there):
+        forms = {unicodedata.normalize("NFC", name) for name in there}
+        respelled = [name for name in missing if unicodedata.normalize("NFC", name) in forms]
+        cause = (
+            f"{len(respelled)} of them are there under the same name in another Unicode form, which some programs that "
+            "unpack or copy files change: unpack again with another one"
+            if respelled
+            else "get a whole copy: a score over part of a benchmark is another benchmark"
+        )
+        raise BadInput(f"{folder} lacks {len(missing)} sounds that {listed_in} names: {offenders(missing)}; {cause}.")
+    if extra := sorted(there - wanted):
+        raise BadInput(
+            f"{folder} holds {len(extra)} sounds that {listed_in} does not name: {offenders(extra)}. Two releases may "
+            "have been unpacked into one folder: unpack into an empty one."
+        )
 
 
 def _rows(path: Path, fields: set[str]) -> list[dict[str, Any]]:

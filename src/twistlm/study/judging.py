@@ -32,7 +32,9 @@ def perplexity_values(p: Perplexity) -> Values:
         "val_nll_ci": p.ci,
         "val_ppl": p.ppl,
         "val_ppl_ci": p.ppl_ci,
+        "nll_per_second": p.nll_per_second,
         "bits_per_second": p.bits_per_second,
+        "bits_per_second_ci": p.bits_per_second_ci,
         "n_units": p.n_units,
         "n_documents": p.n_documents,
     }
@@ -84,7 +86,7 @@ def judge(
         BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
     """
     if units is None and suite is None:
-        raise BadInput("nothing to judge with: give --units, --suite, or both.")
+        raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
     lm = load_model(model)
     values: Values = {"model": str(model), "unit_spec": lm.spec.fingerprint}
     if units is not None:

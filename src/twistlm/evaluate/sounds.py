@@ -1,0 +1,127 @@
+"""A benchmark's sounds: files of their own, or cells of a Parquet table (how the Hugging Face hub stores audio).
+
+An audio cell is a struct with the field `bytes`: a whole sound file.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from twistlm.audio.io import read
+from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.types import Clip
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One sound inside a Parquet table; sorted cells are in the order that reads each row group once.
+
+    Attributes:
+        table: the file.
+        row_group, column, row: where in it; `row` counts inside the row group, from 0.
+    """
+
+    table: Path
+    row_group: int
+    column: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.table} (row group {self.row_group}, row {self.row}, column {self.column})"
+
+
+Sound: TypeAlias = Path | Cell
+
+
+def read_bytes(sound: Sound) -> bytes:
+    """Return the whole sound file as it is stored.
+
+    Raises:
+        AudioError: it is missing or empty.
+    """
+    if isinstance(sound, Path):
+        if not sound.is_file():
+            raise AudioError(f"{sound}: no such file. Get a whole copy of the benchmark.")
+        data = sound.read_bytes()
+    else:
+        data = _column(sound.table, sound.row_group, sound.column)[sound.row].as_py()
+    if not data:
+        raise AudioError(f"{sound}: empty: it holds no sound. Get a whole copy of the benchmark.")
+    return data
+
+
+def sample_rate(data: bytes, sound: Sound) -> int:
+    """Return the sample rate in Hz that the header of `data` declares; `sound` says in an error where it came from.
+
+    Raises:
+        AudioError: not a sound file.
+    """
+    try:
+        return soundfile.info(io.BytesIO(data)).samplerate
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{sound}: not a sound file, or corrupt ({error}). Get it again.") from error
+
+
+def load(sound: Sound, *, sample_rate: int, id: str) -> Clip:
+    """Return the sound as a clip at `sample_rate` Hz, with every check of `audio.io.read`.
+
+    Raises:
+        AudioError: as `read`; the message names the file or the cell.
+    """
+    if isinstance(sound, Path):
+        return replace(read(sound, sample_rate=sample_rate), id=id)
+    # libsndfile's notes on truncated files, which `read` looks at, need a file with a name.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cell"
+        path.write_bytes(read_bytes(sound))
+        try:
+            return replace(read(path, sample_rate=sample_rate), id=id)
+        except AudioError as error:
+            raise AudioError(str(error).replace(str(path), str(sound))) from error
+
+
+def table_rows(
+    path: Path, *, values: Sequence[str], audio: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Cell]]]:
+    """Yield, for each row of a Parquet table, its `values` and a Cell for each of its `audio` columns.
+
+    Sounds are not read.
+
+    Raises:
+        BadInput: not a Parquet table, or one without these columns.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        if lost := [name for name in (*values, *audio) if name not in names]:
+            raise BadInput(f"{path} lacks the columns {offenders(lost)}; it has {offenders(names, limit=20)}.")
+        for column in audio:
+            kind = file.schema_arrow.field(column).type
+            if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+                raise BadInput(f"{path}: column {column} holds {kind}, not sound files (a struct with bytes).")
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=list(values)).to_pylist()
+            for row, fields in enumerate(rows):
+                yield fields, {column: Cell(path, group, column, row) for column in audio}
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path} cannot be read as a Parquet table: {error}. Get it again.") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _column(table: Path, row_group: int, column: str) -> pa.Array:
+    """Return the stored files of one column of one row group: some tens of MB in the published tables."""
+    try:
+        cells = pq.ParquetFile(table).read_row_group(row_group, columns=[f"{column}.bytes"]).column(column)
+    except (pa.ArrowException, OSError) as error:
+        raise AudioError(f"{table} cannot be read: {error}. Get it again.") from error
+    return cells.combine_chunks().field("bytes")

@@ -1,0 +1,88 @@
+"""Text toplines: a text LM reads the transcripts of a suite's clips. What a speech LM could reach, had it understood.
+
+Shapes: B texts, T tokens, V vocabulary. The protocol is that of units: log-probability of the text's tokens after the
+model's beginning-of-text token (its end token where it has no other), the end not counted; on the CPU, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twistlm.errors import ArtifactError, BadInput, offenders
+from twistlm.lm.model import load_causal_lm
+
+PROTOCOL = "transcripts read by a text LM; per text token or summed, after the beginning-of-text token, end not counted"
+
+
+def score_texts(
+    folder: str | Path, texts: Mapping[str, str], *, batch_tokens: int = 4096
+) -> dict[str, tuple[float, int]]:
+    """Return clip id -> (log-probability in nats, text tokens it was summed over).
+
+    Args:
+        folder: of a transformers causal LM with its text tokenizer.
+        texts: clip id -> what is said. Equal texts get equal scores.
+        batch_tokens: how many tokens, padding included, one forward pass may hold.
+
+    Raises:
+        ArtifactError: no text tokenizer in the folder, or one without a token to begin with.
+        BadInput: no texts, or a text without tokens.
+        CheckpointError: not a complete causal LM.
+    """
+    if not texts:
+        raise BadInput("there are no transcripts to score.")
+    tokenizer = load_text_tokenizer(folder)
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise ArtifactError(f"the tokenizer in {folder} has neither a beginning nor an end token to begin a text with.")
+    unique = sorted(set(texts.values()))
+    tokens = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in unique}
+    if empty := sorted(i for i, text in texts.items() if not tokens[text]):
+        raise BadInput(f"transcripts without a token: {offenders(empty)}.")
+    model = load_causal_lm(Path(folder))
+    found: dict[str, tuple[float, int]] = {}
+    for batch in _batches({text: [start, *ids] for text, ids in tokens.items()}, batch_tokens):
+        width = max(len(row) for row in batch.values())
+        padded = torch.tensor([row + [start] * (width - len(row)) for row in batch.values()])  # padding comes after
+        with torch.no_grad():
+            logits = model(input_ids=padded[:, :-1]).logits.float()
+        chosen = logits.gather(2, padded[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
+        for (text, row), line in zip(batch.items(), chosen, strict=True):
+            found[text] = (float(line[: len(row) - 1].double().sum()), len(row) - 1)
+    return {i: found[text] for i, text in texts.items()}
+
+
+def load_text_tokenizer(folder: str | Path) -> Any:
+    """Return the transformers tokenizer beside a text LM.
+
+    Raises:
+        ArtifactError: there is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise ArtifactError(
+            f"{folder} has no text tokenizer (tokenizer.json), without which a text topline cannot be had. Save one "
+            "beside the model, or give the folder of a text LM that has its own."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"the text tokenizer in {folder} cannot be loaded: {error}.") from error
+
+
+def _batches(rows: Mapping[str, list[int]], batch_tokens: int) -> Iterator[dict[str, list[int]]]:
+    """Yield rows of about one length, longest first."""
+    batch: dict[str, list[int]] = {}
+    for text in sorted(rows, key=lambda t: (-len(rows[t]), t)):
+        if batch and (len(batch) + 1) * len(next(iter(batch.values()))) > batch_tokens:
+            yield batch
+            batch = {}
+        batch[text] = rows[text]
+    if batch:
+        yield batch

@@ -1,0 +1,108 @@
+"""One tokenizer pass for all suites and models: units kept by what the sound is and what a unit is.
+
+A cache is a folder of unit shards for each UnitSpec, whose clips are named by the sha256 of their sound file. A sound
+that stands in two suites, under two names, is cut once; a sound that changed is another sound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
+from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.sounds import load, read_bytes, sample_rate
+from twistlm.evaluate.suites import Suite
+from twistlm.progress import track
+from twistlm.threads import in_order
+from twistlm.types import Units
+
+if TYPE_CHECKING:
+    from twistlm.units.tokenizer import SpeechTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenSuite:
+    """A suite and its units.
+
+    Attributes:
+        suite: as it was opened.
+        units: clip id -> Units.
+        checksum: sha256 (64 hex digits) over every pair, what it is averaged by, and the bytes of both its sounds.
+        n_cut: clips that were not in the cache.
+    """
+
+    suite: Suite
+    units: Mapping[str, Units]
+    checksum: str
+    n_cut: int
+
+
+def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, progress: bool = False) -> SpokenSuite:
+    """Return the units of every clip of `suite`, cutting only those that `cache` does not hold.
+
+    Killed, it goes on from the last whole shard. Every sound is read in any case: its bytes are its name.
+
+    Raises:
+        BadInput: sounds of different sample rates in one suite.
+        AudioError: a sound is missing, damaged, or too short for one unit.
+    """
+    rate = tok.spec.sample_rate
+    digests: dict[str, str] = {}
+    rates: dict[str, int] = {}
+    # Sounds in tables are sorted so that each part of a table is read once.
+    clips = sorted(suite.wanted(), key=lambda i: (str(type(suite.clips[i])), suite.clips[i]))
+    for i in track(clips, description=f"sounds of {suite.name}", enabled=progress):
+        data = read_bytes(suite.clips[i])
+        digests[i] = hashlib.sha256(data).hexdigest()
+        rates[i] = sample_rate(data, suite.clips[i])
+    _refuse_mixed(suite, rates)
+
+    folder = Path(cache) / tok.spec.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        held = set(open_corpus(folder, split=None).ids) if shard_paths(folder) else set()
+        first = {digest: i for i, digest in reversed(digests.items()) if digest not in held}
+        todo = [i for i in clips if first.get(digests[i]) == i]
+
+        def cut(i: str) -> Row:
+            clip = load(suite.clips[i], sample_rate=rate, id=i)
+            named = dataclasses.replace(tok(clip), id=digests[i])
+            return Row(units=named, seconds=clip.seconds, source_sha256=digests[i])
+
+        with ShardWriter(folder, tok.spec) as writer, closing(in_order(cut, todo)) as rows:
+            shown = progress and bool(todo)
+            for row in track(rows, description=f"units of {suite.name}", total=len(todo), enabled=shown):
+                writer.add(row)
+        corpus = open_corpus(folder, split=None)
+    place = {digest: n for n, digest in enumerate(corpus.ids)}
+    units = {i: dataclasses.replace(corpus[place[digest]], id=i) for i, digest in digests.items()}
+    return SpokenSuite(suite, units, _checksum(suite, digests), len(todo))
+
+
+def _refuse_mixed(suite: Suite, rates: Mapping[str, int]) -> None:
+    counts = Counter(rates.values()).most_common()
+    if len(counts) > 1:
+        odd = [f"{suite.clips[i]} ({rates[i]} Hz)" for i in sorted(rates) if rates[i] != counts[0][0]]
+        raise BadInput(
+            f"{suite.name}: {len(odd)} of {len(rates)} sounds are not at {counts[0][0]} Hz as the others are: "
+            f"{offenders(odd)}. Resampled sounds differ from the others in more than what is said: get a whole "
+            "copy of one release."
+        )
+
+
+def _checksum(suite: Suite, digests: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for pair in sorted(suite.pairs, key=lambda p: p.id):
+        groups = [f"{name}={of[pair.id]}" for name, of in sorted(suite.facets.items()) if pair.id in of]
+        fields = [pair.id, suite.clusters[pair.id], *groups, digests[pair.positive], digests[pair.negative]]
+        digest.update(("\t".join(fields) + "\n").encode())
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""`twist eval RUN SUITE…` on tiny models and benchmarks laid out as the published ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from standins import Tiny
+from suite_standins import make_multispeaker, make_prosaudit, make_salmon, make_sblimp, make_swuggy
+from test_cli import twist  # noqa: F401
+from twistlm.evaluate.averages import ScoredPairs
+from twistlm.evaluate.topline import score_texts
+from twistlm.lm.warmstart import cold_start
+from twistlm.study import evaluating
+from twistlm.types import UnitSpec
+
+
+@pytest.fixture(scope="module")
+def bench(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two models of tiny's units and five benchmarks."""
+    root = tmp_path_factory.mktemp("bench")
+    spec = UnitSpec.from_json((tiny.tokenizer / "spec.json").read_text())
+    for name, seed in (("a", 0), ("b", 1)):
+        cold_start(tiny.text_lm, spec, seed=seed).save(root / name / "lm")
+    make_swuggy(root / "slm21")
+    make_sblimp(root / "slm21")
+    make_prosaudit(root / "prosaudit")
+    make_salmon(root / "salmon")
+    make_multispeaker(root / "sSC")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWISTLM_CACHE", str(bench / "cache"))
+
+
+def test_all_suites_two_models_and_a_rerun(twist, tiny: Tiny, bench: Path, tmp_path, monkeypatch):  # noqa: F811
+    suites = [f"swuggy-dev={bench}/slm21", f"sblimp-dev={bench}/slm21", f"prosaudit-dev={bench}/prosaudit"]
+    suites += [f"salmon={bench}/salmon", f"storycloze={bench}/sSC"]
+    command = ["eval", bench / "a", *suites, "--against", bench / "b", "--normalize", "both"]
+    command += ["--tokenizer", tiny.tokenizer, "--out", tmp_path / "out", "--json"]
+    found = twist(*command)
+    assert found.code == 0, found.err
+    numbers = found.json["suites"]
+    assert list(numbers) == ["swuggy-dev", "sblimp-dev", "prosaudit-dev", "salmon", "storycloze"]
+    for suite, of in numbers.items():
+        assert json.loads((tmp_path / "out" / f"{suite}.json").read_text()) == of
+        assert len(of["checksum"]) == 64 and of["version"] and of["unit_spec"] == found.json["unit_spec"]
+        for rule in ("mean", "sum"):
+            first, second = of["scores"][rule]
+            for group, gap in of["differences"][rule].items():
+                one, other = first["groups"][group], second["groups"][group]
+                assert gap["mean"] == pytest.approx(one["accuracy"] - other["accuracy"], abs=1e-12)
+                assert 0 < gap["p"] <= 1 and one["n"] == other["n"] >= 1
+    groups = numbers["swuggy-dev"]["scores"]["mean"][0]["groups"]
+    assert {"all", "vocabulary=in", "vocabulary=oov", "frequency=1-5", "voice=C"} <= set(groups)
+    assert (groups["all"]["n"], groups["all"]["n_pairs"]) == (4, 9)
+    tables = sorted((tmp_path / "out").glob("*.parquet"))
+    assert len(tables) == 10
+    table = pq.read_table(next(t for t in tables if t.name.startswith("salmon")))
+    assert {"id", "facet.part", "positive_logprob", "n_negative", "outcome_mean", "outcome_sum"} <= set(
+        table.column_names
+    )
+
+    def never(*args, **options):
+        raise AssertionError("a rerun must not load a model")
+
+    monkeypatch.setattr(evaluating, "load_model", never)
+    assert twist(*command).json == found.json
+    text = twist(*command[:-1]).out
+    assert "swuggy-dev: version" in text and "vocabulary=in" in text and "p = " in text and "summed" in text
+
+
+def test_a_broken_table_or_another_sound_is_scored_again(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
+    make_prosaudit(tmp_path / "pros")
+    command = ["eval", bench / "a", f"prosaudit-dev={tmp_path}/pros", "--normalize", "sum", "--json"]
+    command += ["--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
+    before = twist(*command).json["suites"]["prosaudit-dev"]
+    folder = tmp_path / "pros" / "english" / "dev"
+    (folder / "pl10.wav").write_bytes((bench / "slm21/lexical/dev/A1w.wav").read_bytes())
+    after = twist(*command).json["suites"]["prosaudit-dev"]
+    assert after["version"] == before["version"] and after["checksum"] != before["checksum"]
+
+
+def test_a_submission(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
+    suites = [f"swuggy-dev={bench}/slm21", f"sblimp-dev={bench}/slm21", f"prosaudit-dev={bench}/prosaudit"]
+    command = ["eval", bench / "a", *suites, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
+    command += ["--submission", tmp_path / "sub"]
+    twist(*command, "--normalize", "both").refused("--normalize mean or")
+    assert twist(*command, "--normalize", "mean").code == 0
+    places = {"sLM21/syntactic/dev.txt": "slm21/syntactic/dev", "prosAudit/english_dev.txt": "prosaudit/english/dev"}
+    for place, data in places.items():
+        lines = (tmp_path / "sub" / place).read_text().splitlines()
+        assert {line.split(" ")[0] for line in lines} == {f.stem for f in (bench / data).glob("*.wav")}
+    assert (tmp_path / "sub/sLM21/lexical/dev.txt").is_file()
+
+
+@pytest.fixture(scope="module")
+def text_lm(tiny: Tiny, bench: Path) -> Path:
+    """The tiny text LM with a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ("<s>", "?", "s1", "s2", "s3", "ends", "well", "badly", ".", "Sentence", "1", "2", "3", "are", "twice", ",")
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = bench / "text-lm"
+    shutil.copytree(tiny.text_lm, folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="?").save_pretrained(folder)
+    return folder
+
+
+def test_the_text_topline_equals_an_oracle(text_lm: Path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(text_lm).eval(), AutoTokenizer.from_pretrained(text_lm)
+    texts = {"a": "s1 ends well.", "b": "Sentence 3, twice", "c": "s1 ends well.", "d": "are"}
+    found = score_texts(text_lm, texts, batch_tokens=9)
+    assert found["a"] == found["c"]
+    for i, text in texts.items():
+        tokens, total = [0], 0.0
+        for token in tokenizer(text)["input_ids"]:
+            with torch.no_grad():
+                total += float(model(torch.tensor([tokens])).logits[0, -1].double().log_softmax(0)[token])
+            tokens.append(token)
+        assert found[i] == (pytest.approx(total, abs=1e-4), len(tokens) - 1)
+
+
+def test_toplines_where_there_are_transcripts(twist, tiny: Tiny, text_lm: Path, bench: Path, tmp_path):  # noqa: F811
+    suites = [f"sblimp-dev={bench}/slm21", f"storycloze={bench}/sSC", f"swuggy-dev={bench}/slm21"]
+    command = ["eval", bench / "a", *suites, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
+    command += ["--normalize", "mean", "--topline", text_lm]
+    found = twist(*command, "--json").json["suites"]
+    assert found["swuggy-dev"]["topline"] is None
+    table = ScoredPairs.read(next((tmp_path / "out").glob("storycloze.topline-*.parquet")))
+    scores = score_texts(text_lm, {"w": "s1 ends well.", "b": "s1 ends badly."})
+    better = scores["w"][0] / scores["w"][1] > scores["b"][0] / scores["b"][1]
+    outcome = dict(zip(table.table.column("id").to_pylist(), table.outcomes("mean"), strict=True))
+    assert outcome["bm/s1"] == outcome["af/s1"] == float(better)
+    top = found["storycloze"]["topline"]["scores"]["mean"]["all"]
+    assert top["accuracy"] == pytest.approx(table.outcomes("mean").mean()) and top["n"] == 3
+    text = twist(*command).out
+    assert "text topline" in text and "no text topline" in text
+    twist(*command[:-1], tiny.text_lm).refused("no text tokenizer", code=1)
+
+
+def test_refusals_come_before_any_work(twist, tiny: Tiny, other_tokenizer: Path, bench: Path, tmp_path):  # noqa: F811
+    suite = f"sblimp-dev={bench}/slm21"
+    rest = ["--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
+    twist("eval", bench / "a", suite, *rest).refused("--normalize mean, sum or both")
+    rest += ["--normalize", "mean"]
+    twist("eval", bench / "a", "sblimp", *rest).refused("no suite 'sblimp'", "sblimp-dev")
+    twist("eval", bench / "a", suite, suite, *rest).refused("named twice: sblimp-dev")
+    twist("eval", bench / "none", suite, *rest).refused("not a trained model")
+    twist("eval", bench / "a", suite, *rest[2:], "--tokenizer", other_tokenizer).refused("do not speak the same units")
+    twist("eval", bench / "a", f"salmon={bench}/salmon", *rest, "--submission", tmp_path / "sub").refused("none of the")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "sub").exists()
