@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -169,10 +170,8 @@ def test_a_damaged_file_gives_a_codebook_or_a_named_error(how, protocol, data):
         whole[place] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)) | st.just(len(whole)))
     SCRATCH.write_bytes(whole[:cut])
-    try:
+    with contextlib.suppress(BadInput):
         assert read_kmeans(SCRATCH).centroids.ndim == 2
-    except BadInput:
-        pass
 
 
 DUMPS = {

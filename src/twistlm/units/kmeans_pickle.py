@@ -152,6 +152,7 @@ _DAMAGED = (
 
 def _array(value: Any) -> NDArray[np.floating]:
     """The array a record describes."""
+    raw: Any
     if isinstance(value, _JoblibArray):
         dtype, shape, order, raw = value.state["dtype"], value.state["shape"], value.state["order"], value.raw
     elif isinstance(value, _FromBuffer):
