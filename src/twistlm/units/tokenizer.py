@@ -21,7 +21,7 @@ from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
 
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
-# batch (float32). The largest distance seen over every family is below a quarter of this: tests/test_units_batch.py.
+# batch (float32). tests/test_units_batch.py holds every family to half of this.
 BATCH_ROUNDING = 1e-5
 
 
@@ -60,7 +60,7 @@ class SpeechTokenizer:
         """Units of several clips, encoded together: the same as `[tok(clip) for clip in clips]`, in that order.
 
         In a batch sums are rounded in another order, which moves features by about a millionth. Where a frame lies so
-        near the border between two units that this could decide (about one in some thousands), its clip is encoded
+        near the border between two units that this could decide, which is rare, its clip is encoded
         once more, alone. Clips of similar length make the best batches.
 
         Raises:
