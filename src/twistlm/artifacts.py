@@ -16,6 +16,7 @@ import sys
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +52,15 @@ def bundled(name: str) -> Path:
     )
 
 
-def bundled_or_folder(name_or_folder: str | Path, kind: Literal["tokenizer", "vocoder"]) -> Path:
+def bundled_or_folder(
+    name_or_folder: str | Path, kind: Literal["tokenizer", "vocoder"], *, published: Sequence[str] = ()
+) -> Path:
     """Return the folder of a bundled tokenizer or vocoder by name, or the folder given itself.
+
+    Args:
+        name_or_folder: what to look for.
+        kind: below `assets/`.
+        published: other names the caller knows, for the error.
 
     Raises:
         BadInput: it is neither; the bundled names are listed.
@@ -62,8 +70,9 @@ def bundled_or_folder(name_or_folder: str | Path, kind: Literal["tokenizer", "vo
     names = sorted(folder.name for folder in bundled(kind).iterdir() if folder.is_dir())
     if str(name_or_folder) in names:
         return bundled(kind) / str(name_or_folder)
+    others = f" Published: {', '.join(published)}." if published else ""
     raise BadInput(
-        f"{str(name_or_folder)!r} is neither a folder nor a bundled {kind}. Bundled here: {', '.join(names)}. "
+        f"{str(name_or_folder)!r} is neither a folder nor a bundled {kind}. Bundled here: {', '.join(names)}.{others} "
         f"Give one of these names, or the path of a {kind} folder."
     )
 
@@ -135,7 +144,7 @@ class Artifact:
     """
 
     name: str
-    kind: Literal["text-lm", "asr", "tokenizer", "vocoder"]
+    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook"]
     sources: tuple[Source, ...]
     licence: str
     note: str

@@ -24,6 +24,11 @@ from twistlm.errors import BadInput, UnitSpecMismatch
 class UnitSpec:
     """Exactly what a unit is. Two things may only meet when their specs are equal.
 
+    Two traps need no field, because twistlm knows one way only. Padding: none, a clip is encoded as if alone; Whisper's
+    encoder alone, built for windows of 30 s, hears silence behind the clip. Frame count: whatever unpadded convolutions
+    of these strides give, `Encoder.n_frames`, exact for every length; a toolkit that pads each clip with some samples
+    first gets other frames from the same encoder.
+
     Attributes:
         encoder: name of the SSL encoder, for people; its identity is the hash.
         encoder_sha256: sha256 of the encoder's weights file.

@@ -1,6 +1,9 @@
 """The SSL encoder, cut at the layer whose output is quantised: no layer above the tap exists, so none is computed.
 
-Shapes: N samples, F frames, D feature dimensions.
+Four families of transformers share one build (convolutions, a positional convolution, blocks) and are one class here:
+HuBERT, wav2vec 2.0, WavLM and data2vec-audio, base and large. Whisper's encoder is another build: `units.whisper`.
+
+Shapes: B clips, N samples, F frames, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
-from transformers import HubertConfig, HubertModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.errors import ArtifactError, AudioError, BadInput
 
@@ -23,6 +29,33 @@ from twistlm.errors import ArtifactError, AudioError, BadInput
 # dropped: memory stays bounded, and units equal the unwindowed ones except where attention reaches past the context.
 WINDOW_SECONDS = 30
 CONTEXT_SECONDS = 2
+
+# transformers' model_type, and how the names of that family's classes begin.
+FAMILIES = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM", "data2vec-audio": "Data2VecAudio"}
+
+
+class Encoder(Protocol):
+    """What a tokenizer needs of an encoder; anyone's works."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+
+    @property
+    def hop(self) -> int:
+        """Samples between two frames."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a clip of `n_samples`, exact for every length."""
+
+    def __call__(self, samples: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """float32 [N] -> float32 [F, D]."""
+
+    def batch(self, clips: Sequence[NDArray[np.float32]], /) -> list[NDArray[np.float32]]:
+        """B times float32 [N] -> B times float32 [F, D], equal to each clip's own within float32 rounding."""
 
 
 def frames_of(n_samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -36,16 +69,16 @@ def frames_of(n_samples: int, kernels: Sequence[int], strides: Sequence[int]) ->
 
 @dataclass(frozen=True, eq=False)
 class SSLEncoder:
-    """A HuBERT that maps samples to the features of one transformer block.
+    """A HuBERT or a relative of it that maps samples to the features of one transformer block.
 
     Attributes:
-        model: HubertModel holding blocks 1 … layer, in eval mode.
+        model: HubertModel, or another of FAMILIES, holding blocks 1 … layer, in eval mode.
         layer: 1-based block whose output is returned.
         sample_rate: Hz.
         normalize_input: scale each clip to zero mean and unit variance first.
     """
 
-    model: HubertModel
+    model: Any
     layer: int
     sample_rate: int = 16_000
     normalize_input: bool = False
@@ -78,17 +111,12 @@ class SSLEncoder:
         Raises:
             AudioError: the clip is shorter than one frame.
         """
+        samples = self._prepared(samples)
+        if not self._is_long(samples):
+            return self._encode(samples)
         total = self.n_frames(len(samples))
-        if total == 0:
-            raise AudioError(
-                f"{len(samples)} samples are too short for one frame of this encoder, which needs {self.min_samples()}."
-            )
-        if self.normalize_input:
-            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         window = WINDOW_SECONDS * self.sample_rate // self.hop
         context = CONTEXT_SECONDS * self.sample_rate // self.hop
-        if total <= window + 2 * context:
-            return self._encode(samples)
         parts = []
         for start in range(0, total, window):
             first, last = max(0, start - context), min(total, start + window + context)
@@ -97,52 +125,138 @@ class SSLEncoder:
             parts.append(part[start - first : start - first + min(window, total - start)])
         return np.concatenate(parts)
 
+    def batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Features of several clips at once: B times float32 [N] -> B times float32 [F, D], in the order given.
+
+        All that mixes neighbouring frames (convolutions, the group norm over time of base models, the positional
+        convolution) runs on each clip alone, so there is no padding it could see. The blocks run on frames padded to
+        the longest clip, and attention never looks at the padding. What remains is the order in which matrix products
+        are summed, which may differ with a batch's shape: features equal those of `encoder(clip)` to a few units in
+        the last place, not bit for bit. Clips longer than one window are encoded alone, which bounds memory by the
+        batch, not by the longest clip. Give clips of similar length together: padding is computed, then dropped.
+
+        Raises:
+            AudioError: a clip is shorter than one frame.
+        """
+        prepared = [self._prepared(samples) for samples in clips]
+        short = [i for i, samples in enumerate(prepared) if not self._is_long(samples)]
+        if len(short) < 2:
+            return [self(samples) for samples in clips]
+        together = dict(zip(short, self._encode_batch([prepared[i] for i in short]), strict=True))
+        return [together[i] if i in together else self(samples) for i, samples in enumerate(clips)]
+
+    def _prepared(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.n_frames(len(samples)) == 0:
+            raise AudioError(
+                f"{len(samples)} samples are too short for one frame of this encoder, which needs {self.min_samples()}."
+            )
+        if self.normalize_input:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples
+
+    def _is_long(self, samples: NDArray[np.float32]) -> bool:
+        window, context = (s * self.sample_rate // self.hop for s in (WINDOW_SECONDS, CONTEXT_SECONDS))
+        return self.n_frames(len(samples)) > window + 2 * context
+
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None]
-        return self.model(wave.to(self.model.device)).last_hidden_state[0].cpu().numpy()
+        return self.model(self._wave(samples)).last_hidden_state[0].cpu().numpy()
+
+    def _wave(self, samples: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None].to(self.model.device)
+
+    @torch.inference_mode()
+    def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        frames = [self._first_block_input(self._wave(samples))[0] for samples in clips]
+        hidden = pad_sequence(frames, batch_first=True)  # [B, F, D]
+        n_frames = torch.tensor([len(f) for f in frames], device=hidden.device)
+        real = torch.arange(hidden.shape[1], device=hidden.device) < n_frames[:, None]  # [B, F]
+        hidden = self._through_blocks(hidden, real)
+        return [features[: len(f)].cpu().numpy() for features, f in zip(hidden, frames, strict=True)]
+
+    def _first_block_input(self, wave: torch.Tensor) -> torch.Tensor:
+        """[1, N] -> [1, F, D]: transformers' hidden_states[0]."""
+        hidden = self.model.feature_projection(self.model.feature_extractor(wave).transpose(1, 2))
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # HuBERT gives a tensor, the others a pair
+        hidden = hidden + self.model.encoder.pos_conv_embed(hidden)
+        return hidden if _is_stable(self.model.config) else self.model.encoder.layer_norm(hidden)
+
+    def _through_blocks(self, hidden: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """[B, F, D] -> [B, F, D], attending only to frames that are `real`, bool [B, F]."""
+        layers = self.model.encoder.layers
+        if self.model.config.model_type == "wavlm":  # makes a bias by relative position once, and masks by itself
+            bias = None
+            for layer in layers:
+                hidden, bias = layer(hidden, attention_mask=real, position_bias=bias)
+            return hidden
+        mask = create_bidirectional_mask(self.model.config, inputs_embeds=hidden, attention_mask=real)
+        for layer in layers:
+            hidden = layer(hidden, attention_mask=mask)
+        return hidden
 
     @classmethod
     def load(cls, folder: str | Path, *, layer: int, normalize_input: bool = False) -> SSLEncoder:
-        """Read `encoder.json` (a HubertConfig) and `encoder.safetensors` (any float type) from a folder.
+        """Read `encoder.json` (a configuration of one of FAMILIES) and `encoder.safetensors` (any float type).
 
         Raises:
             ArtifactError: files missing or not of this shape.
-            BadInput: the encoder has fewer blocks than `layer`.
+            BadInput: the encoder has fewer blocks than `layer`, or is of a family that is not supported.
         """
         folder = Path(folder)
         if not (folder / "encoder.json").is_file() or not (folder / "encoder.safetensors").is_file():
             raise ArtifactError(f"{folder} holds no encoder: expected encoder.json and encoder.safetensors in it.")
-        config = HubertConfig(**json.loads((folder / "encoder.json").read_text()))
+        config = configuration(json.loads((folder / "encoder.json").read_text()))
         if not 1 <= layer <= config.num_hidden_layers:
             raise BadInput(f"layer {layer} asked of an encoder with {config.num_hidden_layers} blocks in {folder}.")
         state = {name: tensor.float() for name, tensor in load_file(folder / "encoder.safetensors").items()}
         return cls(cut(config, state, layer), layer, normalize_input=normalize_input)
 
 
-def cut(config: HubertConfig, state: dict[str, torch.Tensor], layer: int) -> HubertModel:
+def configuration(fields: dict[str, Any]) -> Any:
+    """The transformers configuration of these fields; HuBERT's where `model_type` is not said.
+
+    Raises:
+        BadInput: a family that is not in FAMILIES.
+    """
+    family = fields.get("model_type", "hubert")
+    if family not in FAMILIES:
+        raise BadInput(f"an encoder of type {family!r} is not supported here. Known: {', '.join(FAMILIES)}, whisper.")
+    return getattr(transformers, f"{FAMILIES[family]}Config")(**fields)
+
+
+def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
     """Build the encoder's first `layer` blocks from a full state dict. Nothing passed in is changed.
+
+    Args:
+        config: HubertConfig, or that of another of FAMILIES.
+        state: every tensor of HubertModel, or of that family's model, by its name.
+        layer: blocks to keep.
 
     Raises:
         ArtifactError: tensors are missing, or have other shapes than the configuration says.
     """
-    # Without SpecAugment, which only training uses, the model has no embedding for masked frames.
-    config = HubertConfig(
-        **{**config.to_dict(), "num_hidden_layers": layer, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    )
+    # Without SpecAugment, which only training uses, the model has no embedding for masked frames. An adapter would come
+    # behind the last block, so it is above any tap.
+    changes = {"num_hidden_layers": layer, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "add_adapter": False}
+    config = configuration({**config.to_dict(), **changes})
     with torch.device("meta"):
-        model = HubertModel(config)
+        model = getattr(transformers, f"{FAMILIES[config.model_type]}Model")(config)
     kept = {
         name: tensor for name, tensor in state.items()
-        if name != "masked_spec_embed"
+        if name != "masked_spec_embed" and not name.startswith("adapter.")
         and (not name.startswith("encoder.layers.") or int(name.split(".")[2]) < layer)
     }  # fmt: skip
     try:
         model.load_state_dict(kept, strict=True, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
-    if config.do_stable_layer_norm:
+    if _is_stable(config):
         model.encoder.set_submodule(
             "layer_norm", nn.Identity()
         )  # "layer L" is the block's output, before the encoder's last norm
     return model.float().eval().requires_grad_(False)
+
+
+def _is_stable(config: Any) -> bool:
+    """Whether blocks norm their input and not their output, as those of large models do."""
+    return bool(getattr(config, "do_stable_layer_norm", False))

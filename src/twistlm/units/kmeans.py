@@ -36,15 +36,42 @@ class Codebook:
     def _half_norms(self) -> NDArray[np.float32]:
         return (0.5 * np.square(self.centroids, dtype=np.float64).sum(1)).astype(np.float32)
 
+    @cached_property
+    def _distances(self) -> NDArray[np.float32]:
+        """Between centroids, float32 [K, K]."""
+        half = self._half_norms
+        return np.sqrt(np.maximum(0, 2 * (half[:, None] + half - self.centroids @ self.centroids.T)))
+
     def assign(self, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Nearest centroid (Euclidean) of each frame: float32 [F, D] -> uint16 [F]; the lowest index wins a tie."""
+        return self._scores(features).argmax(1).astype(np.uint16)
+
+    def near_ties(self, features: NDArray[np.float32], *, relative: float) -> NDArray[np.bool_]:
+        """Frames whose unit could change if their features moved a little: float32 [F, D] -> bool [F].
+
+        Args:
+            features: one row a frame.
+            relative: how far a frame may have moved, as a share of its own length. For every frame that is not marked,
+                no other features within that distance have another unit (but for the rounding of this very sum, which
+                is orders of magnitude below any `relative` worth asking about).
+        """
+        scores = self._scores(features)
+        best = scores.argmax(1)
+        lead = scores[np.arange(len(scores)), best, None] - scores
+        # Moving x by d changes the lead of c over c' by d.(c - c'), so by at most |d| |c - c'|.
+        reach = relative * np.linalg.norm(features, axis=1)[:, None] * self._distances[best]
+        lead[np.arange(len(scores)), best] = np.inf
+        return (lead <= reach).any(1)
+
+    def _scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[F, K], highest for the nearest."""
         if features.ndim != 2 or features.shape[1] != self.centroids.shape[1]:
             raise BadInput(
                 f"features of shape {features.shape} meet a codebook of {self.centroids.shape[1]} dimensions: "
                 "the codebook was fitted on another encoder or layer."
             )
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every c.
-        return (features @ self.centroids.T - self._half_norms).argmax(1).astype(np.uint16)
+        return features @ self.centroids.T - self._half_norms
 
     def to_bytes(self) -> bytes:
         return save({"centroids": np.ascontiguousarray(self.centroids)})

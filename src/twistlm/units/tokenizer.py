@@ -1,9 +1,10 @@
-"""Clip to units: encode, assign, deduplicate. One clip at a time, so its units never depend on its neighbours."""
+"""Clip to units: encode, assign, deduplicate. A clip's units never depend on what is encoded beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from twistlm.artifacts import bundled_or_folder
 from twistlm.atomic import atomic_folder
 from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
-from twistlm.units.encoder import SSLEncoder
+from twistlm.units.encoder import Encoder
 from twistlm.units.kmeans import Codebook
+from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
+
+# How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
+# batch (float32). tests/test_units_batch.py holds every family to half of this.
+BATCH_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +30,12 @@ class SpeechTokenizer:
     """An encoder, a codebook, and the spec that says exactly what their units are.
 
     Attributes:
-        encoder: maps samples [N] to features [F, D]; anything with the methods of `SSLEncoder` serves.
+        encoder: maps samples [N] to features [F, D].
         codebook: K centroids in the encoder's feature space.
         spec: what a unit is.
     """
 
-    encoder: SSLEncoder
+    encoder: Encoder
     codebook: Codebook
     spec: UnitSpec
 
@@ -39,12 +45,44 @@ class SpeechTokenizer:
         Raises:
             AudioError: another sample rate than the spec's, shorter than one frame, or not finite.
         """
-        frames = self.frames(clip)
-        ids, runs = dedup(frames) if self.spec.deduplicate else (frames, np.ones(len(frames), np.int32))
-        return Units(ids, runs, self.spec, clip.id)
+        return self._units(clip, self.frames(clip))
 
     def frames(self, clip: Clip) -> NDArray[np.uint16]:
         """One unit a frame, uint16 [F]."""
+        self._check(clip)
+        try:
+            features = self.encoder(clip.samples)
+        except AudioError as error:
+            raise AudioError(f"clip {clip.id!r}: {error}") from error
+        return self.codebook.assign(features)
+
+    def batch(self, clips: Sequence[Clip]) -> list[Units]:
+        """Units of several clips, encoded together: the same as `[tok(clip) for clip in clips]`, in that order.
+
+        In a batch sums are rounded in another order, which moves features by about a millionth. Where a frame lies so
+        near the border between two units that this could decide, which is rare, its clip is encoded
+        once more, alone. Clips of similar length make the best batches.
+
+        Raises:
+            AudioError: as for one clip; the first bad clip is named.
+        """
+        for clip in clips:
+            self._check(clip)
+            if self.encoder.n_frames(len(clip.samples)) == 0:
+                self.frames(clip)  # says so
+        features = self.encoder.batch([clip.samples for clip in clips])
+        return [self._units(clip, self._settled(clip, found)) for clip, found in zip(clips, features, strict=True)]
+
+    def _settled(self, clip: Clip, features: NDArray[np.float32]) -> NDArray[np.uint16]:
+        if self.codebook.near_ties(features, relative=BATCH_ROUNDING).any():
+            features = self.encoder(clip.samples)
+        return self.codebook.assign(features)
+
+    def _units(self, clip: Clip, frames: NDArray[np.uint16]) -> Units:
+        ids, runs = dedup(frames) if self.spec.deduplicate else (frames, np.ones(len(frames), np.int32))
+        return Units(ids, runs, self.spec, clip.id)
+
+    def _check(self, clip: Clip) -> None:
         if clip.sample_rate != self.spec.sample_rate:
             raise AudioError(
                 f"clip {clip.id!r} is at {clip.sample_rate} Hz, {self.spec.encoder} hears {self.spec.sample_rate} Hz: "
@@ -52,22 +90,25 @@ class SpeechTokenizer:
             )
         if not np.isfinite(clip.samples).all():
             raise AudioError(f"clip {clip.id!r} has samples that are NaN or infinite; the file is damaged.")
-        try:
-            features = self.encoder(clip.samples)
-        except AudioError as error:
-            raise AudioError(f"clip {clip.id!r}: {error}") from error
-        return self.codebook.assign(features)
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> SpeechTokenizer:
-        """Load a bundled tokenizer by name or any tokenizer folder; its files are checked against its spec.
+        """Load a bundled or published tokenizer by name, or any tokenizer folder; files are checked against the spec.
+
+        A published one (`units.published.PUBLISHED`) is fetched and made into a tokenizer folder of the cache when it
+        is first asked for.
 
         Raises:
             BadInput: no such name or folder.
-            ArtifactError: files missing.
+            ArtifactError: files missing, or a published tokenizer could not be fetched.
             UnitSpecMismatch: a file's sha256 is not the one in `spec.json`.
         """
-        folder = bundled_or_folder(name_or_folder, "tokenizer")
+        from twistlm.units.published import PUBLISHED, published_folder  # which writes folders by `save_tokenizer`
+
+        if str(name_or_folder) in PUBLISHED and not Path(name_or_folder).is_dir():
+            folder = published_folder(str(name_or_folder))
+        else:
+            folder = bundled_or_folder(name_or_folder, "tokenizer", published=list(PUBLISHED))
         if not (folder / "spec.json").is_file():
             raise ArtifactError(f"{folder} is not a tokenizer: it has no spec.json.")
         spec = UnitSpec.from_json((folder / "spec.json").read_text())
@@ -83,7 +124,7 @@ class SpeechTokenizer:
                     f"{folder / name} has sha256 {found[:16]}… but its spec.json says {expected[:16]}…: "
                     "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
                 )
-        encoder = SSLEncoder.load(folder, layer=spec.layer, normalize_input=spec.normalize_input)
+        encoder = load_encoder(folder, layer=spec.layer, normalize_input=spec.normalize_input)
         if encoder.hop != spec.hop:
             raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
         return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)

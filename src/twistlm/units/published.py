@@ -1,0 +1,206 @@
+"""Published tokenizers and codebooks of the textless line, by the names under which they were published.
+
+Each is fetched once, checked by sha256, and made into a tokenizer folder like any other: the encoder cut at its layer
+and the centroids, both as safetensors. The pickle the centroids come in is never run (`units.kmeans_pickle`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from twistlm import artifacts
+from twistlm.errors import BadInput
+from twistlm.types import UnitSpec
+from twistlm.units.encoder import Encoder
+from twistlm.units.kmeans import Codebook
+from twistlm.units.kmeans_pickle import read_kmeans
+from twistlm.units.pretrained import encoder_folder, pretrained
+from twistlm.units.tokenizer import save_tokenizer
+
+_FILES = "https://dl.fbaipublicfiles.com"
+_FOLDER_VERSION = 1  # raise when the folders made here change, so that older ones in a cache are left alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published k-means, and the encoder whose features it was fitted on.
+
+    Attributes:
+        path: below the publisher's address.
+        sha256: of the file.
+        n_units: K.
+        layer: the tap; None where it is not known to count transformer blocks.
+        encoder: hub id of the encoder; None where only a checkpoint of another toolkit is published, whose address is
+            then in `checkpoint`.
+    """
+
+    path: str
+    sha256: str
+    n_units: int
+    layer: int | None
+    encoder: str | None = None
+    checkpoint: str = ""
+
+
+_HUBERT, _MHUBERT_25HZ = "facebook/hubert-base-ls960", "slprl/mhubert-base-25hz"
+_VP = "hubert/mhubert_base_vp_en_es_fr_it3.pt"
+_8LANG = "hubert/mhubert_base_vp_mls_cv_8lang_it3.pt"
+_CPC = "textless_nlp/gslm/cpc/cpc_big_ll6kh_top_ctc.pt"
+_EXPRESSO = "textless_nlp/expresso/checkpoints"
+
+PUBLISHED = {
+    "hubert-base-ls960-kmeans-50": Published(
+        path="textless_nlp/gslm/hubert/km50/km.bin", n_units=50, layer=6, encoder=_HUBERT,
+        sha256="d01a7d5bc2c54b7b5f25f321ba525b4d230b06e3927f90bad0394198bc89f494",
+    ),
+    "hubert-base-ls960-kmeans-100": Published(
+        path="textless_nlp/gslm/hubert/km100/km.bin", n_units=100, layer=6, encoder=_HUBERT,
+        sha256="f14a3104615485381fc489701d6761c9abbdbb0d43607cf55518a1e2891023fe",
+    ),
+    "hubert-base-ls960-kmeans-200": Published(
+        path="textless_nlp/gslm/hubert/km200/km.bin", n_units=200, layer=6, encoder=_HUBERT,
+        sha256="b3c46c9cdd1707ad852dd53c359aa73942e79d53c432a9a8a419ed046408024b",
+    ),
+    "hubert-base-ls960-kmeans-500": Published(
+        path="textless_nlp/gslm/hubert/km500/km.bin", n_units=500, layer=6, encoder=_HUBERT,
+        sha256="411c8668e1314751404f58636f935fc73540a6793890435da4a8ffadf157398e",
+    ),
+    "hubert-base-ls960-layer-9-kmeans-500": Published(
+        path="hubert/hubert_base_ls960_L9_km500.bin", n_units=500, layer=9, encoder=_HUBERT,
+        sha256="4450dcbc90aa7d0553306a4b0fafef35c9b3c840468f02969273dfbb9db89a23",
+    ),
+    "hubert-base-ls960-layer-9-kmeans-expresso-2000": Published(
+        path=f"{_EXPRESSO}/hubert_base_ls960_L9_km2000_expresso.bin", n_units=2000, layer=9, encoder=_HUBERT,
+        sha256="ae73e3cc7ea0426faf43c8bb67fc3846a0f8708232526d045a101836e8c7929f",
+    ),
+    "mhubert-base-25hz-kmeans-500": Published(
+        path="textless_nlp/twist/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher_L11_km500.bin", n_units=500,
+        layer=11, encoder=_MHUBERT_25HZ, sha256="03cc04a9c24fec4285e73e709c485756d8f116aa8e724eac555de6a7cf8d28ad",
+    ),
+    "mhubert-base-vp_en_es_fr-layer-11-kmeans-1000": Published(
+        path="hubert/mhubert_base_vp_en_es_fr_it3_L11_km1000.bin", n_units=1000, layer=11, checkpoint=_VP,
+        sha256="c70f5416c38044d0c20e33fdeedf4533974a8ac4029985cdef3b755038381a0b",
+    ),
+    "mhubert-base-vp_mls_cv_8lang-kmeans-2000": Published(
+        path="hubert/mhubert_base_vp_mls_cv_8lang_it3_L12_km2000.bin", n_units=2000, layer=12, checkpoint=_8LANG,
+        sha256="05de230870427dcdce334d29922ccce354c7e7d0574edc645f5daed47b1ccc18",
+    ),
+    "mhubert-base-vp_mls_cv_8lang-kmeans-expresso-2000": Published(
+        path=f"{_EXPRESSO}/mhubert_base_vp_mls_cv_8lang_it3_L12_km2000_expresso.bin", n_units=2000, layer=12,
+        checkpoint=_8LANG, sha256="bda2dbf5fe42bf59359799b281498a9d7fd0a9ec703d6dc54a4a4a0ff70a4e22",
+    ),
+    # Not a transformer: contrastive predictive coding, whose features come from an LSTM.
+    "cpc-big-ll6k-kmeans-50": Published(
+        path="textless_nlp/gslm/cpc/km50/km.bin", n_units=50, layer=None, checkpoint=_CPC,
+        sha256="c48be5717aebc08169aa5165d58267449b8c8568624a346bb9f4b26eac3b0240",
+    ),
+    "cpc-big-ll6k-kmeans-100": Published(
+        path="textless_nlp/gslm/cpc/km100/km.bin", n_units=100, layer=None, checkpoint=_CPC,
+        sha256="077b96e010b1e87be627ef2bef0f5e5cdaa1c01722aa363b2dc0bb6a638e8b26",
+    ),
+    "cpc-big-ll6k-kmeans-200": Published(
+        path="textless_nlp/gslm/cpc/km200/km.bin", n_units=200, layer=None, checkpoint=_CPC,
+        sha256="2d863d1c6f251d19e667998248c87642ecb5e3ffaa410e9ebfa64341db4f6de2",
+    ),
+    "cpc-big-ll6k-kmeans-500": Published(
+        path="textless_nlp/gslm/cpc/km500/km.bin", n_units=500, layer=None, checkpoint=_CPC,
+        sha256="35398f665dff06801a7bf1e595bc176711ed751d554e64d999dc42f1dd106561",
+    ),
+}  # fmt: skip
+
+
+def published_codebook(name: str) -> Codebook:
+    """Fetch a codebook of PUBLISHED (once: the cache keeps it) and read its centroids.
+
+    Raises:
+        BadInput: no such name; the file is not the k-means it should be.
+        ArtifactError: it could not be fetched, or its sha256 is another.
+    """
+    entry = _entry(name)
+    source = artifacts.Url(url=f"{_FILES}/{entry.path}", sha256=entry.sha256)
+    named = artifacts.Artifact(
+        name=name, kind="codebook", sources=(source,), licence="not stated beside the file", note="k-means pickle",
+    )  # fmt: skip
+    book = read_kmeans(artifacts.resolve(named) / Path(entry.path).name)
+    if book.n_units != entry.n_units:
+        raise BadInput(f"{source.url} holds {book.n_units} centroids, its name says {entry.n_units}.")
+    return book
+
+
+def published_folder(name: str) -> Path:
+    """Return the tokenizer folder of a published tokenizer, in the cache; made when it is not there.
+
+    Raises:
+        BadInput: no such name, or its encoder is not published in a form that can be read here.
+        ArtifactError: something could not be fetched.
+    """
+    entry = _entry(name)
+    if entry.encoder is None or entry.layer is None:
+        raise BadInput(
+            f"the codebook {name} can be read (published_codebook), but its encoder is published only as a checkpoint "
+            f"of another toolkit ({_FILES}/{entry.checkpoint}), which twistlm does not read. For a HuBERT: convert it "
+            "with transformers' conversion script, then import_tokenizer(folder, encoder=…, codebook=…)."
+        )
+    folder = artifacts.cache_folder() / "tokenizers" / f"{name}-{_FOLDER_VERSION}"
+    if not (folder / "spec.json").is_file():
+        import_tokenizer(
+            folder, name=name, encoder=entry.encoder, codebook=published_codebook(name), layer=entry.layer,
+            # The trainings of HuBERT base and of mHuBERT read raw samples (fairseq's recipe: `normalize: false`).
+            normalize_input=False,
+        )  # fmt: skip
+    return folder
+
+
+def import_tokenizer(
+    folder: str | Path, *, name: str, encoder: str | Path, codebook: Codebook | str | Path, layer: int,
+    normalize_input: bool,
+) -> UnitSpec:  # fmt: skip
+    """Make a tokenizer folder of a published encoder and a k-means fitted on its features, and return its spec.
+
+    Args:
+        folder: target; replaced when it exists.
+        name: the encoder's name in the spec.
+        encoder: a transformers folder or a hub id; see `pretrained.pretrained`.
+        codebook: the centroids; or a file with them, `.safetensors` as written here or else a scikit-learn pickle.
+        layer: the tap, 1-based; blocks above it are left out of the folder.
+        normalize_input: scale each clip to zero mean and unit variance first.
+
+    Raises:
+        BadInput: as `pretrained` and `read_kmeans` say; or the codebook has another width than the encoder.
+        ArtifactError: the encoder could not be fetched, or does not fit its configuration.
+    """
+    source = encoder_folder(encoder)
+    cut_encoder = pretrained(source, layer=layer, normalize_input=normalize_input)
+    if not isinstance(codebook, Codebook):
+        codebook = Codebook.load(codebook) if Path(codebook).suffix == ".safetensors" else read_kmeans(codebook)
+    if codebook.centroids.shape[1] != cut_encoder.dim:
+        raise BadInput(
+            f"the codebook has {codebook.centroids.shape[1]} dimensions and the encoder {encoder} {cut_encoder.dim}: "
+            "it was fitted on another encoder."
+        )
+    fields, weights = _encoder_files(cut_encoder)
+    return save_tokenizer(
+        folder, name=name, encoder_config=fields, encoder_weights=weights, layer=layer, codebook=codebook,
+        normalize_input=normalize_input, sample_rate=cut_encoder.sample_rate, hop=cut_encoder.hop,
+        card=f"# {name}\n\nEncoder: {encoder} ({artifacts.provenance(source)['source']}), cut at layer {layer}; "
+        f"{codebook.n_units} units. Data, recipe and licence: as its publisher says.\n",
+    )  # fmt: skip
+
+
+def _encoder_files(encoder: Encoder) -> tuple[dict[str, Any], bytes]:
+    """Configuration and safetensors of an encoder as it is: what it computes with, whatever file it came from."""
+    model: Any = encoder.model  # type: ignore[attr-defined]  # both classes that `pretrained` returns have one
+    fields = json.loads(model.config.to_json_string(use_diff=False))
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return fields, save(state)
+
+
+def _entry(name: str) -> Published:
+    if name not in PUBLISHED:
+        raise BadInput(f"{name!r} is not a published codebook. Known: {', '.join(PUBLISHED)}.")
+    return PUBLISHED[name]
