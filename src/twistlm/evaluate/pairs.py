@@ -124,7 +124,7 @@ def score_pairs(
         )
     protocol = (
         f"{'mean log-probability per unit' if normalize == 'mean' else 'summed log-probability'}, "
-        "final <s> not counted; ties 0.5"
+        f"{'' if lm.vocab.bos is not None else lm.vocab.opening + ', '}final <s> not counted; ties 0.5"
     )
     return accuracy(rows, name=f"{name}.accuracy", unit_spec=lm.spec.fingerprint, protocol=protocol, seed=seed), rows
 
