@@ -75,7 +75,7 @@ def _our_vocab(folder: Path, said: dict[str, Any], spec: UnitSpec, rows: int) ->
     if found != (vocab.size, vocab.pad, vocab.bos, vocab.eos):
         raise BadInput(
             f"{folder} is no speech LM of a known layout over {spec.n_units} units: config.json has no `offset` "
-            f"(TWIST's release), its model_type is {said.get('model_type')!r} (SlamKit's is 'speech_language_model'), and "
+            f"(TWIST's release), model_type is {said.get('model_type')!r} (SlamKit's is 'speech_language_model'), and "
             f"its tokens, padding, <s> and </s> are {found}, where ours would be "
             f"{(vocab.size, vocab.pad, vocab.bos, vocab.eos)}. For a text LM use a warm start, else check the units."
         )
