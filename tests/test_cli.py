@@ -93,6 +93,30 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
         assert twist("show", path, "--json").json["kind"] == kind
 
 
+def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):
+    from test_lm_published import slamkit
+
+    units = tmp_path / "units"
+    twist("manifest", tiny.speech / "low", "--out", tmp_path / "m.jsonl")
+    twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer)
+    short = [f"--set={s}" for s in ("updates=1", "context=32", "batch_rows=1", "eval_every=0", "precision=float32")]
+    train = ["train", units, "--text-lm", tiny.text_lm, *short, "--rows", "covariance", "--layers", 1]
+    assert twist(*train, "--freeze", "body", "--out", tmp_path / "run", "--json").json["updates"] == 1
+    start = json.loads((tmp_path / "run" / "config.json").read_text())["start"]
+    assert (start["rows"], start["layers"], start["freeze"]) == ("covariance", [1, 2], "body")
+    twist(*train, "--freeze", "0-1", "--out", tmp_path / "r2").refused("layers 0 … 0")
+    twist(*train, "--freeze", "half", "--out", tmp_path / "r2").refused("freeze is 'half'", "0-11")
+    twist(*train, "--lora-alpha", 4, "--out", tmp_path / "r2").refused("--lora-rank")
+
+    slamkit(tmp_path / "slam", tied=True, units=12)
+    made = twist("import", tmp_path / "slam", "--tokenizer", tiny.tokenizer, "--out", tmp_path / "lm", "--json")
+    assert made.json["layout"] == "SlamKit"
+    assert twist("eval", tmp_path / "lm", "--units", units, "--context", 32).out.startswith("perplexity ")
+    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder, "--seconds", 1, "--prompt-seconds", 1]
+    said = twist("generate", tmp_path / "lm", tiny.speech / "low" / "0.wav", "--out", tmp_path / "c.wav", *voice)
+    assert said.code == 0 and soundfile.info(tmp_path / "c.wav").frames > 0, said.err
+
+
 def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
     speech = tiny.speech / "low"
     made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")

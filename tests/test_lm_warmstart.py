@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from test_lm_model import KINDS, make_spec, make_text_lm
@@ -27,7 +27,7 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-@pytest.mark.parametrize("rows", ["random", "mean", "first-rows"])
+@pytest.mark.parametrize("rows", ["random", "mean", "covariance", "first-rows"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_body_is_identical_and_only_the_tables_are_new(kind: str, rows: str, tmp_path: Path) -> None:
     folder = make_text_lm(tmp_path / "text", kind)
@@ -67,6 +67,23 @@ def test_mean_rows_follow_the_text_table(tmp_path: Path) -> None:
     new = warm_start(folder, make_spec(4000), rows="mean", seed=0).model.get_input_embeddings().weight
     torch.testing.assert_close(new.mean(0), table.mean(0), atol=0.03, rtol=0)
     torch.testing.assert_close(new.std(0), table.std(0), atol=0.03, rtol=0)
+
+
+def test_covariance_rows_have_the_covariance_of_the_text_table(tmp_path: Path) -> None:
+    folder = make_text_lm(tmp_path / "text")
+    stored = load_file(folder / "model.safetensors")
+    # Dimensions that go together: what "mean", dimension by dimension, does not keep.
+    table = stored["model.embed_tokens.weight"] @ torch.eye(32).roll(1, 0).add(torch.eye(32))
+    save_file(stored | {"model.embed_tokens.weight": table}, folder / "model.safetensors", {"format": "pt"})
+    joint = torch.cov(table.T)
+    far = joint - torch.diag(joint.diag())
+    new = {
+        rows: warm_start(folder, make_spec(8000), rows=rows, seed=0).model.get_input_embeddings().weight.detach()
+        for rows in ("covariance", "mean")
+    }
+    torch.testing.assert_close(new["covariance"].mean(0), table.mean(0), atol=0.03, rtol=0)
+    assert (torch.cov(new["covariance"].T) - joint).norm() < 0.1 * far.norm()
+    assert (torch.cov(new["mean"].T) - joint).norm() > 0.9 * far.norm()
 
 
 @pytest.mark.parametrize("start", [warm_start, cold_start])

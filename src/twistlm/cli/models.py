@@ -1,4 +1,4 @@
-"""Verbs about models and sound: train, eval, generate, resynth, vocoder."""
+"""Verbs about models and sound: train, import, eval, generate, resynth, vocoder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ def train(
     ] = "warm",
     text_lm: Annotated[str, typer.Option(help="Text LM: a name, or a folder.")] = "smollm2-135m",
     rows: Annotated[
-        Literal["random", "mean", "first-rows"], typer.Option(help="How a warm model's unit rows begin.")
+        Literal["random", "mean", "covariance", "first-rows"], typer.Option(help="How a warm model's unit rows begin.")
     ] = "random",
+    layers: Annotated[int | None, typer.Option(help="Keep only the first so many layers.")] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help='Do not train: "body" (all but the tables), or layers from 0, as 0-11.')
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank and the tables only.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Scale of the adapters; default: twice the rank.")] = None,
     recipe: Recipe = "quickstart",
     set_: Set = None,
     seed: Seed = 0,
@@ -31,14 +37,49 @@ def train(
     """Train a warm or a cold speech LM on units."""
     from twistlm import recipes
     from twistlm.config import override
+    from twistlm.errors import BadInput
+    from twistlm.lm.trainable import LoRA, parse_freeze
     from twistlm.study.training import train_units
 
     config = override(getattr(recipes.load(recipe), init), set_ or [])
-    result = train_units(units, text_lm, config, out, init=init, rows=rows, seed=seed, progress=progress)
+    lora = None
+    if lora_rank is not None:
+        lora = LoRA(rank=lora_rank, alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha)
+    elif lora_alpha is not None:
+        raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
+    result = train_units(
+        units,
+        text_lm,
+        config,
+        out,
+        init=init,
+        rows=rows,
+        layers=layers,
+        freeze=None if freeze is None else parse_freeze(freeze),
+        lora=lora,
+        seed=seed,
+        progress=progress,
+    )
     last = result.history[-1]
     facts = {"model": str(result.lm_path), "updates": result.updates, "tokens": result.tokens, "last": last}
     held = f", held-out {last['val_nll']:.3f} nats a unit" if "val_nll" in last else ""
     return Result(facts, f"{result.lm_path}: {result.updates} updates, loss {last['loss']:.3f}{held}")
+
+
+@verb
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Unpacked speech LM: TWIST's release, SlamKit's, or a plain one.")],
+    tokenizer: Annotated[str, typer.Option(help="Name or folder of the speech tokenizer it was trained with.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
+) -> Result:
+    """Read a published speech LM, for eval and generate."""
+    from twistlm.study.models import import_published
+
+    lm = import_published(folder, tokenizer, out)
+    facts = {"model": str(out), "unit_spec": lm.spec.fingerprint, **lm.provenance}
+    return Result(
+        facts, f"{out}: {lm.provenance['layout']} layout, {lm.spec.n_units} units, believed to be {tokenizer}'s"
+    )
 
 
 @verb

@@ -104,7 +104,7 @@ def score_pairs(
                 outcome=float(outcomes(up, n_up, down, n_down, normalize=normalize)),
             )
         )
-    protocol = PROTOCOLS[normalize]
+    protocol = ("" if lm.vocab.bos is not None else f"{lm.vocab.opening}; ") + PROTOCOLS[normalize]
     return accuracy(rows, name=f"{name}.accuracy", unit_spec=lm.spec.fingerprint, protocol=protocol, seed=seed), rows
 
 

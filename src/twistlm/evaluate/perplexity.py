@@ -120,7 +120,12 @@ def heldout(
 
     nll, counts = np.zeros(len(items)), np.zeros(len(items), dtype=np.int64)
     for end in (False, True):  # only the last window of a document is followed by its end
-        chosen = [w for w in range(len(windows)) if (include_end and last[w]) == end]
+        # Without <s> nothing is predicted in a window of one unit.
+        chosen = [
+            w
+            for w in range(len(windows))
+            if (include_end and last[w]) == end and (lm.vocab.bos is not None or len(windows[w]) > 1)
+        ]
         scores = score(lm, [windows[w] for w in chosen], include_end=end, batch_tokens=batch_tokens)
         for w, result in zip(chosen, scores, strict=True):
             nll[owners[w]] -= result.sum_logprob
@@ -142,7 +147,7 @@ def heldout(
         for i in range(len(items))
     ]
     rule = (
-        f"nats per {'deduplicated ' if lm.spec.deduplicate else ''}unit, each document from its own <s>, final <s> "
+        f"nats per {'deduplicated ' if lm.spec.deduplicate else ''}unit, each document {lm.vocab.opening}, final <s> "
         f"{'counted' if include_end else 'not counted'}; windows of at most {max_units} units"
     )
     return _summarise(documents, rule, lm.spec.fingerprint, seed=seed, n_resamples=n_resamples)

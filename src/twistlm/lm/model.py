@@ -5,7 +5,7 @@ Shapes: B rows, T tokens in a row, V tokens in the vocabulary.
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    ImageGPTConfig,
+    ImageGPTForCausalImageModeling,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from twistlm.atomic import atomic_folder
-from twistlm.errors import BadInput, CheckpointError
+from twistlm.errors import BadInput, CheckpointError, offenders
+from twistlm.lm.trainable import merged_state
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
+
+# Architectures that are known, by test, to obey a 4-D mask and explicit positions. Any other may ignore or misread them
+# in silence (ImageGPT flattens the mask, BLOOM counts positions from it, recurrent models have none).
+MASKED = frozenset({"gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +56,7 @@ class UnitLM:
     def __post_init__(self) -> None:
         if self.vocab.n_units != self.spec.n_units:
             raise BadInput(f"a vocabulary of {self.vocab.n_units} units does not fit a spec of {self.spec.n_units}.")
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows = len(self.model.get_output_embeddings().weight)
         if rows != self.vocab.size:
             raise BadInput(f"the model has {rows} token rows and the vocabulary {self.vocab.size} tokens.")
 
@@ -71,8 +84,12 @@ class UnitLM:
                 nothing looks ahead.
             positions: int64 [B, T], each token's place in its document. None: counted from the start of each document.
 
+        Documents of a row are kept apart by a mask where the architecture obeys one (`MASKED`, and no sliding window
+        shorter than the row). Any other model computes each document in a row of its own: as exact, but slower, and
+        then the positions are always counted from the start of each document.
+
         Raises:
-            BadInput: the rows are longer than the model has positions for, or the architecture cannot take a mask.
+            BadInput: the rows are longer than the model has positions for.
         """
         if self.max_tokens is not None and tokens.shape[1] > self.max_tokens:
             raise BadInput(
@@ -80,11 +97,13 @@ class UnitLM:
             )
         if segments is None:
             arguments = {} if positions is None else {"position_ids": positions}
-        else:
+        elif self._obeys_mask(tokens.shape[1]):
             arguments = {
                 "attention_mask": self._mask(segments),
                 "position_ids": _restart_positions(segments) if positions is None else positions,
             }
+        else:
+            return self._logits_apart(tokens, segments)
         return self.model(input_ids=tokens, use_cache=False, **arguments).logits.float()
 
     forward = forward_logits
@@ -94,10 +113,14 @@ class UnitLM:
         self.spec.require(spec, mine="the unit LM", theirs=theirs)
 
     def save(self, folder: str | Path) -> None:
-        """Write a transformers folder (safetensors), `unit_spec.json` and `provenance.json`, whole or not at all."""
+        """Write a transformers folder (safetensors), `unit_spec.json`, `vocab.json` and `provenance.json`, all or none.
+
+        LoRA adapters are added to the weights they adapt, so the folder needs no peft.
+        """
         with atomic_folder(folder) as temporary, _quiet():
-            self.model.save_pretrained(temporary)
+            self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
             (temporary / "unit_spec.json").write_text(self.spec.to_json())
+            (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(self.vocab)))
             (temporary / "provenance.json").write_text(json.dumps(self.provenance, indent=1))
 
     @classmethod
@@ -111,11 +134,14 @@ class UnitLM:
         try:
             spec = UnitSpec.from_json((folder / "unit_spec.json").read_text())
             provenance = json.loads((folder / "provenance.json").read_text())
-        except (OSError, ValueError, BadInput) as error:
+            layout = folder / "vocab.json"
+            vocab = Vocab(**json.loads(layout.read_text())) if layout.exists() else Vocab(spec.n_units)
+        except (OSError, ValueError, TypeError, BadInput) as error:
             raise CheckpointError(
-                f"{folder} is not a unit LM: {error}. Give a folder that UnitLM.save wrote."
+                f"{folder} is not a unit LM: {error}. Give a folder that UnitLM.save wrote; one of transformers is "
+                "read by load_published (twist import)."
             ) from error
-        return cls(load_causal_lm(folder), Vocab(spec.n_units), spec, provenance)
+        return cls(load_causal_lm(folder), vocab, spec, provenance)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -128,51 +154,93 @@ class UnitLM:
         finally:
             self.model.train(training)
 
+    def _obeys_mask(self, length: int) -> bool:
+        config = self.model.config
+        window = getattr(config, "sliding_window", None)
+        return (
+            config.model_type in MASKED
+            and config._attn_implementation in ("sdpa", "eager")
+            and (window is None or length <= window)  # a 4-D mask replaces the window's own
+        )
+
     def _mask(self, segments: torch.Tensor) -> torch.Tensor:
         """Return [B, 1, T, T], which a causal LM of transformers takes as it is: who may look at whom."""
-        kind = self.model.config._attn_implementation
-        if kind not in ("sdpa", "eager") or "position_ids" not in inspect.signature(self.model.forward).parameters:
-            raise BadInput(
-                f"{type(self.model).__name__} with {kind!r} attention cannot keep packed documents apart; "
-                'load it with attn_implementation="sdpa", or give it one document a row and no segments.'
-            )
         length = segments.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
         # Padding (0) sees padding: a row of the mask that allows nothing would give NaN.
         allowed = ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
-        if kind == "sdpa":
+        if self.model.config._attn_implementation == "sdpa":
             return allowed
         blocked = torch.finfo(self.model.dtype).min
         return torch.zeros_like(allowed, dtype=self.model.dtype).masked_fill(~allowed, blocked)
 
+    def _logits_apart(self, tokens: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """Return float32 [B, T, V], each run of equal segments computed as a row of its own, padded on the right."""
+        place = _restart_positions(segments)
+        row = (place == 0).flatten().cumsum(0).view_as(place) - 1
+        alone = tokens.new_full((int(row[-1, -1]) + 1, int(place.max()) + 1), self.vocab.pad)
+        alone[row, place] = tokens
+        return self.model(input_ids=alone, use_cache=False).logits.float()[row, place]
 
-def load_causal_lm(folder: Path) -> PreTrainedModel:
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Read the configuration of a causal LM folder, from local files only.
+
+    Raises:
+        BadInput: there is none, or this version of transformers does not know its architecture.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder} is not a causal LM folder: {error}") from error
+    if config.model_type not in (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "imagegpt"):
+        raise BadInput(f"{folder}: {config.model_type} is no causal LM of transformers. Give a decoder-only text LM.")
+    return config
+
+
+def from_config(config: PretrainedConfig) -> PreTrainedModel:
+    """Return a new model in float32, its weights drawn from torch's global generator as the architecture does."""
+    if isinstance(config, ImageGPTConfig):
+        return ImageGPTForCausalImageModeling(config)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """Load any causal LM folder in float32, in evaluation mode, from local files only.
+
+    Args:
+        folder: of transformers.
+        config: instead of the folder's own; weights that it has no place for are left out.
 
     Raises:
         CheckpointError: files are missing or damaged, or some weights of the model are not in them.
     """
     try:
+        config = config or AutoConfig.from_pretrained(folder, local_files_only=True)
         with _quiet(), torch.random.fork_rng(devices=[]):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            # The paper's image start is autoregressive too, but of pixels, and transformers lists it apart.
+            kind = ImageGPTForCausalImageModeling if config.model_type == "imagegpt" else AutoModelForCausalLM
+            loaded: Any = kind.from_pretrained(
+                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is not a complete causal LM folder: {error}") from error
     model, report = loaded
     if report["missing_keys"]:
-        raise CheckpointError(f"{folder} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}.")
+        raise CheckpointError(f"{folder} lacks the weights {offenders(sorted(report['missing_keys']))}.")
     return model.eval()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers inside the block: loading a small model is no long step."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """No progress bars and reports of transformers inside the block: what matters of them becomes an error of ours."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()
 

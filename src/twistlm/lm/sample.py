@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -42,14 +43,16 @@ def generate(
         mean_run: mean frames a unit lasts; None takes the prompt's, or 1 when units are not deduplicated.
         max_units: how many units the continuation may have. Give this, `seconds`, or both (the smaller counts).
         top_k: sample among the k likeliest units; None among all.
-        stop_at_end: whether sampling `<s>` ends the continuation early; when False `<s>` is never sampled.
+        stop_at_end: whether sampling `<s>` ends the continuation early; when False `<s>` is never sampled. A model
+            without `<s>` (TWIST's published layout) goes on to the given length.
 
     Returns:
         Units with the prompt's id and run lengths; each new unit has run length 1, because the model knows nothing of
         durations: a vocoder predicts them. When units are deduplicated no unit follows itself.
 
     Raises:
-        BadInput: no length, or one the model has no positions for; a temperature or top_k out of range.
+        BadInput: no length, or one the model has no positions for; a temperature or top_k out of range; no prompt for a
+            model without `<s>`.
         UnitSpecMismatch: the prompt is in other units than the model's.
     """
     return generate_batch(
@@ -88,7 +91,10 @@ def generate_batch(
         return []
     starts = [_start(lm, prompt) for prompt in prompts]
     limits = [_limit(lm, start, seconds, mean_run, max_units) for start in starts]
-    longest = max(len(start) + 1 + limit for start, limit in zip(starts, limits, strict=True))
+    opened = [lm.vocab.prompt(start.ids) for start in starts]
+    if not all(map(len, opened)):
+        raise BadInput("this model has no <s> to begin from: give it a prompt of at least one unit.")
+    longest = max(len(tokens) + limit for tokens, limit in zip(opened, limits, strict=True))
     if lm.max_tokens is not None and longest > lm.max_tokens:
         raise BadInput(f"prompt and continuation make {longest} tokens; the model has positions for {lm.max_tokens}.")
     # One number for each unit to come, drawn before anything is known of the batch: a sequence's randomness depends on
@@ -97,8 +103,10 @@ def generate_batch(
         torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
         for n, s in zip(limits, seeds, strict=True)
     ]
+    if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
+        raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
     with lm.inference():
-        made = _decode(lm, [lm.vocab.prompt(start.ids) for start in starts], draws, temperature, top_k, stop_at_end)
+        made = _decode(lm, opened, draws, temperature, top_k, stop_at_end)
     return [
         Units(
             ids=np.concatenate([start.ids, new]),
@@ -148,6 +156,10 @@ def _decode(
     positions = (seen.cumsum(1) - 1).clamp(min=0)
     padded = bool((seen == 0).any())
     tokens, seen, positions = tokens.to(lm.device), seen.to(lm.device), positions.to(lm.device)
+    ends = vocab.eos is not None and stop_at_end
+    allowed = torch.from_numpy(vocab.is_unit(np.arange(vocab.size)))
+    if ends:
+        allowed[vocab.eos] = True
     cache = DynamicCache(config=lm.model.config)
     new: list[list[int]] = [[] for _ in prompts]
     running = [True] * n_rows
@@ -166,16 +178,14 @@ def _decode(
             .double()
             .cpu()
         )
-        logits[:, vocab.pad] = -torch.inf
-        if not stop_at_end:
-            logits[:, vocab.eos] = -torch.inf
+        logits[:, ~allowed] = -torch.inf
         for i in range(n_rows):
             if not running[i]:
                 continue
-            if lm.spec.deduplicate and last[i] >= vocab.offset:
+            if lm.spec.deduplicate and vocab.offset <= last[i] < vocab.offset + vocab.n_units:
                 logits[i, last[i]] = -torch.inf
             last[i] = _pick(logits[i], temperature, top_k, float(draws[i][len(new[i])]))
-            if last[i] == vocab.eos:
+            if ends and last[i] == vocab.eos:
                 running[i] = False
             else:
                 new[i].append(last[i])

@@ -1,7 +1,9 @@
 """Log-probabilities of unit sequences.
 
 Each sequence is a document of its own: log p(u_i | <s>, u_1 … u_(i-1)) in nats, float32, over the whole vocabulary (the
-special tokens included). Shapes: B rows, T tokens, V vocabulary.
+special tokens included). A model without `<s>` predicts from the second unit on.
+
+Shapes: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class SequenceScore:
 
     Attributes:
         sum_logprob: nats, the sum of `token_logprobs` in float64.
-        n: how many log-probabilities were summed: the units, and the final `<s>` when it was included.
+        n: how many log-probabilities were summed: the units (without the first where there is no `<s>` before it), and
+            the final `<s>` when it was included.
         token_logprobs: float32 [n].
     """
 
@@ -53,12 +56,18 @@ def score(
             CPU, where more is slower (less fits its cache, more is padding), 8192 elsewhere.
 
     Raises:
-        BadInput: a sequence without units, with ids outside the vocabulary, or longer than the model has positions for.
+        BadInput: a sequence without units, with ids outside the vocabulary, or longer than the model has positions for;
+            for a model without `<s>`, a sequence of one unit, or `include_end`.
     """
     empty = [i for i, units in enumerate(sequences) if len(units) == 0]
     if empty:
         raise BadInput(f"sequences without units have no probability: numbers {offenders(empty)}. Leave them out.")
     tokens = [lm.vocab.encode(units) if include_end else lm.vocab.prompt(units) for units in sequences]
+    if single := [i for i, row in enumerate(tokens) if len(row) == 1]:
+        raise BadInput(
+            f"this model has no <s>, so the first unit is not predicted and a sequence of one unit has no probability: "
+            f"numbers {offenders(single)}. Leave them out."
+        )
     too_long = [i for i, row in enumerate(tokens) if lm.max_tokens is not None and len(row) - 1 > lm.max_tokens]
     if too_long:
         raise BadInput(

@@ -1,12 +1,12 @@
 """The token ids of a unit language model: the only place where units are shifted into tokens and back. numpy only.
 
-Layout (the same as SlamKit's): 0 is padding, 1 is `<s>`, which both opens and closes a document, and unit u is u + 2.
+Our layout (the same as SlamKit's): 0 is padding, 1 is `<s>`, which both opens and closes a document, and unit u is
+u + 2. Published models may have another: TWIST's own have an offset of their own and no `<s>`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,40 +16,70 @@ from twistlm.errors import BadInput, offenders
 
 @dataclass(frozen=True)
 class Vocab:
-    """The vocabulary over `n_units` units.
+    """The vocabulary over `n_units` units; `Vocab(500)` is our layout.
 
     Attributes:
         n_units: K; units are 0 … K-1.
-        pad, bos, eos: special token ids; bos and eos are the same token.
         offset: token of unit 0.
+        pad: the token that fills a batch where nothing is looked at.
+        bos, eos: the tokens that open and close a document. None: documents are bare, and their first unit is given
+            instead of predicted.
+        n_tokens: V, when there are more tokens than `offset` + K.
     """
 
     n_units: int
-
-    pad: ClassVar[int] = 0
-    bos: ClassVar[int] = 1
-    eos: ClassVar[int] = 1
-    offset: ClassVar[int] = 2
+    offset: int = 2
+    pad: int = 0
+    bos: int | None = 1
+    eos: int | None = 1
+    n_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.n_units < 1:
             raise BadInput(f"a vocabulary needs at least 1 unit, got {self.n_units}.")
+        if self.offset < 0 or self.size < self.offset + self.n_units:
+            raise BadInput(
+                f"{self.n_units} units from token {self.offset} on do not fit a vocabulary of {self.size} tokens: the "
+                "units are of another tokenizer, or the offset is of another model."
+            )
+        units = range(self.offset, self.offset + self.n_units)
+        for name in ("pad", "bos", "eos"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.size:
+                raise BadInput(f"{name} is token {token}, outside 0 … {self.size - 1}.")
+            if token in units and name != "pad":
+                raise BadInput(f"{name} is token {token}, which is unit {token - self.offset}.")
 
     @property
     def size(self) -> int:
-        """V, the number of tokens: units and the two special ones."""
-        return self.n_units + self.offset
+        """V, the number of tokens: units, special ones, and any the model has besides."""
+        return self.offset + self.n_units if self.n_tokens is None else self.n_tokens
+
+    @property
+    def opening(self) -> str:
+        """How a document begins, in the words of a protocol."""
+        return "from its own <s>" if self.bos is not None else "without <s>, its first unit not predicted"
+
+    def is_unit(self, tokens: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return bool, the shape of `tokens`: which of them are units."""
+        return (tokens >= self.offset) & (tokens < self.offset + self.n_units)
 
     def prompt(self, unit_ids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return int64 [R+1]: `<s>` and the units, an open document to be continued."""
-        return np.concatenate([[self.bos], self._tokens(unit_ids)]).astype(np.int64)
+        """Return int64 [R+1]: `<s>` and the units, an open document to be continued; [R] where there is no `<s>`."""
+        opening = [] if self.bos is None else [self.bos]
+        return np.concatenate([opening, self._tokens(unit_ids)]).astype(np.int64)
 
     def encode(self, unit_ids: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return int64 [R+2]: `<s>`, the units, `<s>`, a whole document. No units gives the two ends only.
 
         Raises:
-            BadInput: a unit outside 0 … K-1.
+            BadInput: a unit outside 0 … K-1, or a vocabulary whose documents have no ends.
         """
+        if self.bos is None or self.eos is None:
+            raise BadInput(
+                "documents of this model have no <s> (TWIST's published layout): it can be scored and continued, but "
+                "the end of a document can be neither scored nor trained."
+            )
         return np.concatenate([[self.bos], self._tokens(unit_ids), [self.eos]]).astype(np.int64)
 
     def decode(self, tokens: NDArray[np.integer]) -> NDArray[np.uint16]:
@@ -65,12 +95,12 @@ class Vocab:
         outside = tokens[(tokens < 0) | (tokens >= self.size)]
         if len(outside):
             raise BadInput(f"tokens outside 0 … {self.size - 1}: {offenders(outside.tolist())}.")
-        units = np.flatnonzero(tokens >= self.offset)
+        units = np.flatnonzero(self.is_unit(tokens))
         if not len(units):
             return np.zeros(0, dtype=np.uint16)
         inner = tokens[units[0] : units[-1] + 1]
-        if (inner < self.offset).any():
-            where = (np.flatnonzero(inner < self.offset) + units[0]).tolist()
+        if not self.is_unit(inner).all():
+            where = (np.flatnonzero(~self.is_unit(inner)) + units[0]).tolist()
             raise BadInput(
                 f"special tokens between units, at positions {offenders(where)}: decode one document at a time."
             )

@@ -1,26 +1,29 @@
 """Warm start: keep the body of a text LM and give it a unit vocabulary (TWIST). Cold start: the same shape, random.
 
 Paper: Hassid et al. 2023, "Textually pretrained speech language models", section 3. There the text rows are thrown away
-and the unit rows are random; `rows="mean"` and `rows="first-rows"` are the usual alternatives.
+and the unit rows are random; the other `rows` are the usual alternatives.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from twistlm import artifacts
 from twistlm.errors import BadInput
-from twistlm.lm.model import UnitLM, load_causal_lm
+from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
+from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
-Rows = Literal["random", "mean", "first-rows"]
+Rows = Literal["random", "mean", "covariance", "first-rows"]
+Prefer = Literal["registry", "hub", "auto"]
 
 
 def warm_start(
@@ -29,11 +32,16 @@ def warm_start(
     *,
     rows: Rows,
     seed: int,
-    prefer: Literal["registry", "hub", "auto"] = "registry",
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+    lora: LoRA | None = None,
+    prefer: Prefer = "registry",
 ) -> UnitLM:
     """Return a text LM with its vocabulary swapped for units; every other tensor is bit-identical.
 
-    The model stays tied or untied as it was. Provenance counts what was kept, new and dropped.
+    The model stays tied or untied as it was. Provenance counts what was kept, new and dropped. Tested families: OPT,
+    BLOOM, GPT-NeoX (Pythia), LLaMA (SmolLM2), GPT-2, Qwen2.5, Gemma 3 (text) and, as the paper's image start, ImageGPT;
+    any other that transformers loads as a causal LM with a plain embedding and output layer should do.
 
     Args:
         text_lm: the name of an artifact ("smollm2-135m"), or the folder of a causal LM.
@@ -41,20 +49,26 @@ def warm_start(
         rows: how the V new rows of the embedding (and of an untied head) begin.
             "random": N(0, s), s the standard deviation the architecture initialises with and at most 0.02; nothing of
             the text vocabulary is left. "mean": N(m, s), m and s each dimension's mean and standard deviation over the
-            text rows. "first-rows": the first V rows of the text table.
-        seed: of the new rows; nothing else is random, and the global generator is not used.
+            text rows. "covariance": N(m, C), C the whole covariance of the text rows (transformers' resizing draws from
+            N(m, 1e-9 C), which makes all new rows nearly equal). "first-rows": the first V rows of the text table.
+        seed: of the new rows and of LoRA's adapters; the global generator is not used.
+        layers: keep only the first so many; None keeps all.
+        freeze: what does not train, see `trainable.restrict`; None trains everything.
+        lora: train adapters and the tables only.
         prefer: which source a named artifact comes from first; see `artifacts.resolve`.
 
     Raises:
-        BadInput: unknown name or `rows`; a text table with fewer rows than needed; no output layer.
+        BadInput: unknown name or `rows`; a text table with fewer rows than needed; no output layer; an architecture
+            transformers does not know as a causal LM; layers the model does not have.
         ArtifactError: the named artifact could not be had.
         CheckpointError: the folder is incomplete.
     """
-    if rows not in ("random", "mean", "first-rows"):
-        raise BadInput(f"rows is {rows!r}; use 'random', 'mean' or 'first-rows'.")
+    if rows not in get_args(Rows):
+        raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
     folder = _folder(text_lm, prefer)
     vocab = Vocab(spec.n_units)
-    model = load_causal_lm(folder)
+    config, of_layers = _config(folder, layers)
+    model = load_causal_lm(folder, config)
     before = _named_sizes(model)
     body = dict(model.named_parameters())
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -66,8 +80,10 @@ def warm_start(
     generator = torch.Generator().manual_seed(seed)
     # A trained final norm amplifies: with SmolLM2's own 1/24 tied random rows begin 1.9 nats above ln V, with 0.02 0.5.
     std = min(_init_std(model.config), 0.02)
-    table.weight = nn.Parameter(_new_rows(table.weight.detach(), vocab.size, rows, std, generator))
-    table.num_embeddings, table.padding_idx = vocab.size, vocab.pad if table.padding_idx is not None else None
+    set_tokens(model.config, vocab)
+    table.num_embeddings = model.config.vocab_size
+    table.weight = nn.Parameter(_new_rows(table.weight.detach(), table.num_embeddings, rows, std, generator))
+    table.padding_idx = vocab.pad if table.padding_idx is not None else None
     if tied:
         head.weight = table.weight
     else:
@@ -76,10 +92,16 @@ def warm_start(
         old = head.bias.detach()
         head.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
     head.out_features = vocab.size
-    _set_tokens(model.config, vocab)
-    model.generation_config = _generation_config(vocab)
+    model.generation_config = generation_config(vocab)
     kept = {name for name, value in model.named_parameters() if body[name] is value}
     after = _named_sizes(model)
+    counted = {
+        "tied": tied,
+        "kept": _count(after, kept),
+        "new": _count(after, set(after) - kept, names=True),
+        "dropped": _count(before, set(before) - kept, names=True),
+        "layers": [config.num_hidden_layers, of_layers],
+    }
     return UnitLM(
         model,
         vocab,
@@ -88,16 +110,21 @@ def warm_start(
             **_origin("warm", text_lm, folder, spec, seed),
             "rows": rows,
             "rows_std": std if rows == "random" else None,
-            "tied": tied,
-            "kept": _count(after, kept),
-            "new": _count(after, set(after) - kept, names=True),
-            "dropped": _count(before, set(before) - kept, names=True),
+            **counted,
+            **restrict(model, freeze, lora, seed=seed),
         },
     )
 
 
 def cold_start(
-    text_lm: str | Path, spec: UnitSpec, *, seed: int, prefer: Literal["registry", "hub", "auto"] = "registry"
+    text_lm: str | Path,
+    spec: UnitSpec,
+    *,
+    seed: int,
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+    lora: LoRA | None = None,
+    prefer: Prefer = "registry",
 ) -> UnitLM:
     """Return the twin of `warm_start` with the same shape and random weights, by the architecture's own initialisation.
 
@@ -105,16 +132,20 @@ def cold_start(
     """
     folder = _folder(text_lm, prefer)
     vocab = Vocab(spec.n_units)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder} is not a causal LM folder: {error}") from error
-    _set_tokens(config, vocab)
+    config, of_layers = _config(folder, layers)
+    set_tokens(config, vocab)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.generation_config = _generation_config(vocab)
+        model = from_config(config)
+    model.generation_config = generation_config(vocab)
     sizes = _named_sizes(model)
+    counted = {
+        "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        "kept": _count(sizes, set()),
+        "new": _count(sizes, set(sizes)),
+        "dropped": _count(sizes, set()),
+        "layers": [config.num_hidden_layers, of_layers],
+    }
     return UnitLM(
         model.eval(),
         vocab,
@@ -123,15 +154,31 @@ def cold_start(
             **_origin("cold", text_lm, folder, spec, seed),
             "rows": "random",
             "rows_std": _init_std(config),
-            "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-            "kept": _count(sizes, set()),
-            "new": _count(sizes, set(sizes)),
-            "dropped": _count(sizes, set()),
+            **counted,
+            **restrict(model, freeze, lora, seed=seed),
         },
     )
 
 
-def _folder(text_lm: str | Path, prefer: Literal["registry", "hub", "auto"]) -> Path:
+def _config(folder: Path, layers: int | None) -> tuple[PretrainedConfig, int]:
+    """Return the text LM's configuration, cut to its first `layers`, and how many layers it had."""
+    config = load_config(folder)
+    if config.get_text_config() is not config:
+        raise BadInput(
+            f"{folder} is a {config.model_type} model, which has a text LM inside one of several modalities. Save its "
+            "text LM alone (a causal LM folder) and give that."
+        )
+    whole = config.num_hidden_layers
+    if layers is not None:
+        if not 1 <= layers <= whole:
+            raise BadInput(f"layers is {layers}; {folder.name} has 1 to {whole} to keep.")
+        config.num_hidden_layers = layers
+        if isinstance(types := vars(config).get("layer_types"), list):  # a property where it follows from the number
+            config.layer_types = types[:layers]
+    return config, whole
+
+
+def _folder(text_lm: str | Path, prefer: Prefer) -> Path:
     if Path(text_lm).is_dir():
         return Path(text_lm)
     known = [name for name, artifact in artifacts.ARTIFACTS.items() if artifact.kind == "text-lm"]
@@ -148,6 +195,10 @@ def _new_rows(text: torch.Tensor, n_rows: int, rows: Rows, std: float, generator
         if len(text) < n_rows:
             raise BadInput(f'rows="first-rows" needs {n_rows} rows; the text LM has only {len(text)}. Use "random".')
         return text[:n_rows].clone()
+    if rows == "covariance":
+        # Random mixtures of the centred rows have exactly their covariance, without factorising a D x D matrix.
+        mixture = torch.empty(n_rows, len(text)).normal_(generator=generator)
+        return text.mean(0) + mixture @ (text - text.mean(0)) / math.sqrt(len(text))
     noise = torch.empty(n_rows, text.shape[1]).normal_(generator=generator)
     return noise * std if rows == "random" else text.mean(0) + noise * text.std(0)
 
@@ -157,12 +208,13 @@ def _init_std(config: PretrainedConfig) -> float:
     return float(getattr(config, "initializer_range", None) or getattr(config, "init_std", None) or 0.02)
 
 
-def _set_tokens(config: PretrainedConfig, vocab: Vocab) -> None:
-    config.vocab_size = vocab.size
+def set_tokens(config: PretrainedConfig, vocab: Vocab) -> None:
+    # ImageGPT's class has an input row more than outputs: its start-of-image token, which units do not use.
+    config.vocab_size = vocab.size + (config.model_type == "imagegpt" and not config.tie_word_embeddings)
     config.bos_token_id, config.eos_token_id, config.pad_token_id = vocab.bos, vocab.eos, vocab.pad
 
 
-def _generation_config(vocab: Vocab) -> GenerationConfig:
+def generation_config(vocab: Vocab) -> GenerationConfig:
     # A new one: the text model's may name its own special tokens and sampling settings.
     return GenerationConfig(bos_token_id=vocab.bos, eos_token_id=vocab.eos, pad_token_id=vocab.pad)
 

@@ -10,6 +10,7 @@ import numpy as np
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.lm.model import UnitLM
+from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import Rows, cold_start, warm_start
 from twistlm.study.judging import perplexity
 from twistlm.study.models import place
@@ -27,6 +28,9 @@ def train_units(
     *,
     init: Init,
     rows: Rows = "random",
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+    lora: LoRA | None = None,
     seed: int,
     progress: bool = False,
 ) -> TrainResult:
@@ -42,6 +46,7 @@ def train_units(
         out: its folder.
         init: with the text LM's weights, or with random ones.
         rows: how a warm model's new unit rows begin.
+        layers, freeze, lora: which layers are kept and what trains; see `warm_start`.
         seed: of the new weights and of the choice of held-out documents.
         progress: show a bar.
 
@@ -60,9 +65,9 @@ def train_units(
         return {"val_nll": perplexity(lm, held, context=config.context, seed=seed, n_resamples=1).nll}
 
     if init == "warm":
-        lm = warm_start(text_lm, corpus.spec, rows=rows, seed=seed)
+        lm = warm_start(text_lm, corpus.spec, rows=rows, seed=seed, layers=layers, freeze=freeze, lora=lora)
     else:
-        lm = cold_start(text_lm, corpus.spec, seed=seed)
+        lm = cold_start(text_lm, corpus.spec, seed=seed, layers=layers, freeze=freeze, lora=lora)
     return train(place(lm), train_corpus, config, out, on_eval=on_eval, progress=progress)
 
 

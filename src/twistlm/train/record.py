@@ -40,6 +40,7 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
             "corpus": corpus.fingerprint,
             "documents": len(corpus),
             "start_weights": weights_sha256(lm.model),
+            **_frozen(lm.model),
         },
     }
     if path.exists():
@@ -79,6 +80,14 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "model: make it again.)"
         )
     return record
+
+
+def _frozen(model: torch.nn.Module) -> dict[str, str]:
+    """Return which parameters do not train; nothing when all do."""
+    names = sorted(name for name, p in model.named_parameters() if not p.requires_grad)
+    if not names:
+        return {}
+    return {"frozen": f"{len(names)} tensors, sha256 {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"}
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
