@@ -127,7 +127,11 @@ def _add_adapters(model: PreTrainedModel, layers: nn.ModuleList, lora: LoRA, see
     names = [name for name, m in model.named_modules() if id(m) in inside]
     transposed = any(isinstance(m, Conv1D) for m in layers.modules())
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, fan_in_fan_out=transposed
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, so any number serves
+        lora_dropout=lora.dropout,
+        target_modules=names,
+        fan_in_fan_out=transposed,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
