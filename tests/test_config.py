@@ -125,10 +125,11 @@ def test_fingerprint_is_stable() -> None:
     assert fingerprint(dataclasses.replace(base, lr=1)) == fingerprint(dataclasses.replace(base, lr=1.0))
 
 
-def test_warm_and_cold_differ_in_the_learning_rate_only() -> None:
+def test_warm_and_cold_differ_in_learning_rate_and_warm_up_only() -> None:
     for recipe in recipes.RECIPES.values():
         config = recipe()
-        assert dataclasses.replace(config.cold, lr=config.warm.lr, lr_floor=config.warm.lr_floor) == config.warm
+        tuned = {name: getattr(config.warm, name) for name in ("lr", "lr_floor", "warmup")}
+        assert dataclasses.replace(config.cold, **tuned) == config.warm
 
 
 def test_configuration_does_not_import_torch() -> None:
