@@ -125,10 +125,10 @@ def test_fingerprint_is_stable() -> None:
     assert fingerprint(dataclasses.replace(base, lr=1)) == fingerprint(dataclasses.replace(base, lr=1.0))
 
 
-def test_warm_and_cold_differ_in_learning_rate_and_warm_up_only() -> None:
+def test_warm_and_cold_differ_only_in_what_is_tuned_for_each() -> None:
     for recipe in recipes.RECIPES.values():
         config = recipe()
-        tuned = {name: getattr(config.warm, name) for name in ("lr", "lr_floor", "warmup")}
+        tuned = {name: getattr(config.warm, name) for name in ("lr", "lr_floor", "warmup", "clip_norm")}
         assert dataclasses.replace(config.cold, **tuned) == config.warm
 
 

@@ -23,8 +23,10 @@ def quickstart() -> QuickstartConfig:
         tokenizer="mini-25hz-100",
         text_lm="smollm2-135m",
         vocoder="mini-25hz-100",
-        warm=_short_run(lr=7e-4, warmup=6),  # tuned side by side: RESULTS.md, "quickstart"
-        cold=_short_run(lr=5e-4, warmup=3),
+        # Tuned side by side: RESULTS.md, "quickstart". Warm is not clipped: its gradient's norm jumps between 4 and 140
+        # with the new rows, and a clip would weigh the updates by those jumps.
+        warm=_short_run(lr=7e-4, warmup=6, clip_norm=1000.0),
+        cold=_short_run(lr=5e-4, warmup=3, clip_norm=1.0),
         seed=0,
         n_resynth=50,
         out="runs/quickstart",
@@ -54,7 +56,7 @@ def load(name_or_path: str | Path) -> QuickstartConfig:
     return load_toml(name_or_path, bases=RECIPES)
 
 
-def _short_run(*, lr: float, warmup: int) -> TrainConfig:
+def _short_run(*, lr: float, warmup: int, clip_norm: float) -> TrainConfig:
     """Everything the warm and the cold run share; the floor follows the learning rate."""
     return TrainConfig(
         updates=27,
@@ -66,7 +68,7 @@ def _short_run(*, lr: float, warmup: int) -> TrainConfig:
         warmup=warmup,
         weight_decay=0.01,
         betas=(0.9, 0.98),
-        clip_norm=1.0,
+        clip_norm=clip_norm,
         precision="auto",
         eval_every=3,
         checkpoint_every=14,

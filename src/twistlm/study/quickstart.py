@@ -135,7 +135,7 @@ class _Job:
         return self.stages.run("tokenize", key, work, folder=self.units)
 
     def train(self, side: Init, text_lm: Path) -> Values:
-        """Train one side; return its curve. Both see the same batches when only learning rate and warm-up differ."""
+        """Train one side; return its curve. Both see the same batches when only rate, warm-up and clip differ."""
         config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
 
         def work() -> Values:

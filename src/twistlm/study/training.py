@@ -36,8 +36,8 @@ def train_units(
 ) -> TrainResult:
     """Train a warm or a cold model on the split "train" of `units`, or go on with the run in `out`.
 
-    With the same `config` (learning rate and warm-up aside) and `seed`, warm and cold see the same batches in the same
-    order, and are scored on the same held-out documents: `val_nll` in the history, absent when nothing is held out.
+    With the same `config` (learning rate, warm-up and clip aside) and `seed`, warm and cold see the same batches in the
+    same order and are scored on the same held-out documents: `val_nll` in the history, absent when nothing is held out.
 
     Args:
         units: folder that `tokenize` wrote.
