@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,20 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"not a model")
     with pytest.raises(ArtifactError, match="cannot be read as a CTranslate2"):
         Whisper.load(str(tmp_path))
+
+
+def test_loading_leaves_torch_its_threads(tmp_path, monkeypatch):
+    faster_whisper = pytest.importorskip("faster_whisper")
+    monkeypatch.setattr(
+        faster_whisper, "WhisperModel", lambda *_, **__: torch.set_num_threads(1)
+    )  # as CTranslate2 does
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        Whisper.load(str(tmp_path))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 class Recorder:

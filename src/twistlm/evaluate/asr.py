@@ -62,7 +62,10 @@ class Whisper:
             raise ArtifactError(
                 "measuring word error rate needs the package faster-whisper: pip install faster-whisper."
             ) from error
+        import torch
+
         folder = Path(name) if Path(name).is_dir() else resolve(name)
+        threads = torch.get_num_threads()
         try:
             model = WhisperModel(
                 str(folder),
@@ -74,6 +77,8 @@ class Whisper:
             )
         except (RuntimeError, ValueError, OSError) as error:
             raise ArtifactError(f"{folder} cannot be read as a CTranslate2 Whisper model: {error}.") from error
+        finally:
+            torch.set_num_threads(threads)  # CTranslate2 sets OpenMP's number of threads for the whole process
         return cls(model, name)
 
     def transcribe(self, clip: Clip) -> str:
