@@ -129,12 +129,13 @@ def score_sides(
     if empty := [i for i in wanted if len(units_by_id[i]) == 0]:
         raise BadInput(f"clips without a single unit cannot be scored: {offenders(empty)}.")
 
-    extra = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
     # Equal unit sequences are scored once, so that two clips that sound alike to the tokenizer tie exactly: scored in
     # different batches they would differ in the last digits, and noise would decide.
     key = {i: units_by_id[i].ids.tobytes() for i in wanted}
     unique = {key[i]: units_by_id[i].ids for i in wanted}
-    results = dict(zip(unique, score(lm, list(unique.values()), include_end=False, **extra), strict=True))
+    results = dict(
+        zip(unique, score(lm, list(unique.values()), include_end=False, batch_tokens=batch_tokens), strict=True)
+    )
     total = {i: (float(results[key[i]].sum_logprob), results[key[i]].n) for i in wanted}
     if bad := [i for i in wanted if not np.isfinite(total[i][0])]:
         raise BadInput(
