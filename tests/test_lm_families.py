@@ -176,8 +176,8 @@ def test_first_rows_of_an_image_vocabulary(tmp_path: Path) -> None:
 
 
 def test_what_cannot_start_says_why(tmp_path: Path) -> None:
-    bert = transformers.T5Config(vocab_size=97, d_model=16, d_ff=16, num_layers=1, num_heads=2)
-    bert.save_pretrained(tmp_path / "t5")
+    t5 = transformers.T5Config(vocab_size=97, d_model=16, d_ff=16, num_layers=1, num_heads=2)
+    t5.save_pretrained(tmp_path / "t5")
     with pytest.raises(BadInput, match="t5 is no causal LM of transformers"):
         warm_start(tmp_path / "t5", make_spec(), rows="random", seed=0)
     (tmp_path / "new").mkdir()

@@ -6,7 +6,7 @@ model's beginning-of-text token (its end token where it has no other), the end n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.lm.model import load_causal_lm
+from twistlm.lm.score import batches
 
 PROTOCOL = "transcripts read by a text LM; per text token or summed, after the beginning-of-text token, end not counted"
 
@@ -45,14 +46,16 @@ def score_texts(
         raise BadInput(f"transcripts without a token: {offenders(empty)}.")
     model = load_causal_lm(Path(folder))
     found: dict[str, tuple[float, int]] = {}
-    for batch in _batches({text: [start, *ids] for text, ids in tokens.items()}, batch_tokens):
-        width = max(len(row) for row in batch.values())
-        padded = torch.tensor([row + [start] * (width - len(row)) for row in batch.values()])  # padding comes after
+    rows = [[start, *tokens[text]] for text in unique]
+    for batch in batches([len(row) for row in rows], batch_tokens):
+        width = len(rows[batch[0]])
+        padded = torch.tensor([rows[i] + [start] * (width - len(rows[i])) for i in batch])  # padding comes after
         with torch.no_grad():
             logits = model(input_ids=padded[:, :-1]).logits.float()
         chosen = logits.gather(2, padded[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
-        for (text, row), line in zip(batch.items(), chosen, strict=True):
-            found[text] = (float(line[: len(row) - 1].double().sum()), len(row) - 1)
+        for i, line in zip(batch, chosen, strict=True):
+            n = len(rows[i]) - 1
+            found[unique[i]] = (float(line[:n].double().sum()), n)
     return {i: found[text] for i, text in texts.items()}
 
 
@@ -74,15 +77,3 @@ def load_text_tokenizer(folder: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"the text tokenizer in {folder} cannot be loaded: {error}.") from error
-
-
-def _batches(rows: Mapping[str, list[int]], batch_tokens: int) -> Iterator[dict[str, list[int]]]:
-    """Yield rows of about one length, longest first."""
-    batch: dict[str, list[int]] = {}
-    for text in sorted(rows, key=lambda t: (-len(rows[t]), t)):
-        if batch and (len(batch) + 1) * len(next(iter(batch.values()))) > batch_tokens:
-            yield batch
-            batch = {}
-        batch[text] = rows[text]
-    if batch:
-        yield batch

@@ -77,14 +77,17 @@ def score(
         batch_tokens = 1024 if lm.device.type == "cpu" else 8192
     scores: dict[int, SequenceScore] = {}
     with lm.inference():
-        for rows in _batches([len(row) for row in tokens], batch_tokens):
+        for rows in batches([len(row) for row in tokens], batch_tokens):
             for i, logprobs in zip(rows, _logprobs(lm, [tokens[i] for i in rows]), strict=True):
                 scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)
     return [scores[i] for i in range(len(tokens))]
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices, longest first, so that rows of about one length share a batch and the largest comes first."""
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield indices, longest first, so that rows of about one length share a batch and the largest comes first.
+
+    A batch, padded to its longest row, holds at most `batch_tokens`, or one row.
+    """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
