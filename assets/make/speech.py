@@ -27,13 +27,12 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 import texts
 import voices
 from voices import SAMPLE_RATE, Samples, Voice
@@ -64,13 +63,12 @@ SAMPLE_SHARES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One clip to speak. `warp` other than 1 plays it that much faster, pitch and formants with it."""
+    """One clip to speak; an aligned one tells its phones."""
 
     id: str
     voice: Voice
     text: str
     split: str
-    warp: float = 1.0
     aligned: bool = False
 
     @property
@@ -142,12 +140,10 @@ def _clip(work: tuple[Job, Path, str]) -> Row:
         if job.aligned:  # spoken again even if the file is there: the phones are not in it
             samples, phones = voices.align(job.voice, job.text)
             row["phones"] = [[phone, round(start, 3), round(end, 3)] for phone, start, end in phones]
+            row["phone_set"] = voices.PHONE_SETS[job.voice.engine]
             save(samples, path)
         elif not path.exists():
-            samples = voices.speak(job.voice, job.text)
-            if job.warp != 1.0:
-                samples = voices.normalize(soxr.resample(samples, SAMPLE_RATE * job.warp, SAMPLE_RATE))
-            save(samples, path)
+            save(voices.speak(job.voice, job.text), path)
     except ArtifactError as error:
         return {**row, "error": str(error)}
     return {**row, "seconds": round(soundfile.info(path).duration, 4)}
@@ -202,29 +198,28 @@ def _is_tone(file: Path) -> bool:
 
 
 def corpus(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
-    """Many voices on training text, and real prompts; flite's clips come with their phones.
+    """Many voices on training text, with their phones, and real prompts.
 
-    20 % flite's three recorded speakers, 40 % the same with pitch and formants shifted by any factor that still sounds
-    like a person, 10 % festival, 30 % espeak. Each clip at a rate and pitch of its own; 5 % also faster or slower.
+    20 % the four recorded speakers, 45 % the same with pitch and formants shifted by any factor that still sounds like
+    a person, 35 % espeak's variants, half of them shifted too. Each clip at a rate and pitch of its own.
     """
     rng = np.random.default_rng(seed)
-    recorded = [voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN]
+    recorded = [*(voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN), voices.FESTIVAL["ked"]]
 
     def draw() -> Voice:
         kind, one = rng.random(), rng.integers(1 << 30)
         base = recorded[one % len(recorded)]
         if kind < 0.2:
             return base
-        if kind < 0.6:
+        if kind < 0.65:
             return voices.shifted(base.name, float(rng.uniform(*voices.SHIFT_RANGE[base.name])))
-        return voices.FESTIVAL["ked"] if kind < 0.7 else list(voices.ESPEAK.values())[one % len(voices.ESPEAK)]
+        variant = list(voices.ESPEAK.values())[one % len(voices.ESPEAK)]
+        return variant if kind < 0.82 else replace(variant, shift=float(rng.uniform(0.85, 1.18)))
 
     def jobs() -> Iterator[Job]:
         for number, text in enumerate(passages([s for s in sentences if s.split == "train"], rng=rng)):
             voice = voices.vary(draw(), rng, rate=0.2, pitch=0.2)
-            aligned = voice.engine == "flite"
-            warp = float(rng.uniform(0.85, 1.18)) if rng.random() < 0.05 and not aligned else 1.0
-            yield Job(id=f"tok-{number:06d}", voice=voice, text=text, split="train", warp=warp, aligned=aligned)
+            yield Job(id=f"tok-{number:06d}", voice=voice, text=text, split="train", aligned=True)
 
     spoken = make(jobs(), out, suffix=".flac", seconds=3600 * hours, description="tokenizer corpus")
     write_phones(spoken, out)
@@ -232,9 +227,11 @@ def corpus(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: in
 
 
 def write_phones(rows: list[Row], out: Path) -> None:
-    """Move the phones of the rows that have them into `phones.jsonl`."""
-    aligned = [row for row in rows if "phones" in row]
-    write_jsonl(({"id": row["id"], "phones": row.pop("phones")} for row in aligned), out / "phones.jsonl")
+    """Move the phones of the rows that have them into `phones.jsonl`, with the name of their set."""
+    told = [
+        {"id": row["id"], "set": row.pop("phone_set"), "phones": row.pop("phones")} for row in rows if "phones" in row
+    ]
+    write_jsonl(told, out / "phones.jsonl")
 
 
 def gold(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
@@ -322,6 +319,7 @@ def real(_sentences: list[texts.Sentence], out: Path, **_unused: Any) -> list[Ro
             decoder.end_utt()
         phones = [phone for word in decoder.get_alignment() for phone in word]
         row["phones"] = [[phone.name, phone.start / 100, (phone.start + phone.duration) / 100] for phone in phones]
+        row["phone_set"] = "cmu"
     write_phones(rows, out)
     return rows
 

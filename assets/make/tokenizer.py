@@ -1,13 +1,13 @@
-"""Make the bundled tokenizer: a small 25 Hz HuBERT and its k-means codebook of 500.
+"""Make the bundled tokenizers: a small 25 Hz HuBERT and its k-means codebooks.
 
-Two streams of targets: k-means of Whisper tiny.en's encoder, for all speech, and the phones that flite itself says it
-spoke, where flite spoke.
+Three streams of targets: k-means of Whisper tiny.en's encoder, for all speech, and the phones that the synthesisers
+themselves say they spoke, one stream for the set of flite and festival, one for espeak-ng's.
 
     python assets/make/tokenizer.py --speech .assets-work/tok --gold .assets-work/gold --work .assets-work/tokenizer \
-        --updates 5000 --out assets/tokenizer/mini-25hz-500
+        --updates 12000 --units 500 100 --encoder assets/encoder/mini-25hz --out assets/tokenizer
 
 Steps, each kept in --work and not done again: all speech as one waveform; the teacher's features of it; their k-means
-labels; pretraining; the codebook on the student's layer; quality against gold phones on voices nobody trained on.
+labels; pretraining; the codebooks on the student's layer; quality against gold phones on voices nobody trained on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from safetensors.torch import save
 from twistlm.artifacts import resolve
 from twistlm.atomic import atomic_write
 from twistlm.progress import track
+from twistlm.threads import in_order
 from twistlm.units import kmeans, quality
 from twistlm.units.encoder import SSLEncoder, cut
 from twistlm.units.features import WhisperTeacher, mfcc, position_means, without_position
@@ -35,7 +37,8 @@ from twistlm.units.tokenizer import save_tokenizer
 
 HOP, RATE, N_UNITS = 640, 16_000, 500
 RECEPTIVE = 880  # samples one 25 Hz frame sees
-FIT_SECONDS = 4000  # of speech for a codebook
+FIT_SECONDS = 6000  # of speech for a codebook
+DIMENSIONS = 32  # of the projection in front of it
 
 
 def read_manifest(folder: Path) -> list[dict]:
@@ -100,12 +103,12 @@ def labels_of(
     return np.load(path)
 
 
-def phone_labels(speech: list[Path], inside: NDArray[np.bool_]) -> tuple[NDArray[np.int16], list[str]]:
-    """The phone of each frame of the waveform, int16 [F], -1 where none is known; and the names of the phones."""
+def phone_labels(speech: list[Path], inside: NDArray[np.bool_], phone_set: str) -> tuple[NDArray[np.int16], list[str]]:
+    """The phone of each frame of the waveform, int16 [F], -1 where none of that set is known; and the phones' names."""
     found: list[tuple[int, NDArray[np.str_]]] = []
     at = 0
     for folder in speech:
-        known = read_phones(folder) if (folder / "phones.jsonl").exists() else {}
+        known = read_phones(folder, phone_set) if (folder / "phones.jsonl").exists() else {}
         for entry in read_manifest(folder):
             frames = -(-round(entry["seconds"] * RATE) // HOP)
             if entry["id"] in known:
@@ -128,27 +131,18 @@ def save_array(path: Path, array: NDArray) -> None:
         np.save(file, array)
 
 
-def student_features(encoder: SSLEncoder, samples: NDArray[np.int16], seconds: int, seed: int) -> NDArray[np.float32]:
-    """Features of random 10 s pieces, `seconds` in all: float32 [F, D]."""
+def pieces(samples: NDArray[np.int16], seed: int) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """Random pieces of 10 s, FIT_SECONDS in all, float32 [160000] each, and the frames of the waveform they hold."""
     rng = np.random.default_rng(seed)
-    starts = rng.integers(0, len(samples) // HOP - 260, seconds // 10) * HOP
-    pieces = (samples[s : s + 10 * RATE].astype(np.float32) / 32768 for s in starts)
-    return np.concatenate(
-        [encoder(p) for p in track(pieces, description="student features", total=len(starts), enabled=True)]
-    )
+    firsts = rng.integers(0, len(samples) // HOP - 260, FIT_SECONDS // 10)
+    waves = [samples[f * HOP : f * HOP + 10 * RATE].astype(np.float32) / 32768 for f in firsts]
+    return waves, np.concatenate([np.arange(f, f + 249) for f in firsts])
 
 
-def mfcc_codebook(samples: NDArray[np.int16], n_units: int, seconds: int, seed: int) -> kmeans.Codebook:
-    """The baseline: k-means on MFCC at the same 25 Hz (standardising them first makes it worse)."""
-    rng = np.random.default_rng(seed)
-    starts = rng.integers(0, len(samples) // HOP - 260, seconds // 10) * HOP
-    pieces = (samples[s : s + 10 * RATE].astype(np.float32) / 32768 for s in starts)
-    return kmeans.fit(np.concatenate([mfcc(piece, 249, hop=HOP) for piece in pieces]), n_units, seed=seed)
-
-
-def read_phones(folder: Path) -> dict[str, list]:
+def read_phones(folder: Path, phone_set: str | None = None) -> dict[str, list]:
+    """The alignment of each clip that has one (of this set of phones, if one is given)."""
     rows = map(json.loads, (folder / "phones.jsonl").read_text().splitlines())
-    return {row["id"]: row["phones"] for row in rows}
+    return {row["id"]: row["phones"] for row in rows if phone_set in (None, row["set"])}
 
 
 def gold_clips(gold: Path, speaker: str | None, limit_seconds: float) -> list[tuple[NDArray[np.float32], list]]:
@@ -166,12 +160,26 @@ def gold_clips(gold: Path, speaker: str | None, limit_seconds: float) -> list[tu
 
 def measure(units_of, clips: list) -> quality.UnitQuality:
     """Quality of `units_of(samples) -> uint16 [F]` over clips."""
-    units = [units_of(samples) for samples, _ in clips]
+    return agreement(list(in_order(units_of, (samples for samples, _ in clips))), clips)
+
+
+def agreement(units: list[NDArray[np.uint16]], clips: list) -> quality.UnitQuality:
+    """Quality of the units of each clip, one a frame."""
     phones = [
         quality.phones_at(alignment, len(u), hop=HOP, sample_rate=RATE, receptive=RECEPTIVE)
         for u, (_, alignment) in zip(units, clips, strict=True)
     ]
     return quality.unit_quality(np.concatenate(units), np.concatenate(phones))
+
+
+def compared(encoder: SSLEncoder, books: dict[str, kmeans.Codebook], clips: list) -> dict[str, dict]:
+    """Quality of each codebook over clips: those with "mfcc" in the name on MFCC, others on the encoder's features."""
+    heard = list(in_order(lambda clip: encoder(clip[0]), clips))
+    cepstra = list(in_order(lambda clip: mfcc(clip[0], encoder.n_frames(len(clip[0])), hop=HOP), clips))
+    return {
+        name: dataclasses.asdict(agreement([book.assign(x) for x in (cepstra if "mfcc" in name else heard)], clips))
+        for name, book in books.items()
+    }
 
 
 def main() -> None:
@@ -180,11 +188,15 @@ def main() -> None:
     parser.add_argument("--gold", type=Path, required=True)
     parser.add_argument("--librivox", type=Path, help="gold folder of real speech (phones by forced alignment)")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--units", type=int, default=N_UNITS, help="size of the codebook; the encoder stays the same")
-    parser.add_argument("--updates", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument(
+        "--encoder", type=Path, required=True, help="folder for the encoder, e.g. assets/encoder/mini-25hz"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizers, each <encoder>-<units>")
+    parser.add_argument("--units", type=int, nargs="+", required=True, help="sizes of the codebooks")
+    parser.add_argument("--updates", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16, where the CPU multiplies it fast")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -193,96 +205,129 @@ def main() -> None:
     samples, inside = waveform(args.speech, args.work)
     features, positions = teacher_features(samples, args.work, args.threads)
     labels = labels_of(features, positions, inside, args.work, args.seed)
-    phones, names = phone_labels(args.speech, inside)
+    phones, names = phone_labels(args.speech, inside, "radio")
+    others, other_names = phone_labels(args.speech, inside, "espeak")
     config = HubertPretrainConfig(
-        front_end="filterbank", frame_rate=25, conv_dim=(256, 384, 384), width=256, layers=6, heads=4, ffn=1024,
-        n_targets=(N_UNITS, len(names)), crop_seconds=4.0, batch=args.batch, updates=args.updates, lr=1.5e-3,
-        warmup=300, mask_start=0.02, unmasked_weight=10.0, warp=0.15, seed=args.seed,
+        front_end="filterbank", frame_rate=25, conv_dim=(256, 384, 384), width=320, layers=6, heads=5, ffn=1280,
+        n_targets=(N_UNITS, len(names), len(other_names)), crop_seconds=4.0, batch=args.batch, updates=args.updates,
+        lr=1.5e-3, warmup=300, mask_start=0.02, unmasked_weight=10.0, warp=0.15, augment=0.8, bf16=args.bf16,
+        seed=args.seed,
     )  # fmt: skip
-    speech = LabelledSpeech(samples, np.stack([labels, phones]), HOP)
+    speech = LabelledSpeech(samples, np.stack([labels, phones, others]), HOP)
     model = pretrain(speech, config, args.work / "hubert", on_log=lambda line: print(json.dumps(line), flush=True))
-    export(model, config, samples, args)
+    export(model, config, samples, phones, args)
 
 
-def export(model: MaskedUnitPredictor, config: HubertPretrainConfig, samples: NDArray[np.int16], args) -> None:
-    """Choose the layer on seen voices, fit the codebook, measure on the unseen one, write the tokenizer folder."""
+def export(
+    model: MaskedUnitPredictor,
+    config: HubertPretrainConfig,
+    samples: NDArray[np.int16],
+    phones: NDArray[np.int16],
+    args,
+) -> None:
+    """Choose the layer on seen voices, then for each size fit the codebook, measure it on unseen voices, write it."""
     # The codebook must be fitted on the features of the weights that ship: round to float16 first.
     state = {name: tensor.half() for name, tensor in model.hubert.state_dict().items() if name != "masked_spec_embed"}
     state = {name: t for name, t in state.items() if "num_batches_tracked" not in name}
-    seen = [clip for name in ("slt", "awb", "kal16") for clip in gold_clips(args.gold, name, 300)]
     hubert = config.hubert()
-    by_layer, books = {}, {}
-    for layer in (config.layers - 1, config.layers):
-        encoder = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
-        books[layer] = kmeans.fit(
-            student_features(encoder, samples, FIT_SECONDS, args.seed), args.units, seed=args.seed
-        )
-        by_layer[layer] = measure(lambda x, e=encoder, b=books[layer]: b.assign(e(x)), seen).pnmi
+    waves, frames = pieces(samples, args.seed)
+    known = phones[frames]
+    seen = [clip for name in ("slt", "awb", "kal16") for clip in gold_clips(args.gold, name, 300)]
+    by_layer, encoders, found = {}, {}, {}
+    for layer in range(config.layers - 2, config.layers + 1):
+        encoder = encoders[layer] = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
+        features = np.concatenate(list(in_order(encoder, track(waves, description="student features", enabled=True))))
+        found[layer] = features, kmeans.discriminant(features, known, DIMENSIONS)
+        book = kmeans.fit(features, max(args.units), seed=args.seed, projection=found[layer][1])
+        by_layer[layer] = measure(lambda x, e=encoder, b=book: b.assign(e(x)), seen).pnmi
     layer = max(by_layer, key=by_layer.__getitem__)
-    baseline = mfcc_codebook(samples, args.units, FIT_SECONDS, args.seed)
-    encoder = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
-    ours = lambda x: books[layer].assign(encoder(x))  # noqa: E731
-    theirs = lambda x: baseline.assign(mfcc(x, encoder.n_frames(len(x)), hop=HOP))  # noqa: E731
-    both = lambda clips: {  # noqa: E731
-        "units": dataclasses.asdict(measure(ours, clips)), "mfcc": dataclasses.asdict(measure(theirs, clips))
-    }  # fmt: skip
-    by_voice = {name: gold_clips(args.gold, name, 1200) for name in voices.UNSEEN_VOICES}
-    report = {
-        "layer": layer,
-        "pnmi_by_layer_on_seen_voices": by_layer,
-        "unseen_voices": both([clip for clips in by_voice.values() for clip in clips]),
-        "by_unseen_voice": {name: both(clips) for name, clips in by_voice.items()},
-        "config": dataclasses.asdict(config),
-        "speech_hours": len(samples) / RATE / 3600,
-    }
-    if args.librivox:
-        report["librivox"] = both(gold_clips(args.librivox, None, 1e9))
-    print(json.dumps(report, indent=1))
-    kept = {n: t for n, t in state.items() if not n.startswith("encoder.layers.") or int(n.split(".")[2]) < layer}
+    encoder, (features, projection) = encoders[layer], found[layer]
+    cepstra = np.concatenate(list(in_order(lambda wave: mfcc(wave, 249, hop=HOP), waves)))
+    weights = save(
+        {n: t for n, t in state.items() if not n.startswith("encoder.layers.") or int(n.split(".")[2]) < layer}
+    )
     fields = {**hubert.to_diff_dict(), "num_hidden_layers": layer}
-    save_tokenizer(
-        args.out, name=args.out.name, encoder_config=fields, encoder_weights=save(kept), layer=layer,
-        codebook=books[layer], normalize_input=False, sample_rate=RATE, hop=HOP, card=card(report, args),
-    )  # fmt: skip
-    with atomic_write(args.out / "quality.json") as path:
-        path.write_text(json.dumps(report, indent=1))
+    by_voice = {name: gold_clips(args.gold, name, 1200) for name in voices.UNSEEN_VOICES}
+    for units in args.units:
+        books = {
+            "units": kmeans.fit(features, units, seed=args.seed, projection=projection),
+            "without_projection": kmeans.fit(features, units, seed=args.seed),
+            # The baseline (standardising its features first makes it worse), and the same behind such a projection.
+            "mfcc": kmeans.fit(cepstra, units, seed=args.seed),
+            "mfcc_projected": kmeans.fit(
+                cepstra, units, seed=args.seed, projection=kmeans.discriminant(cepstra, known, DIMENSIONS)
+            ),
+        }
+
+        compare = partial(compared, encoder, books)
+        report = {
+            "layer": layer,
+            "pnmi_by_layer_on_seen_voices": by_layer,
+            "seen_voices": compare(seen),
+            "unseen_voices": compare([clip for clips in by_voice.values() for clip in clips]),
+            "by_unseen_voice": {name: compare(clips) for name, clips in by_voice.items()},
+            "config": dataclasses.asdict(config),
+            "speech_hours": len(samples) / RATE / 3600,
+        }
+        if args.librivox:
+            report["librivox"] = compare(gold_clips(args.librivox, None, 1e9))
+        print(json.dumps(report, indent=1))
+        folder = args.out / f"{args.encoder.name}-{units}"
+        save_tokenizer(
+            folder, name=args.encoder.name, encoder_config=fields, encoder_weights=weights, layer=layer,
+            codebook=books["units"], normalize_input=False, sample_rate=RATE, hop=HOP,
+            card=card(report, folder.name, args),
+        )  # fmt: skip
+        # One encoder for all sizes, beside the tokenizers and not in each of them.
+        args.encoder.mkdir(parents=True, exist_ok=True)
+        for name in ("encoder.json", "encoder.safetensors"):
+            (folder / name).replace(args.encoder / name)
+        with atomic_write(folder / "quality.json") as path:
+            path.write_text(json.dumps(report, indent=1))
 
 
-def card(report: dict, args: argparse.Namespace) -> str:
+def card(report: dict, name: str, args: argparse.Namespace) -> str:
     def row(name: str, part: dict) -> str:
-        ours, theirs = part["units"], part["mfcc"]
-        ratio = ours["pnmi"] / theirs["pnmi"]
+        ours, plain, theirs, projected = (
+            part[key]["pnmi"] for key in ("units", "without_projection", "mfcc", "mfcc_projected")
+        )
+        frames, purity = part["units"]["frames"], part["units"]["phone_purity"]
         return (
-            f"| {name} | {ours['frames']} | **{ours['pnmi']:.3f}** | {theirs['pnmi']:.3f} | {ratio:.2f} "
-            f"| {ours['phone_purity']:.3f} | {theirs['phone_purity']:.3f} |"
+            f"| {name} | {frames} | **{ours:.3f}** | {theirs:.3f} | {ours / theirs:.2f} "
+            f"| {plain:.3f} | {projected:.3f} | {purity:.3f} | {part['mfcc']['phone_purity']:.3f} |"
         )
 
     parts = {"unseen voices, pooled": report["unseen_voices"], **report["by_unseen_voice"]}
+    parts["seen voices"] = report["seen_voices"]
     if "librivox" in report:
         parts["LibriVox, five clips"] = report["librivox"]
     rows = "\n".join(row(name, part) for name, part in parts.items())
-    return f"""# {args.out.name}
+    units, encoder = name.rsplit("-", 1)[1], args.encoder.name
+    return f"""# {name}
 
 A 25 Hz HuBERT (transformers `HubertModel` with a filterbank-initialised front end, {report["layer"]} transformer
-blocks, float16) with a k-means codebook of {args.units} on the output of block {report["layer"]}. Hop {HOP} samples at
-16 kHz, raw input (no normalisation), deduplicated units.
+blocks, float16; shared with the other codebooks of it, in `assets/encoder/{encoder}`) with a k-means codebook of
+{units} on the output of block {report["layer"]}, projected to {DIMENSIONS} linear discriminants of phones. Hop {HOP}
+samples at 16 kHz, raw input (no normalisation), deduplicated units.
 
 - **Training speech**: {report["speech_hours"]:.1f} h, made by `assets/make/speech.py`: hundreds of synthetic voices
-  (flite with shifted pitch and formants, festival, espeak-ng) reading public-domain prose, and recorded prompts in five
-  languages.
-- **Targets, two streams**: k-means ({N_UNITS}) of the final layer of Whisper tiny.en's encoder (MIT), averaged to
-  25 Hz, less the mean of each place in Whisper's window; and, on flite's share of the speech, **the phones flite says
-  it spoke**. Text has thus had a hand in these units twice (Whisper was trained on transcripts): they are not textless.
-- **Recipe**: `runs/assets.sh`; seed {args.seed}, {args.updates} updates of {args.batch} crops of 4 s; noise, room, gain
-  and speed augmentation.
+  (flite and festival with shifted pitch and formants, espeak-ng) reading public-domain prose, and recorded prompts in
+  five languages.
+- **Targets, three streams**: k-means ({N_UNITS}) of the final layer of Whisper tiny.en's encoder (MIT), averaged to
+  25 Hz, less the mean of each place in Whisper's window; **the phones flite and festival say they spoke**; and those of
+  espeak-ng. The projection in front of the codebook is fitted on the same phones. Text has thus had a hand in these
+  units three times (Whisper was trained on transcripts): they are not textless.
+- **Recipe**: `runs/assets.sh`; seed {args.seed}, {args.updates} updates of {args.batch} crops of 4 s; colour, noise,
+  room, gain and speed augmentation.
 - **Licence**: MIT. **Meant for**: quick starts, tests and teaching. For research on human speech use a published
   encoder.
 
-PNMI and phone purity, ours against MFCC + k-means({args.units}) at the same 25 Hz. The voice `rms` and its shifted
-relatives were heard by nobody in training; phones are flite's own, those of LibriVox by forced alignment.
+PNMI, ours against MFCC + k-means({units}) at the same 25 Hz; ours without the projection and MFCC's with one of its
+own; phone purity of ours and of MFCC's. The voice `rms` and its shifted relatives were heard by nobody in training;
+phones are flite's own, those of LibriVox by forced alignment.
 
-| speech | frames | PNMI | MFCC's | ratio | purity | MFCC's |
-|---|---|---|---|---|---|---|
+| speech | frames | PNMI | MFCC's | ratio | without projection | MFCC's with one | purity | MFCC's |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 """
 

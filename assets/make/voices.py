@@ -1,7 +1,8 @@
 """Every synthetic voice of the bundled assets, by name, and the one way to make it speak.
 
-Letters: N samples at SAMPLE_RATE. Engines: flite, festival (text2wave) and espeak-ng, called as programs; whatever
-rate they speak at is resampled to 16 kHz by soxr and brought to the same level.
+Letters: N samples at SAMPLE_RATE. Engines: flite and festival, called as programs, and espeak-ng's library; whatever
+rate they speak at is resampled to 16 kHz by soxr and brought to the same level. All of them tell when they say which
+phone: flite and festival in the names of the Radio News set, espeak-ng in its own.
 
 The voice `rms`, and the voices shifted from it (UNSEEN_VOICES), are heard by nothing that is trained: not by the
 tokenizer, the language models or the vocoder. They measure what all of them do on a new speaker.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import espeak
 import numpy as np
 import soundfile
 import soxr
@@ -32,7 +34,8 @@ UNSEEN = "rms"
 Samples = NDArray[np.float32]
 Phones = list[tuple[str, float, float]]  # phone, start s, end s
 
-PROGRAMS = {"flite": "flite", "festival": "text2wave", "espeak": "espeak-ng"}
+PROGRAMS = {"flite": "flite", "festival": "festival", "espeak": "espeak-ng"}
+PHONE_SETS = {"flite": "radio", "festival": "radio", "espeak": "espeak"}
 PACKAGES = {"flite": "flite", "festival": "festival festvox-kdlpc16k festlex-cmu festlex-poslex", "espeak": "espeak-ng"}
 
 
@@ -64,8 +67,8 @@ class Voice:
 # Mean F0 in Hz, measured; what a varied pitch is relative to. `rms` ignores a given pitch.
 FLITE_F0 = {"awb": 127.0, "rms": 102.0, "slt": 171.0, "kal16": 110.0}
 _SHIFTS = {"slt": (0.84, 0.92, 1.12, 1.22), "awb": (0.88, 1.12, 1.25), "kal16": (0.88, 1.15, 1.3)}
-SHIFT_RANGE = {"slt": (0.78, 1.25), "awb": (0.85, 1.3), "kal16": (0.85, 1.35)}  # still like a person
-_ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-x-gbclan", "en-us-nyc")
+SHIFT_RANGE = {"slt": (0.78, 1.25), "awb": (0.85, 1.3), "kal16": (0.85, 1.35), "ked": (0.85, 1.3)}  # human still
+_ACCENTS = ("en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-x-gbclan", "en-us-nyc")
 _VARIANTS = (
     *(
         "m1",
@@ -106,14 +109,14 @@ _VARIANTS = (
 
 
 def shifted(base: str, shift: float) -> Voice:
-    """Return flite's voice `base` with pitch and formants multiplied by `shift`, as `slt-x112`."""
-    return Voice(name=f"{base}-x{round(100 * shift)}", engine="flite", base=base, shift=shift)
+    """Return the recorded voice `base` with pitch and formants multiplied by `shift`, as `slt-x112`."""
+    return replace(FLITE.get(base) or FESTIVAL[base], name=f"{base}-x{round(100 * shift)}", shift=shift)
 
 
 FLITE = {name: Voice(name=name, engine="flite", base=name) for name in FLITE_F0}
+FESTIVAL = {"ked": Voice(name="ked", engine="festival", base="voice_ked_diphone")}
 SHIFTED = {voice.name: voice for base, shifts in _SHIFTS.items() for voice in (shifted(base, s) for s in shifts)}
 UNSEEN_VOICES = {voice.name: voice for voice in (FLITE[UNSEEN], shifted(UNSEEN, 0.88), shifted(UNSEEN, 1.18))}
-FESTIVAL = {"ked": Voice(name="ked", engine="festival", base="voice_ked_diphone")}
 ESPEAK = {
     f"espeak-{accent}+{variant}": Voice(name=f"espeak-{accent}+{variant}", engine="espeak", base=f"{accent}+{variant}")
     for accent in _ACCENTS
@@ -135,24 +138,21 @@ def speak(voice: Voice, text: str) -> Samples:
     Raises:
         ArtifactError: the engine failed or said nothing.
     """
-    if voice.engine == "flite":
-        return align(voice, text)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        wave = Path(folder) / "said.wav"
-        if voice.engine == "festival":
-            settings = [f"({voice.base})", f"(Parameter.set 'Duration_Stretch {voice.stretch * voice.shift})"]
-            command = ["text2wave", "-o", str(wave), *(part for setting in settings for part in ("-eval", setting))]
-            _run(command, stdin=text)
-        else:
-            words_per_minute = round(165 / (voice.stretch * voice.shift))
-            pitch = 50 if voice.pitch is None else round(voice.pitch)
-            _run(["espeak-ng", "-v", voice.base, "-s", str(words_per_minute), "-p", str(pitch), "-w", str(wave), text])
-        return _finish(wave, voice)
+    return align(voice, text)[0]
 
 
 def align(voice: Voice, text: str) -> tuple[Samples, Phones]:
-    """Return what a flite `voice` says for `text`, and each phone of it with its start and end in seconds."""
-    return _flite(voice, ["-t", text])
+    """Return what `voice` says for `text`, and each phone of it with its start and end in seconds; the names are those
+    of the engine's set (PHONE_SETS)."""
+    if voice.engine == "flite":
+        return _flite(voice, ["-t", text])
+    if voice.engine == "festival":
+        return _festival(voice, text)
+    samples, rate, phones = espeak.say(
+        voice.base, text, words_per_minute=round(165 / (voice.stretch * voice.shift)),
+        pitch=50 if voice.pitch is None else round(voice.pitch),
+    )  # fmt: skip
+    return _finish(samples, rate, voice), [(p, start / voice.shift, end / voice.shift) for p, start, end in phones]
 
 
 def speak_phones(voice: Voice, phones: Sequence[str]) -> tuple[Samples, Phones]:
@@ -190,25 +190,48 @@ def _flite(voice: Voice, what: list[str]) -> tuple[Samples, Phones]:
         if voice.pitch is not None:
             settings += ["--setf", f"int_f0_target_mean={voice.pitch:.2f}"]
         printed = _run(["flite", "-voice", voice.base, *settings, "-psdur", *what, "-o", str(wave)])
-        samples = _finish(wave, voice)
-    ends = [(phone, float(end) / voice.shift) for phone, end in re.findall(r"(\S+):([\d.]+)", printed)]
-    starts = [0.0, *(end for _, end in ends)]
-    return samples, [(phone, start, end) for start, (phone, end) in zip(starts, ends, strict=False)]
+        samples = _read(wave, voice)
+    return samples, _phones(re.findall(r"(\S+):([\d.]+)", printed), voice)
 
 
-def _run(command: list[str], *, stdin: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+def _festival(voice: Voice, text: str) -> tuple[Samples, Phones]:
+    with tempfile.TemporaryDirectory() as folder:
+        wave, segments, script = (Path(folder) / name for name in ("said.wav", "said.segs", "say.scm"))
+        said = text.replace("\\", " ").replace('"', " ")
+        script.write_text(
+            f"({voice.base})\n(Parameter.set 'Duration_Stretch {voice.stretch * voice.shift:.4f})\n"
+            f'(set! said (utt.synth (Utterance Text "{said}")))\n'
+            f'(utt.save.wave said "{wave}")\n(utt.save.segs said "{segments}")\n'
+        )
+        _run(["festival", "-b", str(script)])
+        samples = _read(wave, voice)
+        rows = [line.split() for line in segments.read_text().splitlines()[1:]]  # "#", then: end 100 phone
+    return samples, _phones([(phone, end) for end, _, phone in rows], voice)
+
+
+def _phones(ends: Sequence[tuple[str, str]], voice: Voice) -> Phones:
+    """Phones one after the other from when each ends, in seconds of the engine's own sound."""
+    times = [float(end) / voice.shift for _, end in ends]
+    return [(phone, start, end) for (phone, _), start, end in zip(ends, [0.0, *times], times, strict=False)]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ArtifactError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
     return done.stdout
 
 
-def _finish(wave: Path, voice: Voice) -> Samples:
+def _read(wave: Path, voice: Voice) -> Samples:
     if not wave.exists():
         raise ArtifactError(
             f"the voice {voice.name} wrote no sound; is it installed? apt install {PACKAGES[voice.engine]}"
         )
     samples, rate = soundfile.read(wave, dtype="float32")
+    return _finish(samples, rate, voice)
+
+
+def _finish(samples: Samples, rate: int, voice: Voice) -> Samples:
     # Claiming a rate `shift` times higher raises pitch and formants; the engine was asked to speak that much slower.
     samples = soxr.resample(samples, rate * voice.shift, SAMPLE_RATE, quality="HQ")
     if len(samples) < SAMPLE_RATE // 20 or not np.abs(samples).max() > 1e-4:

@@ -1,6 +1,7 @@
-"""The codebook: K centroids in feature space, fitted by scikit-learn, applied as one matrix product.
+"""The codebook: K centroids in feature space, or in a projection of it, fitted by scikit-learn, applied as one matrix
+product.
 
-Shapes: F frames, D feature dimensions, K centroids.
+Shapes: F frames, D feature dimensions, P dimensions of the projection, K centroids.
 """
 
 from __future__ import annotations
@@ -23,14 +24,26 @@ class Codebook:
     """K centroids; a frame's unit is the nearest one.
 
     Attributes:
-        centroids: float32 [K, D].
+        centroids: float32 [K, D], or [K, P] with a projection.
+        projection: float32 [D, P]; features are multiplied by it before they meet the centroids (see `discriminant`).
     """
 
     centroids: NDArray[np.float32]
+    projection: NDArray[np.float32] | None = None
 
     @property
     def n_units(self) -> int:
         return len(self.centroids)
+
+    @property
+    def dim(self) -> int:
+        """D, of the features it takes."""
+        return self._directions.shape[1]
+
+    @cached_property
+    def _directions(self) -> NDArray[np.float32]:
+        """What a frame's inner products with the centroids are taken with, float32 [K, D]: (x P).c = x.(P c)."""
+        return self.centroids if self.projection is None else self.centroids @ self.projection.T
 
     @cached_property
     def _half_norms(self) -> NDArray[np.float32]:
@@ -38,9 +51,9 @@ class Codebook:
 
     @cached_property
     def _distances(self) -> NDArray[np.float32]:
-        """Between centroids, float32 [K, K]."""
-        half = self._half_norms
-        return np.sqrt(np.maximum(0, 2 * (half[:, None] + half - self.centroids @ self.centroids.T)))
+        """Between the directions of centroids, float32 [K, K]."""
+        norms = np.square(self._directions).sum(1)
+        return np.sqrt(np.maximum(0, norms[:, None] + norms - 2 * self._directions @ self._directions.T))
 
     def assign(self, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Nearest centroid (Euclidean) of each frame: float32 [F, D] -> uint16 [F]; the lowest index wins a tie."""
@@ -58,23 +71,26 @@ class Codebook:
         scores = self._scores(features)
         best = scores.argmax(1)
         lead = scores[np.arange(len(scores)), best, None] - scores
-        # Moving x by d changes the lead of c over c' by d.(c - c'), so by at most |d| |c - c'|.
+        # Moving x by d changes the lead of c over c' by d.(c - c'), so by at most |d| |c - c'| (c: its direction).
         reach = relative * np.linalg.norm(features, axis=1)[:, None] * self._distances[best]
         lead[np.arange(len(scores)), best] = np.inf
         return (lead <= reach).any(1)
 
     def _scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """[F, K], highest for the nearest."""
-        if features.ndim != 2 or features.shape[1] != self.centroids.shape[1]:
+        if features.ndim != 2 or features.shape[1] != self.dim:
             raise BadInput(
-                f"features of shape {features.shape} meet a codebook of {self.centroids.shape[1]} dimensions: "
+                f"features of shape {features.shape} meet a codebook of {self.dim} dimensions: "
                 "the codebook was fitted on another encoder or layer."
             )
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every c.
-        return features @ self.centroids.T - self._half_norms
+        return features @ self._directions.T - self._half_norms
 
     def to_bytes(self) -> bytes:
-        return save({"centroids": np.ascontiguousarray(self.centroids)})
+        tensors = {"centroids": self.centroids}
+        if self.projection is not None:
+            tensors["projection"] = self.projection
+        return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
     @property
     def sha256(self) -> str:
@@ -87,19 +103,33 @@ class Codebook:
 
     @classmethod
     def load(cls, path: str | Path) -> Codebook:
-        tensors = load(Path(path).read_bytes())
-        if set(tensors) != {"centroids"} or tensors["centroids"].ndim != 2:
-            raise BadInput(f"{path} is not a codebook: it should hold one 2-D tensor named 'centroids'.")
-        return cls(tensors["centroids"].astype(np.float32))
+        tensors = {name: tensor.astype(np.float32) for name, tensor in load(Path(path).read_bytes()).items()}
+        if not {"centroids"} <= set(tensors) <= {"centroids", "projection"} or any(
+            t.ndim != 2 for t in tensors.values()
+        ):
+            raise BadInput(
+                f"{path} is not a codebook: it should hold a 2-D tensor named 'centroids', and perhaps a 'projection'."
+            )
+        book = cls(tensors["centroids"], tensors.get("projection"))
+        if book.projection is not None and book.projection.shape[1] != book.centroids.shape[1]:
+            raise BadInput(
+                f"{path}: the projection ends in {book.projection.shape[1]} dimensions, "
+                f"the centroids have {book.centroids.shape[1]}."
+            )
+        return book
 
 
-def fit(features: NDArray[np.float32], k: int, *, seed: int, batch_size: int = 10_000, max_iter: int = 60) -> Codebook:
+def fit(
+    features: NDArray[np.float32], k: int, *, seed: int, projection: NDArray[np.float32] | None = None,
+    batch_size: int = 10_000, max_iter: int = 60,
+) -> Codebook:  # fmt: skip
     """Fit K centroids with scikit-learn's mini-batch k-means (k-means++ start, best of 3).
 
     Args:
         features: float32 [F, D], F at least K.
         k: number of centroids.
         seed: fixes the result on one machine and library version.
+        projection: float32 [D, P]; centroids are fitted behind it, and the codebook carries it.
         batch_size: frames a mini-batch.
         max_iter: passes over the data at most.
     """
@@ -116,5 +146,28 @@ def fit(features: NDArray[np.float32], k: int, *, seed: int, batch_size: int = 1
         reassignment_ratio=0.001,
         max_no_improvement=50,
     )
-    model.fit(features)
-    return Codebook(model.cluster_centers_.astype(np.float32))
+    model.fit(features if projection is None else features @ projection)
+    return Codebook(model.cluster_centers_.astype(np.float32), projection)
+
+
+def discriminant(features: NDArray[np.float32], labels: NDArray[np.integer], dim: int) -> NDArray[np.float32]:
+    """The projection to `dim` dimensions in which labelled frames (of phones, say) lie farthest apart, measured in the
+    spread of frames of one label: Fisher's linear discriminants. Distances there weigh what tells labels apart, not
+    what merely varies most, such as the speaker.
+
+    Args:
+        features: float32 [F, D].
+        labels: [F]; frames with a negative one are left out.
+        dim: P, below the number of labels.
+
+    Returns:
+        float32 [D, P], for `Codebook.projection` and `fit`.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    known = labels >= 0
+    n_labels = len(np.unique(labels[known]))
+    if not 0 < dim < n_labels:
+        raise BadInput(f"{n_labels} labels span at most {n_labels - 1} discriminant dimensions, {dim} were asked for.")
+    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-3)
+    return model.fit(features[known], labels[known]).scalings_[:, :dim].astype(np.float32)

@@ -178,9 +178,9 @@ def import_tokenizer(
     cut_encoder = pretrained(source, layer=layer, normalize_input=normalize_input)
     if not isinstance(codebook, Codebook):
         codebook = Codebook.load(codebook) if Path(codebook).suffix == ".safetensors" else read_kmeans(codebook)
-    if codebook.centroids.shape[1] != cut_encoder.dim:
+    if codebook.dim != cut_encoder.dim:
         raise BadInput(
-            f"the codebook has {codebook.centroids.shape[1]} dimensions and the encoder {encoder} {cut_encoder.dim}: "
+            f"the codebook has {codebook.dim} dimensions and the encoder {encoder} {cut_encoder.dim}: "
             "it was fitted on another encoder."
         )
     fields, weights = _encoder_files(cut_encoder)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import bundled_or_folder
+from twistlm.artifacts import bundled, bundled_or_folder
 from twistlm.atomic import atomic_folder
 from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
@@ -112,22 +112,33 @@ class SpeechTokenizer:
         if not (folder / "spec.json").is_file():
             raise ArtifactError(f"{folder} is not a tokenizer: it has no spec.json.")
         spec = UnitSpec.from_json((folder / "spec.json").read_text())
-        for name, expected in (
-            ("encoder.safetensors", spec.encoder_sha256),
-            ("codebook.safetensors", spec.centroids_sha256),
+        encoder_folder = _encoder_folder(folder, spec)
+        for file, expected in (
+            (encoder_folder / "encoder.safetensors", spec.encoder_sha256),
+            (folder / "codebook.safetensors", spec.centroids_sha256),
         ):
-            if not (folder / name).is_file():
-                raise ArtifactError(f"{folder} is not a whole tokenizer: {name} is missing.")
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            if not file.is_file():
+                raise ArtifactError(f"{folder} is not a whole tokenizer: {file.name} is missing.")
+            found = hashlib.sha256(file.read_bytes()).hexdigest()
             if found != expected:
                 raise UnitSpecMismatch(
-                    f"{folder / name} has sha256 {found[:16]}… but its spec.json says {expected[:16]}…: "
+                    f"{file} has sha256 {found[:16]}… but {folder / 'spec.json'} says {expected[:16]}…: "
                     "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
                 )
-        encoder = load_encoder(folder, layer=spec.layer, normalize_input=spec.normalize_input)
+        encoder = load_encoder(encoder_folder, layer=spec.layer, normalize_input=spec.normalize_input)
         if encoder.hop != spec.hop:
             raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
         return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
+
+
+def _encoder_folder(folder: Path, spec: UnitSpec) -> Path:
+    """Where a tokenizer's encoder lies: in its folder, or, for codebooks that share one, in the bundled encoder's."""
+    if (folder / "encoder.safetensors").is_file():
+        return folder
+    try:
+        return bundled(f"encoder/{spec.encoder}")
+    except ArtifactError:
+        return folder  # where it is then said to be missing
 
 
 def save_tokenizer(
