@@ -12,19 +12,17 @@ speak() { # speak PRODUCT FOLDER HOURS: nothing to do when the manifest, written
 }
 
 $python -c 'import pocketsphinx, wordfreq' 2>/dev/null || $python -m pip install -q pocketsphinx==5.0.4 wordfreq==3.1.1
-speak corpus $work/tok 8
+speak corpus $work/tok 16
 speak gold $work/gold 1
 speak real $work/real 1
-speak slt $work/slt 2
+speak slt $work/slt 3
 speak sample assets/speech 0.87
 [ -f assets/mini-swuggy/pairs.jsonl ] || $python assets/make/swuggy.py --out assets/mini-swuggy --seed 0
 
 # One encoder, two codebooks.
-for units in 500 100; do
-  [ -f assets/tokenizer/mini-25hz-$units/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
-    --librivox $work/real --work $work/tokenizer --updates 4800 --batch 8 --seed 0 --units $units \
-    --out assets/tokenizer/mini-25hz-$units
-done
+[ -f assets/tokenizer/mini-25hz-100/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
+  --librivox $work/real --work $work/tokenizer --updates 12000 --batch 8 --bf16 --seed 0 --units 500 100 \
+  --encoder assets/encoder/mini-25hz --out assets/tokenizer
 
 # The vocoder first learns the voice from stand-in units, then from the tokenizer's; that of 100 units goes on from that of
 # 500. (The ones that ship went on from the vocoder of the first tokenizer, 125b32e, in place of the stand-in stage.)

@@ -52,6 +52,7 @@ def test_all_suites_two_models_and_a_rerun(twist, tiny: Tiny, bench: Path, tmp_p
         assert json.loads((tmp_path / "out" / f"{suite}.json").read_text()) == of
         assert len(of["checksum"]) == 64 and of["version"] and of["unit_spec"] == found.json["unit_spec"]
         for rule in ("mean", "sum"):
+            assert of["protocols"][rule].startswith("from its own <s>; ")
             first, second = of["scores"][rule]
             for group, gap in of["differences"][rule].items():
                 one, other = first["groups"][group], second["groups"][group]

@@ -17,8 +17,10 @@ from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
 from twistlm.types import Clip
 from twistlm.units import encoder as encoder_module
 from twistlm.units import kmeans
+from twistlm.units import tokenizer as tokenizer_module
 from twistlm.units.encoder import SSLEncoder, cut, frames_of
 from twistlm.units.pretrain import HubertPretrainConfig
+from twistlm.units.quality import unit_quality
 from twistlm.units.runs import dedup, expand
 from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
 
@@ -69,6 +71,57 @@ def test_fit_is_seeded_and_near_the_inertia_of_full_k_means(tmp_path):
 def test_assign_refuses_features_of_another_width():
     with pytest.raises(BadInput, match="another encoder or layer"):
         kmeans.Codebook(np.zeros((4, 3), np.float32)).assign(np.zeros((10, 5), np.float32))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_projected_codebook_finds_the_nearest_centroid_behind_the_projection(seed):
+    rng = np.random.default_rng(seed)
+    features, projection, centroids = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((200, 7), (7, 3), (9, 3))
+    )
+    book = kmeans.Codebook(centroids, projection)
+    distances = np.linalg.norm((features @ projection)[:, None].astype(np.float64) - centroids, axis=2)
+    nearest, second = np.sort(distances, 1)[:, :2].T
+    clear = second - nearest > 1e-4
+    assert clear.sum() > 150
+    assert np.array_equal(book.assign(features)[clear], distances.argmin(1)[clear])
+    assert (book.dim, book.n_units) == (7, 9)
+    near = book.near_ties(features, relative=0.01)
+    moved = rng.standard_normal(features.shape).astype(np.float32)
+    moved *= 0.01 * np.linalg.norm(features, axis=1, keepdims=True) / np.linalg.norm(moved, axis=1, keepdims=True)
+    assert np.array_equal(book.assign(features + moved)[~near], book.assign(features)[~near])
+    assert not near.all()
+
+
+def test_a_projected_codebook_is_kept_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((500, 6)).astype(np.float32)
+    book = kmeans.fit(features, 5, seed=0, projection=rng.standard_normal((6, 2)).astype(np.float32))
+    book.save(tmp_path / "book.safetensors")
+    loaded = kmeans.Codebook.load(tmp_path / "book.safetensors")
+    assert loaded.sha256 == book.sha256 != kmeans.Codebook(book.centroids).sha256
+    assert np.array_equal(loaded.assign(features), book.assign(features))
+    kmeans.Codebook(book.centroids, np.zeros((6, 3), np.float32)).save(tmp_path / "odd.safetensors")
+    with pytest.raises(BadInput, match=r"ends in 3 dimensions.*have 2"):
+        kmeans.Codebook.load(tmp_path / "odd.safetensors")
+
+
+def test_discriminants_weigh_what_tells_labels_apart_over_what_varies_most():
+    """Two dimensions hold the label, one varies ten times as much and says nothing: k-means alone falls for it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 4, 3000)
+    features = rng.standard_normal((3000, 3)).astype(np.float32) * [0.2, 0.2, 10]
+    features[:, :2] += np.array([[0, 0], [0, 1], [1, 0], [1, 1]])[labels]
+    features = features.astype(np.float32)
+    known = labels >= 0
+    names = np.array(["a", "b", "c", "d"])[labels]
+    plain = kmeans.fit(features, 8, seed=0)
+    projected = kmeans.fit(features, 8, seed=0, projection=kmeans.discriminant(features, labels, 2))
+    pnmi = [unit_quality(book.assign(features)[known], names[known]).pnmi for book in (plain, projected)]
+    assert pnmi[0] < 0.1 < 0.8 < pnmi[1]
+    with pytest.raises(BadInput, match="at most 3"):
+        kmeans.discriminant(features, labels, 4)
 
 
 def tiny_config(frame_rate=25, **changes):
@@ -186,6 +239,26 @@ def test_a_swapped_codebook_is_refused(tokenizer_folder, tmp_path):
         SpeechTokenizer.load(folder)
     (folder / "codebook.safetensors").unlink()
     with pytest.raises(ArtifactError, match="missing"):
+        SpeechTokenizer.load(folder)
+
+
+def test_a_tokenizer_may_share_a_bundled_encoder(tokenizer_folder, tmp_path, monkeypatch):
+    import shutil
+
+    folder, encoder = tmp_path / "tokenizer", tmp_path / "encoder" / "tiny"
+    shutil.copytree(tokenizer_folder, folder)
+    encoder.mkdir(parents=True)
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.move(folder / name, encoder / name)
+    with pytest.raises(ArtifactError, match=r"encoder\.safetensors is missing"):
+        SpeechTokenizer.load(folder)
+    monkeypatch.setattr(tokenizer_module, "bundled", lambda name: tmp_path / name)
+    clip = Clip(noise(16_000), 16_000, "a")
+    assert np.array_equal(SpeechTokenizer.load(folder)(clip).ids, SpeechTokenizer.load(tokenizer_folder)(clip).ids)
+    weights = bytearray((encoder / "encoder.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (encoder / "encoder.safetensors").write_bytes(weights)
+    with pytest.raises(UnitSpecMismatch, match=r"encoder\.safetensors"):
         SpeechTokenizer.load(folder)
 
 

@@ -73,7 +73,7 @@ def tokenize(
 @verb
 def kmeans(
     speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
-    encoder: Annotated[str, typer.Option(help="Folder with encoder.json and encoder.safetensors, or a tokenizer.")],
+    encoder: Annotated[str, typer.Option(help="Folder with encoder.json and encoder.safetensors, or mini-25hz.")],
     layer: Annotated[int, typer.Option(help="Block whose output is clustered, from 1.")],
     out: Annotated[Path, typer.Option(help="Folder for the new tokenizer.")],
     k: Annotated[int, typer.Option("--k", help="Number of units.")] = 500,

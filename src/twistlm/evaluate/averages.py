@@ -140,6 +140,7 @@ def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[st
     if normalize not in PROTOCOLS:
         raise BadInput(f'normalize must be "mean" or "sum", got {normalize!r}.')
     facts = scored.facts
+    opening = f"{facts['opening']}; " if facts.get("opening") else ""
     result, sizes = {}, n_pairs(scored)
     for group, means in _item_means(scored, normalize).items():
         result[group] = Score(
@@ -149,7 +150,7 @@ def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[st
             n=len(means),
             unit_spec=facts["unit_spec"],
             protocol=(
-                f"{PROTOCOLS[normalize]}; pairs of an item, then items; "
+                f"{opening}{PROTOCOLS[normalize]}; pairs of an item, then items; "
                 f"95% bootstrap over {len(means)} items ({sizes[group]} pairs)"
             ),
             suite=f"{facts['suite']} version {facts['version']} sha256 {facts['checksum']}",

@@ -138,8 +138,9 @@ def _score(folder: Path, sha256: str, spoken: Sequence[SpokenSuite], spec: UnitS
     model = functools.cache(load_model)
     by = {"unit_spec": spec.fingerprint, "model_sha256": sha256}
 
-    def sides(one: SpokenSuite) -> Sides:
-        return score_sides(model(folder), one.units, one.suite.pairs)
+    def sides(one: SpokenSuite) -> tuple[Sides, str]:
+        lm = model(folder)
+        return score_sides(lm, one.units, one.suite.pairs), lm.vocab.opening
 
     return [_kept(out / f"{one.suite.name}.{sha256[:12]}.parquet", one, by, sides) for one in spoken]
 
@@ -149,8 +150,8 @@ def _read(folder: Path, spoken: Sequence[SpokenSuite], out: Path) -> list[Scored
     sha256 = _digest(folder)
     by = {"unit_spec": "text", "model_sha256": sha256}
 
-    def sides(one: SpokenSuite) -> Sides:
-        return score_texts(folder, one.suite.texts)
+    def sides(one: SpokenSuite) -> tuple[Sides, str]:
+        return score_texts(folder, one.suite.texts), ""
 
     return [
         _kept(out / f"{one.suite.name}.topline-{sha256[:12]}.parquet", one, by, sides) if one.suite.texts else None
@@ -158,12 +159,15 @@ def _read(folder: Path, spoken: Sequence[SpokenSuite], out: Path) -> list[Scored
     ]
 
 
-def _kept(path: Path, one: SpokenSuite, by: Values, sides: Callable[[SpokenSuite], Sides]) -> ScoredPairs:
-    """Return the scored pairs at `path` if the same model scored the same suite; else score, write and return them."""
+def _kept(path: Path, one: SpokenSuite, by: Values, sides: Callable[[SpokenSuite], tuple[Sides, str]]) -> ScoredPairs:
+    """Return the scored pairs at `path` if the same model scored the same suite; else score, write and return them.
+
+    `sides` gives the scores and how the model's documents begin."""
     facts = {"suite": one.suite.name, "version": one.suite.version, "checksum": one.checksum} | by
-    if path.is_file() and (kept := ScoredPairs.read(path)).facts == facts:
+    if path.is_file() and facts.items() <= (kept := ScoredPairs.read(path)).facts.items():
         return kept
-    scored = ScoredPairs.join(one.suite, sides(one), facts)
+    found, opening = sides(one)
+    scored = ScoredPairs.join(one.suite, found, facts | {"opening": opening})
     scored.write(path)
     return scored
 

@@ -92,7 +92,7 @@ def diagnose() -> Facts:
             problems.append(f"the package {name} is missing: pip install {name}")
     things: Facts = {}
     minis = [f"{kind}/mini-25hz-{k}" for k in (100, 500) for kind in ("tokenizer", "vocoder")]
-    for folder in ("speech", "mini-swuggy", *minis):
+    for folder in ("speech", "mini-swuggy", "encoder/mini-25hz", *minis):
         try:
             things[folder] = str(artifacts.bundled(folder))
         except ArtifactError as error:

@@ -132,7 +132,7 @@ def fit_codebook(
 
     Args:
         speech: folder of sound files or with a manifest; its split "train" is used.
-        encoder: folder with encoder.json and encoder.safetensors, or a bundled tokenizer's name.
+        encoder: folder with encoder.json and encoder.safetensors, or a bundled encoder's name.
         out: the tokenizer's folder.
         layer: 1-based block whose output is clustered.
         k: units.
@@ -143,7 +143,7 @@ def fit_codebook(
     Raises:
         ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units.
     """
-    folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"tokenizer/{encoder}")
+    folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"encoder/{encoder}")
     model = SSLEncoder.load(folder, layer=layer)
     features = np.concatenate([model(clip.samples) for _, clip in _clips(speech, progress=progress)])
     if len(features) > max_frames:
