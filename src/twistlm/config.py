@@ -48,6 +48,9 @@ class TrainConfig(_Checked):
     Attributes:
         updates: how many optimiser steps.
         batch_rows: B, rows of a batch.
+        accumulate: the batch is computed in so many equal parts, whose gradients add up to that of the whole; more
+            parts need less memory for activations, and give the same update up to float rounding (where the model has
+            dropout, another draw of it). Must divide `batch_rows`; 1 computes the batch at once.
         context: T, tokens of a row; documents are packed into rows and do not see each other.
         lr: the highest learning rate, reached after the warm-up.
         lr_floor: the lowest learning rate after the warm-up.
@@ -67,6 +70,7 @@ class TrainConfig(_Checked):
 
     updates: int
     batch_rows: int
+    accumulate: int
     context: int
     lr: float
     lr_floor: float
@@ -81,7 +85,11 @@ class TrainConfig(_Checked):
     seed: int
 
     def _check(self) -> None:
-        self._at_least(1, "updates", "batch_rows")
+        self._at_least(1, "updates", "batch_rows", "accumulate")
+        if self.batch_rows % self.accumulate:
+            raise ConfigError(
+                f"accumulate is {self.accumulate}; it must divide batch_rows, which is {self.batch_rows}."
+            )
         self._at_least(2, "context")
         self._at_least(0, "warmup", "weight_decay", "lr_floor", "eval_every", "checkpoint_every", "seed")
         for name in ("lr", "clip_norm"):

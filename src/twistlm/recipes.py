@@ -61,6 +61,7 @@ def _short_run(*, lr: float, warmup: int, clip_norm: float) -> TrainConfig:
     return TrainConfig(
         updates=27,
         batch_rows=3,
+        accumulate=1,
         context=256,
         lr=lr,
         lr_floor=lr / 10,

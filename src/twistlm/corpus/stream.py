@@ -58,6 +58,11 @@ class Batch:
         """Predictions this batch trains."""
         return int((self.targets != IGNORE).sum())
 
+    def parts(self, n: int) -> list[Batch]:
+        """Return the batch as `n` batches of B / n consecutive rows; views, not copies. `n` must divide B."""
+        arrays = (self.tokens, self.segments, self.positions, self.targets)
+        return [Batch(*cut) for cut in zip(*(np.split(array, n) for array in arrays), strict=True)]
+
 
 class PackedStream:
     """Batches over a corpus, epoch after epoch.

@@ -1,7 +1,4 @@
-"""The training loop: one function from the first update to the saved model, exact when stopped and resumed.
-
-Shapes: B rows, T tokens of a row, V tokens of the vocabulary.
-"""
+"""The training loop: one function from the first update to the saved model, exact when stopped and resumed."""
 
 from __future__ import annotations
 
@@ -15,15 +12,16 @@ import torch
 
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
-from twistlm.corpus.stream import IGNORE, Batch, PackedStream
+from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, TrainingError
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.train import checkpoint
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.log import MetricsLog, Row, read_history
-from twistlm.train.optim import adamw, learning_rate
+from twistlm.train.optim import adamw
 from twistlm.train.record import not_finite, open_record, write_json
+from twistlm.train.step import take_step
 
 OnEval = Callable[[UnitLM, int], dict[str, float]]
 
@@ -99,7 +97,7 @@ def train(
             log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
         for update in track(range(done or 0, config.updates), description="training", enabled=progress):
             batch = stream.batch(update)
-            row = _update(lm, optimizer, batch, config, update, record["precision"])
+            row = take_step(lm, optimizer, batch, config, update=update, precision=record["precision"])
             if "tokens" not in row:
                 raise not_finite(row, batch, config, out)
             done = update + 1
@@ -120,45 +118,6 @@ def train(
     lm.save(out / "lm")
     write_json(out / "result.json", {"run_fingerprint": record["run_fingerprint"], "last": log.rows[-1]})
     return _finish(out)
-
-
-def _update(
-    lm: UnitLM, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig, update: int, precision: str
-) -> Row:
-    """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
-
-    When it or the gradient is not finite no step is made, and the line has no `tokens`.
-    """
-    started = time.perf_counter()
-    device = lm.device
-    lr = learning_rate(update, config)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    lm.model.train()
-    # Dropout, where a model has it, draws from torch's global generator: seeded by the update, and given back after.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, update]).generate_state(1)[0]))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = mean_nll(lm, batch)
-        loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
-    row = {"update": update + 1, "loss": loss.item(), "lr": lr, "grad_norm": norm.item()}
-    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
-        return row
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
-    return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
-
-
-def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
-    """Return the mean negative log-likelihood of the targets of `batch`, nats per token, a float32 scalar.
-
-    Logits are made at every position: V is some hundred, so leaving out the padding would save well under a percent.
-    """
-    parts = (batch.tokens, batch.segments, batch.positions, batch.targets)
-    tokens, segments, positions, targets = (torch.from_numpy(part).to(lm.device) for part in parts)
-    logits = lm.forward_logits(tokens, segments, positions)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
 
 
 def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:
