@@ -33,7 +33,8 @@ SPEC = UnitSpec(
 )  # fmt: skip
 CONFIG = TrainConfig(
     updates=12, batch_rows=2, accumulate=1, context=24, lr=1e-2, lr_floor=1e-3, schedule="inverse_sqrt", warmup=3,
-    weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, precision="float32", eval_every=4, checkpoint_every=0, seed=5,
+    weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, max_loss_rise=0.0, checkpoint_activations=False,
+    precision="float32", eval_every=4, checkpoint_every=0, seed=5,
 )  # fmt: skip
 
 
@@ -252,6 +253,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"update 1: .*not finite.*bad_batch\.json"):
         train(lm, corpus(), CONFIG, tmp_path)
     kept = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert all(piece["id"] in corpus().ids for row in kept["rows"] for piece in row)
     assert kept["batch"] == 0 and np.shape(kept["tokens"]) == np.shape(kept["segments"]) == (2, 24)
     assert not (tmp_path / "lm").exists()
     assert all(torch.isfinite(p).all() for name, p in lm.model.named_parameters() if "norm" not in name)

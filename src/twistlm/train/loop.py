@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from twistlm.train import checkpoint
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.log import MetricsLog, Row, read_history
 from twistlm.train.optim import adamw
-from twistlm.train.record import not_finite, open_record, write_json
+from twistlm.train.record import open_record, write_json
 from twistlm.train.step import take_step
+from twistlm.train.track import Tracker, open_trackers
+from twistlm.train.watch import loss_limit, refused
 
 OnEval = Callable[[UnitLM, int], dict[str, float]]
 
@@ -57,6 +61,7 @@ def train(
     out: str | Path,
     *,
     on_eval: OnEval | None = None,
+    trackers: Sequence[Tracker] = (),
     progress: bool = False,
 ) -> TrainResult:
     """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
@@ -73,13 +78,16 @@ def train(
         on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
             change the model.
+        trackers: where the lines of metrics are shown as well, see `track.open_trackers`.
         progress: show a progress bar.
 
     Raises:
         UnitSpecMismatch: the corpus and the model do not speak the same units.
         CheckpointError: `out` holds another run, or a damaged one.
-        TrainingError: a loss or gradient is not finite (the batch is in bad_batch.json), or a signal ended the run
-            (its state is saved).
+        TrainingError: a loss or gradient is not finite, or a loss rose too far (the batch is in bad_batch.json), or a
+            signal ended the run (its state is saved).
+        BadInput: the model's architecture cannot compute activations again.
+        TwistError: a tracker's package is not installed.
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
@@ -92,22 +100,37 @@ def train(
     saved = out / "checkpoint" / "state.safetensors"
     done = checkpoint.load(saved, lm.model, optimizer, fingerprint=record["run_fingerprint"])
     log = MetricsLog(out / "metrics.jsonl", keep=done)
-    with Interrupts() as interrupts:
+
+    def keep(update: int) -> None:
+        log.sync()
+        checkpoint.save(saved, lm.model, optimizer, update=update, fingerprint=record["run_fingerprint"])
+
+    with (
+        Interrupts() as interrupts,
+        checkpointed_activations(lm, enabled=config.checkpoint_activations),
+        open_trackers(trackers, out, record, done=done) as send,
+    ):
         if done is None:
             log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
+            send(log.rows[-1])
         for update in track(range(done or 0, config.updates), description="training", enabled=progress):
             batch = stream.batch(update)
-            row = take_step(lm, optimizer, batch, config, update=update, precision=record["precision"])
+            limit = loss_limit(log.rows, config)
+            row = take_step(
+                lm, optimizer, batch, config, update=update, precision=record["precision"], loss_limit=limit
+            )
             if "tokens" not in row:
-                raise not_finite(row, batch, config, out)
+                if update and limit < row["loss"] < math.inf:
+                    keep(update)
+                raise refused(row, stream, corpus.ids, config, out, limit=limit)
             done = update + 1
             last = done == config.updates
             if last or (config.eval_every and done % config.eval_every == 0):
                 row |= _evaluate(lm, done, on_eval)
             log.append(row)
+            send(row)
             if not last and (interrupts.name or (config.checkpoint_every and done % config.checkpoint_every == 0)):
-                log.sync()
-                checkpoint.save(saved, lm.model, optimizer, update=done, fingerprint=record["run_fingerprint"])
+                keep(done)
             if not last and interrupts.name:
                 raise TrainingError(
                     f"training was stopped by {interrupts.name} after update {done} of {config.updates}; its state is "
@@ -118,6 +141,27 @@ def train(
     lm.save(out / "lm")
     write_json(out / "result.json", {"run_fingerprint": record["run_fingerprint"], "last": log.rows[-1]})
     return _finish(out)
+
+
+@contextmanager
+def checkpointed_activations(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
+    """Inside the block, a model in training mode computes its layers' activations again in the backward pass.
+
+    Raises:
+        BadInput: its architecture cannot.
+    """
+    if not enabled:
+        yield
+        return
+    if not lm.model.supports_gradient_checkpointing:
+        raise BadInput(f"{type(lm.model).__name__} cannot compute activations again: set checkpoint_activations=false.")
+    # The newer transformers of version 5 warn of the older name.
+    verb = "activation" if hasattr(lm.model, "activation_checkpointing_enable") else "gradient"
+    getattr(lm.model, f"{verb}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(lm.model, f"{verb}_checkpointing_disable")()
 
 
 def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of a row, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -25,10 +26,11 @@ def take_step(
     *,
     update: int,
     precision: Precision,
+    loss_limit: float = math.inf,
 ) -> Row:
     """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
 
-    When it or the gradient is not finite no step is made, and the line has no `tokens`.
+    When it or the gradient is not finite, or the loss above `loss_limit`, no step is made: the line has no `tokens`.
     """
     started = time.perf_counter()
     lr = learning_rate(update, config)
@@ -37,10 +39,12 @@ def take_step(
     loss = backward(lm, batch, parts=config.accumulate, precision=precision, seed=(config.seed, update))
     norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
     row = {"update": update + 1, "loss": loss, "lr": lr, "grad_norm": norm.item()}
-    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
-        return row
-    optimizer.step()
+    good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
+    if good:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
+    if not good:
+        return row
     return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
 
 
