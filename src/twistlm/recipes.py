@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twistlm.config import PairConfig, QuickstartConfig, TrainConfig, load_toml
 from twistlm.errors import ConfigError
@@ -44,7 +45,13 @@ def laptop() -> QuickstartConfig:
     Expected result: not measured.
     """
     base = quickstart()
-    longer = {"updates": 300, "batch_rows": 8, "accumulate": 2, "eval_every": 25, "checkpoint_every": 25}
+    longer: dict[str, Any] = {
+        "updates": 300,
+        "batch_rows": 8,
+        "accumulate": 2,
+        "eval_every": 25,
+        "checkpoint_every": 25,
+    }
     return dataclasses.replace(
         base,
         warm=dataclasses.replace(base.warm, **longer, warmup=60),
@@ -131,7 +138,7 @@ def load_training(name_or_path: str | Path) -> QuickstartConfig | PairConfig:
     Raises:
         ConfigError: see `twistlm.config.load_toml`.
     """
-    bases = {**RECIPES, **TRAINING}
+    bases: dict[str, Callable[[], Any]] = {**RECIPES, **TRAINING}
     if str(name_or_path) in bases:
         return bases[str(name_or_path)]()
     return load_toml(name_or_path, bases=bases)

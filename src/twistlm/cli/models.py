@@ -36,8 +36,8 @@ def train(
     recipe: Recipe = "quickstart",
     set_: Set = None,
     track: Annotated[
-        list[Literal["tensorboard", "trackio", "wandb"]] | None,
-        typer.Option(help="Show the metrics there too. Can be repeated."),
+        list[str] | None,
+        typer.Option(help="Show the metrics in tensorboard, trackio or wandb too. Can be repeated."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it will take, and do nothing.")] = False,
     flops: Annotated[
@@ -64,9 +64,9 @@ def train(
     frozen = None if freeze is None else parse_freeze(freeze)
     text_lm = text_lm or chosen.text_lm
     if plan:
-        planned = plan_units(
-            units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen, lora=lora
-        )
+        if lora is not None:
+            raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
+        planned = plan_units(units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen)
         return Result(dataclasses.asdict(planned), _plan_text(planned))
     result = train_units(
         units,

@@ -17,7 +17,6 @@ from twistlm.study.judging import perplexity
 from twistlm.study.models import device, place
 from twistlm.train.loop import TrainResult, train
 from twistlm.train.plan import Plan, plan
-from twistlm.train.track import Tracker
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
@@ -35,7 +34,7 @@ def train_units(
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
     seed: int,
-    trackers: Sequence[Tracker] = (),
+    trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
     """Train a warm or a cold model on the split "train" of `units`, or go on with the run in `out`.
@@ -85,12 +84,11 @@ def plan_units(
     flops_per_second: float | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
-    lora: LoRA | None = None,
 ) -> Plan:
     """Return what `train_units` with these arguments will take on this machine, warm or cold; nothing is written.
 
     Args:
-        units, text_lm, config, layers, freeze, lora: as of `train_units`.
+        units, text_lm, config, layers, freeze: as of `train_units`.
         share, flops_per_second: as of `train.plan.plan`.
 
     Raises:
@@ -107,7 +105,6 @@ def plan_units(
         flops_per_second=flops_per_second,
         layers=layers,
         freeze=freeze,
-        lora=lora,
     )
 
 

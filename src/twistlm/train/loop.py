@@ -24,7 +24,7 @@ from twistlm.train.log import MetricsLog, Row, read_history
 from twistlm.train.optim import adamw
 from twistlm.train.record import open_record, write_json
 from twistlm.train.step import take_step
-from twistlm.train.track import Tracker, open_trackers
+from twistlm.train.track import open_trackers
 from twistlm.train.watch import loss_limit, refused
 
 OnEval = Callable[[UnitLM, int], dict[str, float]]
@@ -61,7 +61,7 @@ def train(
     out: str | Path,
     *,
     on_eval: OnEval | None = None,
-    trackers: Sequence[Tracker] = (),
+    trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
     """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
@@ -86,7 +86,7 @@ def train(
         CheckpointError: `out` holds another run, or a damaged one.
         TrainingError: a loss or gradient is not finite, or a loss rose too far (the batch is in bad_batch.json), or a
             signal ended the run (its state is saved).
-        BadInput: the model's architecture cannot compute activations again.
+        BadInput: the model's architecture cannot compute activations again; an unknown tracker.
         TwistError: a tracker's package is not installed.
     """
     out = Path(out)

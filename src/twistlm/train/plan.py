@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from twistlm.config import TrainConfig
 from twistlm.corpus.packing import pack
 from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
-from twistlm.lm.trainable import Freeze, LoRA
+from twistlm.lm.trainable import Freeze
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.loop import checkpointed_activations
 from twistlm.train.optim import Precision, adamw, choose_precision
@@ -98,7 +98,6 @@ def plan(
     flops_per_second: float | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
-    lora: LoRA | None = None,
 ) -> Plan:
     """Return what training a model of this shape takes; no weights are read and nothing is written.
 
@@ -110,7 +109,7 @@ def plan(
         device: what it will run on.
         share: of the hardware's rate that training reaches, above 0 to 1 ("model FLOP utilisation").
         flops_per_second: the hardware's rate; None measures a matrix product on `device`, in about a second.
-        layers, freeze, lora: as of `cold_start`.
+        layers, freeze: as of `cold_start`.
 
     Raises:
         As `cold_start`. BadInput: no documents, or a share or rate out of range.
@@ -120,7 +119,7 @@ def plan(
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
     precision, _ = choose_precision(config.precision, device)
-    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze, lora=lora)
+    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze)
     layout = pack(lengths + 1, context=config.context, seed=config.seed)
     full = float(layout.length.sum()) / (len(layout) * config.context)
     rate = matmul_rate(device, precision) if flops_per_second is None else flops_per_second
@@ -147,7 +146,6 @@ def count_update(
     precision: Precision,
     layers: int | None = None,
     freeze: Freeze | None = None,
-    lora: LoRA | None = None,
 ) -> Update:
     """Make one update on the CPU without data, the optimiser's moments being there, and count what it takes.
 
@@ -156,7 +154,7 @@ def count_update(
     rows = config.batch_rows // config.accumulate
     shape = (rows, config.context)
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
-        lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze, lora=lora)
+        lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze)
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
         optimizer = adamw(lm.model, config)
@@ -255,7 +253,7 @@ def _bytes(parameters: Sequence[torch.Tensor]) -> int:
 
 
 # torch counts attention on GPUs; the CPU's kernel has names of its own. With it, how many arguments have shapes.
-_CPU_ATTENTION = {
+_CPU_ATTENTION: dict[Any, tuple[Callable[..., int], int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (sdpa_flop_count, 3),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (sdpa_backward_flop_count, 4),
 }

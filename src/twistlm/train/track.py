@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from twistlm.errors import TwistError
+from twistlm.errors import BadInput, TwistError
 from twistlm.train.log import Row
 
-Tracker = Literal["tensorboard", "trackio", "wandb"]
 Send = Callable[[Row], None]
 
 PROJECT = "twistlm"
 
 
 @contextmanager
-def open_trackers(names: Sequence[Tracker], out: Path, record: dict[str, Any], *, done: int | None) -> Iterator[Send]:
+def open_trackers(names: Sequence[str], out: Path, record: dict[str, Any], *, done: int | None) -> Iterator[Send]:
     """Yield a function that sends one line of metrics to every tracker of `names`; all are closed at the end.
 
     A run that goes on is the same run there: TensorBoard drops what it was shown after update `done`; trackio and wandb
     know the run by its fingerprint and keep the first of two lines of one update, which are equal but for the times.
 
     Args:
-        names: the trackers; none is fine.
+        names: "tensorboard", "trackio", "wandb", or none of them.
         out: folder of the run, whose name is the run's. TensorBoard and wandb write below it.
         record: of the run, see `record.open_record`.
         done: the update the run goes on from; None for a new one.
 
     Raises:
+        BadInput: an unknown tracker.
         TwistError: a package is not installed; names the extra that has it.
     """
     with ExitStack() as stack:
+        if unknown := set(names) - _OPEN.keys():
+            raise BadInput(f"there is no tracker {', '.join(sorted(unknown))}; use {', '.join(_OPEN)}.")
         senders = [stack.enter_context(_OPEN[name](out, record, done)) for name in names]
 
         def send(row: Row) -> None:
@@ -90,7 +92,11 @@ def _wandb(out: Path, record: dict[str, Any], _done: int | None) -> Iterator[Sen
         run.finish()
 
 
-_OPEN = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
+_OPEN: dict[str, Callable[[Path, dict[str, Any], int | None], AbstractContextManager[Send]]] = {
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+    "wandb": _wandb,
+}
 
 
 def _package(name: str, extra: str) -> ModuleType:
