@@ -101,6 +101,12 @@ def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, t
     twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer)
     short = [f"--set={s}" for s in ("updates=1", "context=32", "batch_rows=1", "eval_every=0", "precision=float32")]
     train = ["train", units, "--text-lm", tiny.text_lm, *short, "--rows", "covariance", "--layers", 1]
+    planned = twist(*train, "--freeze", "body", "--out", tmp_path / "run", "--plan", "--flops", 1e12, "--json").json
+    assert planned["hours"] * 3600 * 0.4e12 == pytest.approx(planned["flops"]) and not (tmp_path / "run").exists()
+    assert 0 < planned["update"]["trainable"] < planned["update"]["parameters"] and planned["tokens"] > 0
+    assert "parameters" in twist(*train, "--out", tmp_path / "run", "--plan").out
+    twist(*train, "--out", tmp_path / "run", "--plan", "--lora-rank", 2).refused("cannot count adapters")
+    twist(*train, "--out", tmp_path / "r2", "--track", "paper").refused("no tracker paper", "tensorboard")
     assert twist(*train, "--freeze", "body", "--out", tmp_path / "run", "--json").json["updates"] == 1
     start = json.loads((tmp_path / "run" / "config.json").read_text())["start"]
     assert (start["rows"], start["layers"], start["freeze"]) == ("covariance", [1, 2], "body")

@@ -115,6 +115,7 @@ def test_bad_override(assignment: str, expected: str) -> None:
 def test_fingerprint_depends_on_every_field(field: str) -> None:
     base = recipes.quickstart().warm
     others = {"schedule": "inverse_sqrt", "precision": "float32", "betas": (0.5, 0.5), "lr_floor": 0.0}
+    others |= {"checkpoint_activations": True}
     other = others[field] if field in others else getattr(base, field) * 2 + 1
     assert fingerprint(dataclasses.replace(base, **{field: other})) != fingerprint(base)
 
@@ -126,10 +127,28 @@ def test_fingerprint_is_stable() -> None:
 
 
 def test_warm_and_cold_differ_only_in_what_is_tuned_for_each() -> None:
-    for recipe in recipes.RECIPES.values():
+    for recipe in [*recipes.RECIPES.values(), *recipes.TRAINING.values()]:
         config = recipe()
         tuned = {name: getattr(config.warm, name) for name in ("lr", "lr_floor", "warmup", "clip_norm")}
         assert dataclasses.replace(config.cold, **tuned) == config.warm
+
+
+def test_the_paper_sees_its_tokens() -> None:
+    """10.8e9 tokens for the OPT models, 36e9 for the LLaMA ones; rows of 705 hold a clip of 704 units and <s>."""
+    for name, tokens in {"125m": 10.8e9, "350m": 10.8e9, "1.3b": 10.8e9, "7b": 36e9, "13b": 36e9}.items():
+        config = recipes.TRAINING[f"twist-{name}"]()
+        places = config.warm.updates * config.warm.batch_rows * config.warm.context
+        assert config.warm.context == 705 and 0.02 < 1 - tokens / places < 0.06  # packing's share of padding
+
+
+def test_a_training_recipe_is_not_a_quickstart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="twist train --recipe twist-350m"):
+        recipes.load("twist-350m")
+    path = write(tmp_path, 'base = "twist-350m"\n[warm]\nlr = 1e-4\n')
+    assert recipes.load_training(path).warm.lr == 1e-4 and recipes.load_training(path).text_lm == "opt-350m"
+    assert recipes.load_training("quickstart") == recipes.quickstart()
+    with pytest.raises(ConfigError, match="did you mean 'twist-350m'"):
+        recipes.load_training(write(tmp_path, 'base = "twist-35m"\n'))
 
 
 def test_configuration_does_not_import_torch() -> None:

@@ -32,8 +32,9 @@ SPEC = UnitSpec(
     n_units=20, centroids_sha256="0", deduplicate=False,
 )  # fmt: skip
 CONFIG = TrainConfig(
-    updates=12, batch_rows=2, context=24, lr=1e-2, lr_floor=1e-3, schedule="inverse_sqrt", warmup=3, weight_decay=0.01,
-    betas=(0.9, 0.98), clip_norm=1.0, precision="float32", eval_every=4, checkpoint_every=0, seed=5,
+    updates=12, batch_rows=2, accumulate=1, context=24, lr=1e-2, lr_floor=1e-3, schedule="inverse_sqrt", warmup=3,
+    weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, max_loss_rise=0.0, checkpoint_activations=False,
+    precision="float32", eval_every=4, checkpoint_every=0, seed=5,
 )  # fmt: skip
 
 
@@ -132,9 +133,9 @@ def test_the_record_is_written_before_the_first_update(tmp_path: Path) -> None:
         train(tiny_lm(), corpus(), CONFIG, tmp_path, on_eval=on_eval)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_stopped_twice_and_resumed_is_the_straight_run(tmp_path: Path, dropout: float) -> None:
-    config = with_(eval_every=1)
+@pytest.mark.parametrize(("dropout", "accumulate"), [(0.0, 1), (0.3, 1), (0.3, 2)])
+def test_stopped_twice_and_resumed_is_the_straight_run(tmp_path: Path, dropout: float, accumulate: int) -> None:
+    config = with_(eval_every=1, accumulate=accumulate)
     train(tiny_lm(dropout=dropout), corpus(), config, tmp_path / "straight", on_eval=sigterm_at())
     for stop in (5, 7):
         with pytest.raises(TrainingError, match=f"SIGTERM after update {stop} of 12.*same command again"):
@@ -252,6 +253,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"update 1: .*not finite.*bad_batch\.json"):
         train(lm, corpus(), CONFIG, tmp_path)
     kept = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert all(piece["id"] in corpus().ids for row in kept["rows"] for piece in row)
     assert kept["batch"] == 0 and np.shape(kept["tokens"]) == np.shape(kept["segments"]) == (2, 24)
     assert not (tmp_path / "lm").exists()
     assert all(torch.isfinite(p).all() for name, p in lm.model.named_parameters() if "norm" not in name)

@@ -48,6 +48,9 @@ class TrainConfig(_Checked):
     Attributes:
         updates: how many optimiser steps.
         batch_rows: B, rows of a batch.
+        accumulate: the batch is computed in so many equal parts, whose gradients add up to that of the whole; more
+            parts need less memory for activations, and give the same update up to float rounding (where the model has
+            dropout, another draw of it). Must divide `batch_rows`; 1 computes the batch at once.
         context: T, tokens of a row; documents are packed into rows and do not see each other.
         lr: the highest learning rate, reached after the warm-up.
         lr_floor: the lowest learning rate after the warm-up.
@@ -56,6 +59,10 @@ class TrainConfig(_Checked):
         weight_decay: of AdamW; weight matrices and embeddings only, not norms and biases.
         betas: of AdamW.
         clip_norm: the gradient is scaled down to this norm when it is larger.
+        max_loss_rise: training stops before an update whose loss is this many nats above the median of the 50 before
+            it; 0 never stops for that. A run that stopped may go on with another value: it moves no number.
+        checkpoint_activations: compute each layer's inner activations again when its gradient is, instead of keeping
+            them: about a third more work for a fraction of their memory, the same numbers.
         precision: `"float32"`, `"bf16"` (autocast; weights and optimiser stay float32), or `"auto"`: bf16 where the
             device computes it faster than float32. The choice is written in the run's config.json.
         eval_every: updates between two evaluations; one is always made before the first update and after the last.
@@ -67,6 +74,7 @@ class TrainConfig(_Checked):
 
     updates: int
     batch_rows: int
+    accumulate: int
     context: int
     lr: float
     lr_floor: float
@@ -75,15 +83,23 @@ class TrainConfig(_Checked):
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float
+    max_loss_rise: float
+    checkpoint_activations: bool
     precision: Literal["float32", "bf16", "auto"]
     eval_every: int
     checkpoint_every: int
     seed: int
 
     def _check(self) -> None:
-        self._at_least(1, "updates", "batch_rows")
+        self._at_least(1, "updates", "batch_rows", "accumulate")
+        if self.batch_rows % self.accumulate:
+            raise ConfigError(
+                f"accumulate is {self.accumulate}; it must divide batch_rows, which is {self.batch_rows}."
+            )
         self._at_least(2, "context")
-        self._at_least(0, "warmup", "weight_decay", "lr_floor", "eval_every", "checkpoint_every", "seed")
+        self._at_least(
+            0, "warmup", "weight_decay", "lr_floor", "max_loss_rise", "eval_every", "checkpoint_every", "seed"
+        )
         for name in ("lr", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
@@ -91,6 +107,24 @@ class TrainConfig(_Checked):
             raise ConfigError(f"lr_floor is {self.lr_floor!r}, above lr, which is {self.lr!r}; lower it as well.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas is {self.betas!r}; both must be at least 0 and below 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairConfig(_Checked):
+    """A warm run and its cold twin.
+
+    Attributes:
+        text_lm: name or folder of the text LM; of the cold run it gives the shape.
+        warm, cold: the two training runs; they differ in the learning rates only, if the comparison is to be fair.
+    """
+
+    text_lm: str
+    warm: TrainConfig
+    cold: TrainConfig
+
+    def _check(self) -> None:
+        if not self.text_lm:
+            raise ConfigError("text_lm is empty.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

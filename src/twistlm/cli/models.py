@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from twistlm.cli.command import MINI, Recipe, Result, Seed, Set, TokenizerName, VocoderName, verb
+
+if TYPE_CHECKING:
+    from twistlm.train.plan import Plan
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained model or of its run.")]
 
@@ -19,7 +23,7 @@ def train(
     init: Annotated[
         Literal["warm", "cold"], typer.Option(help="Begin from the text LM's weights, or at random.")
     ] = "warm",
-    text_lm: Annotated[str, typer.Option(help="Text LM: a name, or a folder.")] = "smollm2-135m",
+    text_lm: Annotated[str | None, typer.Option(help="Text LM: a name, or a folder; default: the recipe's.")] = None,
     rows: Annotated[
         Literal["random", "mean", "covariance", "first-rows"], typer.Option(help="How a warm model's unit rows begin.")
     ] = "random",
@@ -31,6 +35,15 @@ def train(
     lora_alpha: Annotated[float | None, typer.Option(help="Scale of the adapters; default: twice the rank.")] = None,
     recipe: Recipe = "quickstart",
     set_: Set = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Show the metrics in tensorboard, trackio or wandb too. Can be repeated."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it will take, and do nothing.")] = False,
+    flops: Annotated[
+        float | None, typer.Option(help="FLOP/s of the hardware, for --plan; default: a matrix product measured here.")
+    ] = None,
+    mfu: Annotated[float, typer.Option(help="Share of the FLOP/s that training reaches, for --plan.")] = 0.4,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -39,14 +52,22 @@ def train(
     from twistlm.config import override
     from twistlm.errors import BadInput
     from twistlm.lm.trainable import LoRA, parse_freeze
-    from twistlm.study.training import train_units
+    from twistlm.study.training import plan_units, train_units
 
-    config = override(getattr(recipes.load(recipe), init), set_ or [])
+    chosen = recipes.load_training(recipe)
+    config = override(getattr(chosen, init), set_ or [])
     lora = None
     if lora_rank is not None:
         lora = LoRA(rank=lora_rank, alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha)
     elif lora_alpha is not None:
         raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
+    frozen = None if freeze is None else parse_freeze(freeze)
+    text_lm = text_lm or chosen.text_lm
+    if plan:
+        if lora is not None:
+            raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
+        planned = plan_units(units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen)
+        return Result(dataclasses.asdict(planned), _plan_text(planned))
     result = train_units(
         units,
         text_lm,
@@ -55,15 +76,30 @@ def train(
         init=init,
         rows=rows,
         layers=layers,
-        freeze=None if freeze is None else parse_freeze(freeze),
+        freeze=frozen,
         lora=lora,
         seed=seed,
+        trackers=track or (),
         progress=progress,
     )
     last = result.history[-1]
     facts = {"model": str(result.lm_path), "updates": result.updates, "tokens": result.tokens, "last": last}
     held = f", held-out {last['val_nll']:.3f} nats a unit" if "val_nll" in last else ""
     return Result(facts, f"{result.lm_path}: {result.updates} updates, loss {last['loss']:.3f}{held}")
+
+
+def _plan_text(plan: Plan) -> str:
+    once = plan.update
+    return (
+        f"model   {once.parameters / 1e6:,.1f} M parameters, {once.trainable / 1e6:,.1f} M of them train\n"
+        f"data    {plan.tokens:,} tokens, {plan.epochs:.2f} epochs, {plan.padding:.1%} of the rows is padding\n"
+        f"work    {plan.flops:.2e} FLOPs in {plan.precision}, {once.flops:.2e} an update\n"
+        f"memory  {once.peak / 1e9:.2f} GB beside Python and its libraries: weights {once.weights / 1e9:.2f}, "
+        f"gradients {once.gradients / 1e9:.2f}, optimizer {once.optimizer / 1e9:.2f}, "
+        f"activations {once.activations / 1e9:.2f}\n"
+        f"disk    {plan.disk / 1e9:.2f} GB\n"
+        f"time    {plan.hours:,.2f} hours at {plan.share:.0%} of {plan.flops_per_second:.2e} FLOP/s, evaluations aside"
+    )
 
 
 @verb

@@ -58,6 +58,11 @@ class Batch:
         """Predictions this batch trains."""
         return int((self.targets != IGNORE).sum())
 
+    def parts(self, n: int) -> list[Batch]:
+        """Return the batch as `n` batches of B / n consecutive rows; views, not copies. `n` must divide B."""
+        arrays = (self.tokens, self.segments, self.positions, self.targets)
+        return [Batch(*cut) for cut in zip(*(np.split(array, n) for array in arrays), strict=True)]
+
 
 class PackedStream:
     """Batches over a corpus, epoch after epoch.
@@ -120,10 +125,15 @@ class PackedStream:
             positions=np.zeros(shape, dtype=np.int64),
             targets=np.full(shape, IGNORE, dtype=np.int64),
         )
-        for b in range(self.rows):
-            epoch, place = divmod(update * self.rows + b, self.rows_per_epoch)
-            self._fill(batch, b, int(self._order(epoch)[place]))
+        for b, row in enumerate(self._rows_of(update)):
+            self._fill(batch, b, row)
         return batch
+
+    def pieces(self, update: int) -> list[list[tuple[int, int, int]]]:
+        """Return what lies in each row of the batch of `update`: (document, first token, tokens) of every piece."""
+        table = np.stack([self.layout.document, self.layout.start, self.layout.length], axis=1)
+        bounds = self.layout.rows
+        return [[tuple(p) for p in table[bounds[row] : bounds[row + 1]].tolist()] for row in self._rows_of(update)]
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from update 0 on, without end."""
@@ -131,6 +141,11 @@ class PackedStream:
         while True:
             yield self.batch(update)
             update += 1
+
+    def _rows_of(self, update: int) -> list[int]:
+        """Return which rows of the layout the batch of `update` holds."""
+        places = [divmod(update * self.rows + b, self.rows_per_epoch) for b in range(self.rows)]
+        return [int(self._order(epoch)[place]) for epoch, place in places]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(self.rows_per_epoch)

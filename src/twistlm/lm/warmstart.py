@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from twistlm import artifacts
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
+from twistlm.lm.shapes import PUBLISHED, named_shape
 from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
@@ -128,11 +129,15 @@ def cold_start(
 ) -> UnitLM:
     """Return the twin of `warm_start` with the same shape and random weights, by the architecture's own initialisation.
 
-    Only the configuration of the text LM is read; for arguments and errors see `warm_start`.
+    Only the configuration of the text LM is read, and for the paper's (`shapes.PUBLISHED`) the name is enough; for
+    arguments and errors see `warm_start`.
     """
-    folder = _folder(text_lm, prefer)
+    named = str(text_lm) in PUBLISHED and not Path(text_lm).is_dir()
+    folder = None if named else _folder(text_lm, prefer)
     vocab = Vocab(spec.n_units)
-    config, of_layers = _config(folder, layers)
+    config, of_layers = (
+        _cut(named_shape(str(text_lm)), str(text_lm), layers) if folder is None else _config(folder, layers)
+    )
     set_tokens(config, vocab)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
@@ -168,10 +173,15 @@ def _config(folder: Path, layers: int | None) -> tuple[PretrainedConfig, int]:
             f"{folder} is a {config.model_type} model, which has a text LM inside one of several modalities. Save its "
             "text LM alone (a causal LM folder) and give that."
         )
+    return _cut(config, folder.name, layers)
+
+
+def _cut(config: PretrainedConfig, name: str, layers: int | None) -> tuple[PretrainedConfig, int]:
+    """Keep the first `layers` of a configuration, in place; return it and how many layers it had."""
     whole = config.num_hidden_layers
     if layers is not None:
         if not 1 <= layers <= whole:
-            raise BadInput(f"layers is {layers}; {folder.name} has 1 to {whole} to keep.")
+            raise BadInput(f"layers is {layers}; {name} has 1 to {whole} to keep.")
         config.num_hidden_layers = layers
         if isinstance(types := vars(config).get("layer_types"), list):  # a property where it follows from the number
             config.layer_types = types[:layers]
@@ -184,6 +194,12 @@ def _folder(text_lm: str | Path, prefer: Prefer) -> Path:
     known = [name for name, artifact in artifacts.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if str(text_lm) in known:
         return artifacts.resolve(str(text_lm), prefer=prefer)
+    if str(text_lm) in PUBLISHED:
+        raise BadInput(
+            f"the weights of {text_lm} are not among the known artifacts ({', '.join(known)}): "
+            f"download {PUBLISHED[str(text_lm)]} as a transformers folder and give that. A cold start or a plan "
+            "needs no weights."
+        )
     near = difflib.get_close_matches(str(text_lm), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise BadInput(f"{str(text_lm)!r} is neither a folder nor a known text LM ({', '.join(known)}).{hint}")
@@ -229,11 +245,11 @@ def _count(sizes: dict[str, int], names_in: set[str], *, names: bool = False) ->
     return counted | {"names": sorted(names_in)} if names else counted
 
 
-def _origin(start: str, text_lm: str | Path, folder: Path, spec: UnitSpec, seed: int) -> dict[str, Any]:
+def _origin(start: str, text_lm: str | Path, folder: Path | None, spec: UnitSpec, seed: int) -> dict[str, Any]:
     return {
         "start": start,
         "text_lm": Path(text_lm).name,
-        "source": artifacts.provenance(folder)["source"],
+        "source": "shape only" if folder is None else artifacts.provenance(folder)["source"],
         "unit_spec": spec.fingerprint,
         "seed": seed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,9 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import Rows, cold_start, warm_start
 from twistlm.study.judging import perplexity
-from twistlm.study.models import place
+from twistlm.study.models import device, place
 from twistlm.train.loop import TrainResult, train
+from twistlm.train.plan import Plan, plan
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
@@ -32,6 +34,7 @@ def train_units(
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
     seed: int,
+    trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
     """Train a warm or a cold model on the split "train" of `units`, or go on with the run in `out`.
@@ -48,6 +51,7 @@ def train_units(
         rows: how a warm model's new unit rows begin.
         layers, freeze, lora: which layers are kept and what trains; see `warm_start`.
         seed: of the new weights and of the choice of held-out documents.
+        trackers: where the metrics are shown as well.
         progress: show a bar.
 
     Raises:
@@ -68,7 +72,40 @@ def train_units(
         lm = warm_start(text_lm, corpus.spec, rows=rows, seed=seed, layers=layers, freeze=freeze, lora=lora)
     else:
         lm = cold_start(text_lm, corpus.spec, seed=seed, layers=layers, freeze=freeze, lora=lora)
-    return train(place(lm), train_corpus, config, out, on_eval=on_eval, progress=progress)
+    return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
+
+
+def plan_units(
+    units: str | Path,
+    text_lm: str | Path,
+    config: TrainConfig,
+    *,
+    share: float,
+    flops_per_second: float | None = None,
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+) -> Plan:
+    """Return what `train_units` with these arguments will take on this machine, warm or cold; nothing is written.
+
+    Args:
+        units, text_lm, config, layers, freeze: as of `train_units`.
+        share, flops_per_second: as of `train.plan.plan`.
+
+    Raises:
+        As `open_corpus` and `plan`.
+    """
+    corpus = open_corpus(units, split="train")
+    return plan(
+        text_lm,
+        corpus.spec,
+        corpus.lengths,
+        config,
+        device=device(),
+        share=share,
+        flops_per_second=flops_per_second,
+        layers=layers,
+        freeze=freeze,
+    )
 
 
 def subset(corpus: UnitCorpus, *, units: int, seed: int) -> UnitCorpus:

@@ -1,12 +1,11 @@
-"""The training loop: one function from the first update to the saved model, exact when stopped and resumed.
-
-Shapes: B rows, T tokens of a row, V tokens of the vocabulary.
-"""
+"""The training loop: one function from the first update to the saved model, exact when stopped and resumed."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +14,18 @@ import torch
 
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
-from twistlm.corpus.stream import IGNORE, Batch, PackedStream
+from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, TrainingError
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.train import checkpoint
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.log import MetricsLog, Row, read_history
-from twistlm.train.optim import adamw, learning_rate
-from twistlm.train.record import not_finite, open_record, write_json
+from twistlm.train.optim import adamw
+from twistlm.train.record import open_record, write_json
+from twistlm.train.step import take_step
+from twistlm.train.track import open_trackers
+from twistlm.train.watch import loss_limit, refused
 
 OnEval = Callable[[UnitLM, int], dict[str, float]]
 
@@ -59,6 +61,7 @@ def train(
     out: str | Path,
     *,
     on_eval: OnEval | None = None,
+    trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
     """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
@@ -75,13 +78,16 @@ def train(
         on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
             change the model.
+        trackers: where the lines of metrics are shown as well, see `track.open_trackers`.
         progress: show a progress bar.
 
     Raises:
         UnitSpecMismatch: the corpus and the model do not speak the same units.
         CheckpointError: `out` holds another run, or a damaged one.
-        TrainingError: a loss or gradient is not finite (the batch is in bad_batch.json), or a signal ended the run
-            (its state is saved).
+        TrainingError: a loss or gradient is not finite, or a loss rose too far (the batch is in bad_batch.json), or a
+            signal ended the run (its state is saved).
+        BadInput: the model's architecture cannot compute activations again; an unknown tracker.
+        TwistError: a tracker's package is not installed.
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
@@ -94,22 +100,37 @@ def train(
     saved = out / "checkpoint" / "state.safetensors"
     done = checkpoint.load(saved, lm.model, optimizer, fingerprint=record["run_fingerprint"])
     log = MetricsLog(out / "metrics.jsonl", keep=done)
-    with Interrupts() as interrupts:
+
+    def keep(update: int) -> None:
+        log.sync()
+        checkpoint.save(saved, lm.model, optimizer, update=update, fingerprint=record["run_fingerprint"])
+
+    with (
+        Interrupts() as interrupts,
+        checkpointed_activations(lm, enabled=config.checkpoint_activations),
+        open_trackers(trackers, out, record, done=done) as send,
+    ):
         if done is None:
             log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
+            send(log.rows[-1])
         for update in track(range(done or 0, config.updates), description="training", enabled=progress):
             batch = stream.batch(update)
-            row = _update(lm, optimizer, batch, config, update, record["precision"])
+            limit = loss_limit(log.rows, config)
+            row = take_step(
+                lm, optimizer, batch, config, update=update, precision=record["precision"], loss_limit=limit
+            )
             if "tokens" not in row:
-                raise not_finite(row, batch, config, out)
+                if update and limit < row["loss"] < math.inf:
+                    keep(update)
+                raise refused(row, stream, corpus.ids, config, out, limit=limit)
             done = update + 1
             last = done == config.updates
             if last or (config.eval_every and done % config.eval_every == 0):
                 row |= _evaluate(lm, done, on_eval)
             log.append(row)
+            send(row)
             if not last and (interrupts.name or (config.checkpoint_every and done % config.checkpoint_every == 0)):
-                log.sync()
-                checkpoint.save(saved, lm.model, optimizer, update=done, fingerprint=record["run_fingerprint"])
+                keep(done)
             if not last and interrupts.name:
                 raise TrainingError(
                     f"training was stopped by {interrupts.name} after update {done} of {config.updates}; its state is "
@@ -122,43 +143,25 @@ def train(
     return _finish(out)
 
 
-def _update(
-    lm: UnitLM, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig, update: int, precision: str
-) -> Row:
-    """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
+@contextmanager
+def checkpointed_activations(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
+    """Inside the block, a model in training mode computes its layers' activations again in the backward pass.
 
-    When it or the gradient is not finite no step is made, and the line has no `tokens`.
+    Raises:
+        BadInput: its architecture cannot.
     """
-    started = time.perf_counter()
-    device = lm.device
-    lr = learning_rate(update, config)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    lm.model.train()
-    # Dropout, where a model has it, draws from torch's global generator: seeded by the update, and given back after.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, update]).generate_state(1)[0]))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = mean_nll(lm, batch)
-        loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
-    row = {"update": update + 1, "loss": loss.item(), "lr": lr, "grad_norm": norm.item()}
-    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
-        return row
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
-    return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
-
-
-def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
-    """Return the mean negative log-likelihood of the targets of `batch`, nats per token, a float32 scalar.
-
-    Logits are made at every position: V is some hundred, so leaving out the padding would save well under a percent.
-    """
-    parts = (batch.tokens, batch.segments, batch.positions, batch.targets)
-    tokens, segments, positions, targets = (torch.from_numpy(part).to(lm.device) for part in parts)
-    logits = lm.forward_logits(tokens, segments, positions)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+    if not enabled:
+        yield
+        return
+    if not lm.model.supports_gradient_checkpointing:
+        raise BadInput(f"{type(lm.model).__name__} cannot compute activations again: set checkpoint_activations=false.")
+    # The newer transformers of version 5 warn of the older name.
+    verb = "activation" if hasattr(lm.model, "activation_checkpointing_enable") else "gradient"
+    getattr(lm.model, f"{verb}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(lm.model, f"{verb}_checkpointing_disable")()
 
 
 def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:

@@ -15,12 +15,11 @@ import torch
 from twistlm.atomic import atomic_write
 from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.corpus.shards import UnitCorpus
-from twistlm.corpus.stream import Batch
-from twistlm.errors import CheckpointError, TrainingError
+from twistlm.errors import CheckpointError
 from twistlm.lm.model import UnitLM
-from twistlm.train.log import Row
 from twistlm.train.optim import choose_precision
 
+NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
 
 
@@ -34,7 +33,7 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
         CheckpointError: another run began in this folder; names every field that differs.
     """
     same = {
-        "config": to_dict(config),
+        "config": {name: value for name, value in to_dict(config).items() if name not in NO_NUMBER},
         "inputs": {
             "unit_spec": corpus.spec.fingerprint,
             "corpus": corpus.fingerprint,
@@ -48,6 +47,7 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
     precision, why = choose_precision(config.precision, lm.device)
     record = {
         **same,
+        "config": to_dict(config),
         "fingerprint": fingerprint(config),
         "run_fingerprint": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
         "unit_spec": corpus.spec.to_dict(),
@@ -70,7 +70,7 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     odd = [
         f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
         for part in new
-        for name in sorted(old[part].keys() | new[part].keys())
+        for name in sorted((old[part].keys() | new[part].keys()) - NO_NUMBER)
         if old[part].get(name) != new[part].get(name)
     ]
     if odd:
@@ -119,18 +119,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
-
-
-def not_finite(row: Row, batch: Batch, config: TrainConfig, out: Path) -> TrainingError:
-    """Keep the batch in bad_batch.json and return the error that says so."""
-    path = out / "bad_batch.json"
-    parts = {name: getattr(batch, name).tolist() for name in ("tokens", "segments", "targets")}
-    write_json(path, {**{name: str(value) for name, value in row.items()}, "batch": row["update"] - 1, **parts})
-    return TrainingError(
-        f"update {row['update']}: the loss is {row['loss']} and the gradient norm {row['grad_norm']}, not finite. The "
-        f"batch is in {path}. Usually lr ({config.lr}) is too high or warmup ({config.warmup}) too short: change them "
-        "and train in a new folder."
-    )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,259 @@
+"""What a run will cost, before it is spent: parameters, tokens, operations, memory, hours.
+
+Nothing is estimated that can be counted: the update itself is made, of tensors that have a shape and no data (torch's
+FakeTensorMode), while the bytes alive and the operations are counted.
+
+Shapes: B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from twistlm.config import TrainConfig
+from twistlm.corpus.packing import pack
+from twistlm.errors import BadInput
+from twistlm.lm.model import MASKED, UnitLM
+from twistlm.lm.trainable import Freeze
+from twistlm.lm.warmstart import cold_start
+from twistlm.train.loop import checkpointed_activations
+from twistlm.train.optim import Precision, adamw, choose_precision
+from twistlm.types import UnitSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one update takes.
+
+    Attributes:
+        parameters, trainable: how many there are, tied ones once, and how many of them train.
+        flops: floating-point operations of matrix products and attention, two for a multiplication and addition.
+            Activations computed again count again.
+        weights, gradients, optimizer: bytes.
+        activations: bytes of everything else when the most is alive: what the backward pass needs, bf16 copies of the
+            weights, what is being computed.
+        peak: bytes alive at that moment. Less than the sum when gradients and activations do not meet.
+    """
+
+    parameters: int
+    trainable: int
+    flops: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run takes.
+
+    Attributes:
+        update: one of its updates.
+        tokens: targets of all updates.
+        epochs: how often each document is seen.
+        padding: share of the places in the rows that hold none.
+        flops: of all updates; evaluations are not counted.
+        precision: of the matrix products.
+        flops_per_second: what the hardware does.
+        share: of it that training reaches.
+        hours: flops / flops_per_second / share.
+        disk: bytes of a checkpoint and of the model.
+    """
+
+    update: Update
+    tokens: int
+    epochs: float
+    padding: float
+    flops: float
+    precision: Precision
+    flops_per_second: float
+    share: float
+    hours: float
+    disk: int
+
+
+def plan(
+    text_lm: str | Path,
+    spec: UnitSpec,
+    lengths: NDArray[np.int64],
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    share: float,
+    flops_per_second: float | None = None,
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+) -> Plan:
+    """Return what training a model of this shape takes; no weights are read and nothing is written.
+
+    Args:
+        text_lm: as of `cold_start`; a warm start takes the same.
+        spec: of the units.
+        lengths: int64 [D], units of each document.
+        config: the run.
+        device: what it will run on.
+        share: of the hardware's rate that training reaches, above 0 to 1 ("model FLOP utilisation").
+        flops_per_second: the hardware's rate; None measures a matrix product on `device`, in about a second.
+        layers, freeze: as of `cold_start`.
+
+    Raises:
+        As `cold_start`. BadInput: no documents, or a share or rate out of range.
+    """
+    if not len(lengths):
+        raise BadInput("the corpus has no documents to plan for.")
+    if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
+        raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
+    precision, _ = choose_precision(config.precision, device)
+    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze)
+    layout = pack(lengths + 1, context=config.context, seed=config.seed)
+    full = float(layout.length.sum()) / (len(layout) * config.context)
+    rate = matmul_rate(device, precision) if flops_per_second is None else flops_per_second
+    flops = float(update.flops) * config.updates
+    return Plan(
+        update=update,
+        tokens=round(config.updates * config.batch_rows * config.context * full),
+        epochs=config.updates * config.batch_rows / len(layout),
+        padding=1 - full,
+        flops=flops,
+        precision=precision,
+        flops_per_second=rate,
+        share=share,
+        hours=flops / rate / share / 3600,
+        disk=2 * update.weights + update.optimizer,
+    )
+
+
+def count_update(
+    text_lm: str | Path,
+    spec: UnitSpec,
+    config: TrainConfig,
+    *,
+    precision: Precision,
+    layers: int | None = None,
+    freeze: Freeze | None = None,
+) -> Update:
+    """Make one update on the CPU without data, the optimiser's moments being there, and count what it takes.
+
+    Architectures that no mask of documents is given to are counted as if each row were one document.
+    """
+    rows = config.batch_rows // config.accumulate
+    shape = (rows, config.context)
+    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+        lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze)
+        parameters = list(lm.model.parameters())
+        trainable = [p for p in parameters if p.requires_grad]
+        optimizer = adamw(lm.model, config)
+        for parameter in trainable:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        counter = _Counter([*parameters, *lm.model.buffers(), *tree_leaves(list(optimizer.state.values()))])
+        lm.model.train()
+        with counter, checkpointed_activations(lm, enabled=config.checkpoint_activations):
+            # The first part meets no gradients, every later one meets those of the first.
+            for _ in range(min(config.accumulate, 2)):
+                _backward(lm, shape, precision)
+    weights, gradients, moments = _bytes(parameters), _bytes(trainable), 2 * _bytes(trainable)
+    return Update(
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in trainable),
+        flops=counter.flops * config.accumulate // min(config.accumulate, 2),
+        weights=weights,
+        gradients=gradients,
+        optimizer=moments,
+        activations=counter.peak - weights - moments - (gradients if config.accumulate > 1 else 0),
+        peak=max(counter.peak, weights + gradients + moments),
+    )
+
+
+def matmul_rate(device: torch.device, precision: Precision, *, size: int = 2048, seconds: float = 1.0) -> float:
+    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds`."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    taken: list[float] = []
+    begun = time.perf_counter()
+    while len(taken) < 3 or time.perf_counter() - begun < seconds:
+        started = time.perf_counter()
+        product = a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+        del product
+    return 2 * size**3 / float(np.median(taken))
+
+
+def _backward(lm: UnitLM, shape: tuple[int, int], precision: Precision) -> None:
+    tokens, segments = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.int32)
+    masked = lm.model.config.model_type in MASKED
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        logits = lm.forward_logits(tokens, segments if masked else None, tokens if masked else None)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    loss.backward()
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations, and the bytes of tensors that are alive, shared storage once; `peak` is the most at once.
+
+    torch's FlopCounterMode follows modules with hooks that keep tensors alive, so its table is used without it.
+    """
+
+    def __init__(self, there: Sequence[Any]) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = self.flops = 0
+        for item in there:
+            self._note(item)
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for item in tree_leaves(made):
+            self._note(item)
+        packet = function._overloadpacket
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=made)
+        elif packet in _CPU_ATTENTION:
+            count, shapes = _CPU_ATTENTION[packet]
+            self.flops += count(*(item.shape for item in args[:shapes]))
+        return made
+
+    def _note(self, item: Any) -> None:
+        if not isinstance(item, torch.Tensor):
+            return
+        storage = item.untyped_storage()
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self.sizes.pop(key, 0)
+
+
+def _bytes(parameters: Sequence[torch.Tensor]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+# torch counts attention on GPUs; the CPU's kernel has names of its own. With it, how many arguments have shapes.
+_CPU_ATTENTION: dict[Any, tuple[Callable[..., int], int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (sdpa_flop_count, 3),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (sdpa_backward_flop_count, 4),
+}

@@ -1,0 +1,84 @@
+"""One optimiser step: the gradient of a batch, whole or in parts, and what the metrics say of it.
+
+Shapes: B rows, T tokens of a row, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+
+from twistlm.config import TrainConfig
+from twistlm.corpus.stream import IGNORE, Batch
+from twistlm.lm.model import UnitLM
+from twistlm.train.log import Row
+from twistlm.train.optim import Precision, learning_rate
+
+
+def take_step(
+    lm: UnitLM,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainConfig,
+    *,
+    update: int,
+    precision: Precision,
+    loss_limit: float = math.inf,
+) -> Row:
+    """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
+
+    When it or the gradient is not finite, or the loss above `loss_limit`, no step is made: the line has no `tokens`.
+    """
+    started = time.perf_counter()
+    lr = learning_rate(update, config)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss = backward(lm, batch, parts=config.accumulate, precision=precision, seed=(config.seed, update))
+    norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
+    row = {"update": update + 1, "loss": loss, "lr": lr, "grad_norm": norm.item()}
+    good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
+    if good:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
+    if not good:
+        return row
+    return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
+
+
+def backward(lm: UnitLM, batch: Batch, *, parts: int, precision: Precision, seed: tuple[int, int]) -> float:
+    """Add the gradient of the mean loss over the targets of `batch` to the parameters; return that loss, in nats.
+
+    Each part counts by its share of the targets, so the parts add up to the whole whatever their padding.
+
+    Args:
+        lm: put in training mode.
+        batch: of any B that `parts` divides.
+        parts: how many the batch is computed in, one after the other.
+        precision: "bf16" computes under autocast.
+        seed: of dropout, where the model has any. It draws from torch's global generator, which is given back after.
+    """
+    device = lm.device
+    lm.model.train()
+    losses = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        for part in batch.parts(parts):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                loss = mean_nll(lm, part) * (part.n_targets / batch.n_targets)
+            loss.backward()
+            losses.append(loss.detach())
+    return torch.stack(losses).sum().item()
+
+
+def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
+    """Return the mean negative log-likelihood of the targets of `batch`, nats per token, a float32 scalar.
+
+    Logits are made at every position: V is some hundred, so leaving out the padding would save well under a percent.
+    """
+    parts = (batch.tokens, batch.segments, batch.positions, batch.targets)
+    tokens, segments, positions, targets = (torch.from_numpy(part).to(lm.device) for part in parts)
+    logits = lm.forward_logits(tokens, segments, positions)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

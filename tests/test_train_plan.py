@@ -1,0 +1,142 @@
+"""The plan against closed formulas, published counts, and what a run really takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from test_train_loop import SPEC, with_
+from twistlm.errors import BadInput
+from twistlm.lm.warmstart import cold_start, warm_start
+from twistlm.train.plan import count_update, matmul_rate, plan
+
+UNITS_500 = dataclasses.replace(SPEC, n_units=500)
+LAYERS, WIDTH, INNER, ROWS, CONTEXT = 2, 32, 48, 4, 16
+CONFIG = with_(batch_rows=ROWS, context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    made = tmp_path_factory.mktemp("llama")
+    LlamaForCausalLM(config).save_pretrained(made)
+    return made
+
+
+@pytest.mark.parametrize(("name", "published"), [("opt-125m", 87_015_936), ("opt-350m", 305_714_176)])
+def test_named_shapes_have_the_published_parameters(name: str, published: int) -> None:
+    """Slam (arXiv 2502.15814), appendix B, counts them with 500 units."""
+    with FakeTensorMode():
+        lm = cold_start(name, UNITS_500, seed=0)
+        assert sum(p.numel() for p in lm.model.parameters()) == published
+    with pytest.raises(BadInput, match=f"facebook/{name}"):
+        warm_start(name, UNITS_500, rows="random", seed=0)
+
+
+def test_operations_and_memory_by_the_formula(folder: Path) -> None:
+    once = count_update(folder, SPEC, CONFIG, precision="float32")
+    matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER) + 22 * WIDTH
+    norms = (2 * LAYERS + 1) * WIDTH
+    assert once.parameters == once.trainable == matrices + norms
+    # Forward 2, backward 4 for each weight and place; attention 2 products forward, 5 backward.
+    attention = 7 * LAYERS * 2 * ROWS * CONTEXT * CONTEXT * WIDTH
+    assert once.flops == 6 * matrices * ROWS * CONTEXT + attention
+    assert (once.weights, once.gradients, once.optimizer) == tuple(n * (matrices + norms) for n in (4, 4, 8))
+    assert once.peak <= once.weights + once.gradients + once.optimizer + once.activations
+    # At the very least each layer keeps what its six kinds of products read, and the loss its logits.
+    kept = 4 * ROWS * CONTEXT * (LAYERS * (5 * WIDTH + 2 * INNER) + 22)
+    assert kept < once.activations < 6 * kept
+
+
+def test_what_saves_memory_is_planned_to(folder: Path) -> None:
+    whole = count_update(folder, SPEC, CONFIG, precision="float32")
+    parts = count_update(folder, SPEC, dataclasses.replace(CONFIG, accumulate=4), precision="float32")
+    assert parts.flops == whole.flops and parts.activations < 0.4 * whole.activations
+    again = count_update(folder, SPEC, dataclasses.replace(CONFIG, checkpoint_activations=True), precision="float32")
+    assert again.activations < 0.7 * whole.activations and whole.flops < again.flops < 1.4 * whole.flops
+    body = count_update(folder, SPEC, CONFIG, precision="float32", freeze="body")
+    assert body.trainable == 22 * WIDTH and body.optimizer < whole.optimizer / 10 and body.flops < whole.flops
+    half = count_update(folder, SPEC, CONFIG, precision="bf16")
+    assert half.flops == whole.flops and half.weights == whole.weights and half.activations != whole.activations
+
+
+def test_a_plan_adds_up_and_takes_nothing(folder: Path) -> None:
+    state = torch.get_rng_state()
+    lengths = np.full(30, 15)
+    made = plan(folder, SPEC, lengths, CONFIG, device=torch.device("cpu"), share=0.5, flops_per_second=1e9)
+    assert torch.equal(state, torch.get_rng_state())
+    assert made.padding == 0 and made.epochs == pytest.approx(CONFIG.updates * ROWS / 30)
+    assert made.tokens == CONFIG.updates * ROWS * CONTEXT and made.flops == CONFIG.updates * made.update.flops
+    assert made.hours * 3600 == pytest.approx(made.flops / 0.5e9)
+    for wrong in ({"share": 0.0}, {"share": 1.5}, {"share": 0.5, "flops_per_second": 0.0}):
+        with pytest.raises(BadInput, match="share"):
+            plan(folder, SPEC, lengths, CONFIG, device=torch.device("cpu"), **wrong)
+    with pytest.raises(BadInput, match="no documents"):
+        plan(folder, SPEC, lengths[:0], CONFIG, device=torch.device("cpu"), share=0.5)
+
+
+def test_the_rate_is_one_a_machine_can_have() -> None:
+    assert 1e7 < matmul_rate(torch.device("cpu"), "float32", size=64, seconds=0.01) < 1e14
+
+
+# The most memory of a process while it trains, above what it had before; in one process, smaller first.
+MEASURE = """
+import dataclasses, json, re, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_train_loop import SPEC, corpus, with_
+from twistlm.lm.warmstart import cold_start
+from twistlm.train.loop import train
+from twistlm.train.plan import count_update
+
+def status(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+found = []
+for case in json.loads(sys.argv[2]):
+    spec = dataclasses.replace(SPEC, n_units=500)
+    config = with_(updates=2, eval_every=0, **case["config"])
+    documents = corpus(spec, n=400)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = status("VmRSS")
+    with tempfile.TemporaryDirectory() as out:
+        train(cold_start(case["shape"], spec, seed=0, layers=case["layers"]), documents, config, out)
+    measured = status("VmHWM") - before
+    planned = count_update(case["shape"], spec, config, precision=config.precision, layers=case["layers"])
+    found.append({"measured": measured, "planned": planned.peak})
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the memory of a process from Linux")
+def test_memory_is_as_planned(tmp_path: Path) -> None:
+    """A small OPT in parts, and SmolLM2-135M's shape; both in float32 and within 15 %."""
+    smol = LlamaConfig(
+        vocab_size=502, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    smol.architectures = ["LlamaForCausalLM"]
+    smol.save_pretrained(tmp_path)
+    small = {"shape": "opt-125m", "layers": 2, "config": {"batch_rows": 4, "context": 128, "accumulate": 2}}
+    large = {"shape": str(tmp_path), "layers": None, "config": {"batch_rows": 1, "context": 128}}
+    cases = [small | {"layers": 1}, small, large]  # the first loads what Python loads when first used; not judged
+    command = [sys.executable, "-c", MEASURE, str(Path(__file__).parent), json.dumps(cases)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)[1:]
+    for case in found:
+        assert case["planned"] == pytest.approx(case["measured"], rel=0.15), found

@@ -1,0 +1,75 @@
+"""One step: parts of a batch add up to the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from test_train_loop import corpus, losses, tiny_lm, with_
+from twistlm.config import TrainConfig
+from twistlm.corpus.stream import IGNORE, Batch, PackedStream
+from twistlm.errors import ConfigError
+from twistlm.lm.model import UnitLM
+from twistlm.train.loop import train
+from twistlm.train.step import backward
+
+ROWS = 8
+
+
+def uneven_batch(lm: UnitLM) -> Batch:
+    """Eight rows, of which row r has only its first 3 (r + 1) targets: their means weigh very differently."""
+    batch = PackedStream(corpus(), lm.vocab, rows=ROWS, context=24, seed=1).batch(0)
+    targets = batch.targets.copy()
+    for row in range(ROWS):
+        targets[row, 3 * (row + 1) :] = IGNORE
+    return Batch(batch.tokens, batch.segments, batch.positions, targets)
+
+
+def gradient(lm: UnitLM, batch: Batch, parts: int) -> tuple[float, torch.Tensor]:
+    lm.model.zero_grad(set_to_none=True)
+    loss = backward(lm, batch, parts=parts, precision="float32", seed=(0, 0))
+    return loss, torch.cat([p.grad.flatten() for p in lm.model.parameters()])
+
+
+def test_parts_of_a_batch_are_its_rows_in_order() -> None:
+    batch = uneven_batch(tiny_lm())
+    for n in (1, 2, 4, 8):
+        parts = batch.parts(n)
+        assert len(parts) == n and sum(part.n_targets for part in parts) == batch.n_targets
+        for name in ("tokens", "segments", "positions", "targets"):
+            assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+def test_gradients_of_parts_add_up_to_that_of_the_batch() -> None:
+    lm = tiny_lm()
+    batch = uneven_batch(lm)
+    loss, whole = gradient(lm, batch, 1)
+    for parts in (2, 4, 8):
+        other_loss, other = gradient(lm, batch, parts)
+        assert other_loss == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(other, whole, rtol=1e-4, atol=1e-7)
+        # Rounding has no direction: what is left over lies on both sides of nought.
+        residual = other - whole
+        assert residual.any() and residual.mean().abs() < 0.3 * residual.abs().mean()
+    # The mean of the parts' means is another gradient here, by far more than rounding.
+    rows = torch.stack([gradient(lm, part, 1)[1] for part in batch.parts(ROWS)]).mean(0)
+    assert (rows - whole).norm() > 0.01 * whole.norm()
+
+
+def test_a_run_in_parts_is_the_run_of_the_whole_batch(tmp_path: Path) -> None:
+    config = with_(batch_rows=ROWS)
+    whole = train(tiny_lm(), corpus(n=60), config, tmp_path / "1")
+    assert config.accumulate == 1
+    for parts in (2, 8):
+        run = train(tiny_lm(), corpus(n=60), with_(batch_rows=ROWS, accumulate=parts), tmp_path / str(parts))
+        assert losses(run.history) == pytest.approx(losses(whole.history), rel=1e-4)
+        assert run.tokens == whole.tokens and run.updates == whole.updates
+
+
+def test_parts_must_divide_the_batch() -> None:
+    with pytest.raises(ConfigError, match="accumulate is 3; it must divide batch_rows, which is 8"):
+        with_(batch_rows=8, accumulate=3)
+    assert isinstance(with_(batch_rows=8, accumulate=4), TrainConfig)
