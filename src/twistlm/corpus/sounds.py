@@ -28,7 +28,7 @@ from twistlm.types import Clip
 
 _MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
 _ROWS = 8  # rows of a Parquet file in memory at once
-_BUFFER = 1 << 20  # bytes: without it pyarrow reads a column of a row group at once, which can be gigabytes
+_BUFFER = 1 << 20  # bytes: without it pyarrow reads a column of a row group at once, whatever the size of its pages
 _ROW = re.compile(r"(.+)\[(\d+)\]")
 
 
@@ -204,7 +204,11 @@ class _Tar:
 
 
 class _Parquet:
-    """Rows of the `bytes` of a struct column, as Hugging Face stores sounds; quick when read in order."""
+    """Rows of the `bytes` of a struct column, as Hugging Face stores sounds; quick when read in order.
+
+    Memory holds the page being read, packed and unpacked. A page can be as large as its row group: pyarrow, writing,
+    ends pages only after batches of rows (1024 by default), however large these are.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
