@@ -253,3 +253,29 @@ def test_a_fault_of_ours_is_a_paragraph_unless_debug(tmp_path, flags, traceback)
     assert done.returncode == 1
     assert ("Traceback" in done.stderr) is traceback
     assert "ZeroDivisionError" in done.stderr and "of our own" in done.stderr
+
+
+def test_a_corpus_in_archives_and_units_of_others(twist, tiny: Tiny, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for path in sorted((tiny.speech / "low").iterdir())[:3]:
+            tar.add(path, path.name)
+    m, units = tmp_path / "m.jsonl", tmp_path / "units"
+    made = twist("manifest", tmp_path, "--corpus", "webdataset", "--heldout", 0.4, "--out", m, "--json")
+    assert made.json["clips"] == 3 and set(made.json["splits"]) == {"train", "heldout"}
+    cut = twist("tokenize", m, "--out", units, "--tokenizer", tiny.tokenizer, "--json")
+    assert (cut.json["done"], cut.json["failed"]) == (3, 0)
+    twist("manifest", tmp_path, "--corpus", "timit", "--out", m).refused("'timit'", "librispeech")
+    twist("manifest", tmp_path, "--corpus", "webdataset", "--split", "dev", "--out", m).refused("split dev")
+
+    lines = [{"file_name": f"a{i}", "units": [1, 2, i], "duration": [1, 2, 3]} for i in range(4)]
+    published = tmp_path / "features.jsonl"
+    published.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    taken = twist("import-units", published, "--tokenizer", tiny.tokenizer, "--out", units, "--json")
+    assert (taken.json["done"], taken.json["unit_spec"]) == (4, cut.json["unit_spec"])
+    spec = tiny.tokenizer / "spec.json"
+    again = twist("import-units", published, "--tokenizer", spec, "--out", units)
+    assert "0 clips taken over, 4 were there" in again.out
+    published.write_text(json.dumps(lines[0] | {"units": [1, 2, 500]}))
+    twist("import-units", published, "--tokenizer", spec, "--out", units).refused("line 1", "do not fit")

@@ -32,7 +32,7 @@ def test_an_unknown_option_would_not_parse():
 
 
 def test_the_readme_names_every_verb_and_no_other():
-    named = set(re.findall(r"`twist (\w+)", README))
+    named = set(re.findall(r"`twist ([\w-]+)", README))
     assert named == set(GROUP.commands)
 
 

@@ -5,6 +5,7 @@ Everything inside twistlm is mono float32; other files become so here. Shapes: N
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -41,50 +42,106 @@ def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
     return (2 * n_samples * to_rate + from_rate) // (2 * from_rate)
 
 
-def read(path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
+def read(
+    path: str | Path, *, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
+) -> Clip:
     """Read any file libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …) as mono float32.
 
     Channels are averaged; the rate is changed by soxr (HQ). The file is read in blocks, so the peak of memory is about
     the size of the result. The clip's id is the file's name without suffix.
 
+    A part is read as if it were a file of its own: it begins and ends at the nearest samples of the file's rate, and is
+    resampled without what lies around it. One that ends less than 0.1 s behind the file's end is cut there, since
+    tables of parts are rounded.
+
     Args:
         path: the file.
         sample_rate: Hz of the result; None keeps the file's.
+        start: seconds into the file where the part begins, at least 0.
+        seconds: length of the part, positive; None reads to the end.
 
     Raises:
-        AudioError: missing, not a sound file, corrupt, truncated (more than 0.1 s missing), without samples, or
-            with NaN or infinite samples. Silence and shortness are for `check`. An mp3 with variable bit rate and no
-            Xing header has no declared length: libsndfile guesses it, and reads no further than its guess.
+        BadInput: a rate, start or length out of range.
+        AudioError: a part that is not there; missing, not a sound file, corrupt, truncated (more than 0.1 s missing),
+            without samples, or with NaN or infinite samples. Silence and shortness are for `check`. An mp3 with
+            variable bit rate and no Xing header has no declared length: libsndfile guesses it, and reads no further
+            than its guess.
     """
     path = Path(path)
     with _opened(path) as sound:
-        rate = sound.samplerate if sample_rate is None else sample_rate
-        if rate < 1:
-            raise BadInput(f"a sample rate must be positive, got {rate}.")
-        if sound.frames > _MAX_SAMPLES_PER_BYTE * path.stat().st_size:
-            raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
-        expected = resampled_length(sound.frames, sound.samplerate, rate)
-        samples = np.empty(expected, dtype=np.float32)
-        stream = None if rate == sound.samplerate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
-        n_read = n_done = 0
+        samples, rate = _samples(sound, path, path.stat().st_size, sample_rate, start, seconds)
+    return Clip(samples, rate, id=path.stem)
 
-        def put(piece: NDArray[np.float32]) -> int:
-            samples[n_done : n_done + len(piece)] = piece
-            return n_done + len(piece)
 
-        for block in _blocks(sound, path):
-            n_read += len(block)
-            n_done = put(block if stream is None else stream.resample_chunk(block))
-        if stream is not None:
-            n_done = put(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-        if sound.frames - n_read > 0.1 * sound.samplerate:
-            raise _truncated(path, f"{n_read / sound.samplerate:.2f} of {sound.frames / sound.samplerate:.2f} s")
-        n_kept = resampled_length(n_read, sound.samplerate, rate)
-        if n_done != n_kept:
-            raise AssertionError(f"{path}: resampling gave {n_done} samples where the length rule says {n_kept}")
+def decode(
+    data: bytes, *, name: str, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
+) -> Clip:
+    """Read a sound file that lies in memory, as `read` does one on the disk.
+
+    Args:
+        data: the whole file.
+        name: where it came from, for errors and as the clip's id.
+        sample_rate, start, seconds: as for `read`.
+
+    Raises:
+        AudioError: as `read`.
+    """
+    if not data:
+        raise _empty(name)
+    with _sound(io.BytesIO(data), name) as sound:
+        samples, rate = _samples(sound, name, len(data), sample_rate, start, seconds)
+    return Clip(samples, rate, id=name)
+
+
+def _samples(
+    sound: sf.SoundFile, path: str | Path, n_bytes: int, sample_rate: int | None, start: float, seconds: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return the mono samples [N] of an open file, or of a part of it, and their rate in Hz."""
+    rate = sound.samplerate if sample_rate is None else sample_rate
+    if rate < 1:
+        raise BadInput(f"a sample rate must be positive, got {rate}.")
+    if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
+        raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
+    first, last = _part(sound, path, start, seconds)
+    if first:
+        sound.seek(first)
+    expected = resampled_length(last - first, sound.samplerate, rate)
+    samples = np.empty(expected, dtype=np.float32)
+    stream = None if rate == sound.samplerate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
+    n_read = n_done = 0
+
+    def put(piece: NDArray[np.float32]) -> int:
+        samples[n_done : n_done + len(piece)] = piece
+        return n_done + len(piece)
+
+    for block in _blocks(sound, path, last - first):
+        n_read += len(block)
+        n_done = put(block if stream is None else stream.resample_chunk(block))
+    if stream is not None:
+        n_done = put(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    if last - first - n_read > 0.1 * sound.samplerate:
+        raise _truncated(path, f"{(first + n_read) / sound.samplerate:.2f} of {sound.frames / sound.samplerate:.2f} s")
+    n_kept = resampled_length(n_read, sound.samplerate, rate)
+    if n_done != n_kept:
+        raise AssertionError(f"{path}: resampling gave {n_done} samples where the length rule says {n_kept}")
     if not n_kept:
         raise _empty(path)
-    return Clip(samples[:n_kept], rate, id=path.stem)
+    return samples[:n_kept], rate
+
+
+def _part(sound: sf.SoundFile, path: str | Path, start: float, seconds: float | None) -> tuple[int, int]:
+    """Return the first sample of a part and the one behind its last."""
+    rate, held = sound.samplerate, sound.frames
+    if not (0 <= start < np.inf and (seconds is None or 0 < seconds < np.inf)):
+        raise BadInput(f"{path}: a part needs a start of 0 s or more and a positive length, got {start}, {seconds}.")
+    first = seconds_to_samples(start, rate)
+    last = held if seconds is None else seconds_to_samples(start + seconds, rate)
+    if first > held or last - held > 0.1 * rate:
+        raise AudioError(
+            f"{path}: the part from {start:g} s to {last / rate:g} s is not there: the file ends at {held / rate:.2f} "
+            "s. It was cut short, or the manifest belongs to another file."
+        )
+    return first, min(last, held)
 
 
 def resample(clip: Clip, *, sample_rate: int) -> Clip:
@@ -181,11 +238,18 @@ def _opened(path: Path) -> Iterator[sf.SoundFile]:
         raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.")
     if not path.stat().st_size:
         raise _empty(path)
+    # RAW is the one format soundfile refuses by name and not by content.
+    if path.suffix.lower() == ".raw":
+        raise AudioError(f"{path}: a raw file does not say its rate. Give it a header, e.g. sox -t raw … out.wav.")
+    with _sound(path, path) as sound:
+        yield sound
+
+
+@contextmanager
+def _sound(source: Path | io.BytesIO, path: str | Path) -> Iterator[sf.SoundFile]:
+    """Open what holds a sound file; `path` is what it is called in errors."""
     try:
-        # RAW is the one format soundfile refuses by name and not by content.
-        if path.suffix.lower() == ".raw":
-            raise AudioError(f"{path}: a raw file does not say its rate. Give it a header, e.g. sox -t raw … out.wav.")
-        with sf.SoundFile(path) as sound:
+        with sf.SoundFile(source) as sound:
             log = sound.extra_info
             for declared, held in _SHORT_CHUNK.findall(log):
                 if int(held) < int(declared) < _UNKNOWN_LENGTH:
@@ -194,7 +258,7 @@ def _opened(path: Path) -> Iterator[sf.SoundFile]:
                 raise _truncated(path, "an Ogg stream without its last page")
             yield sound
     except sf.SoundFileError as error:
-        detail = str(error).removeprefix(f"Error opening {str(path)!r}: ")
+        detail = str(error).removeprefix(f"Error opening {str(source)!r}: ")
         raise AudioError(
             f"{path}: not a sound file, or corrupt ({detail.strip().rstrip('.')}). "
             "Convert it again, or leave it out; wav, flac, ogg (vorbis, opus) and mp3 are read."
@@ -203,20 +267,22 @@ def _opened(path: Path) -> Iterator[sf.SoundFile]:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
 
 
-def _blocks(sound: sf.SoundFile, path: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield the file as mono blocks, float32 [<= _BLOCK]."""
-    while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+def _blocks(sound: sf.SoundFile, path: str | Path, n_samples: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the next `n_samples` of the file, or what there is of them, as mono blocks, float32 [<= _BLOCK]."""
+    left = n_samples
+    while left and len(block := sound.read(min(left, _BLOCK), dtype="float32", always_2d=True)):
+        left -= len(block)
         mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
         if not np.isfinite(mono).all():
             raise _not_finite(str(path))
         yield np.ascontiguousarray(mono)
 
 
-def _empty(path: Path) -> AudioError:
+def _empty(path: str | Path) -> AudioError:
     return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy: make it again.")
 
 
-def _truncated(path: Path, what: str) -> AudioError:
+def _truncated(path: str | Path, what: str) -> AudioError:
     return AudioError(f"{path}: truncated: {what} are there. An interrupted copy or download; fetch it again.")
 
 

@@ -79,7 +79,7 @@ def verb(function: Callable[..., Result]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
-    return app.command(function.__name__.rstrip("_"))(run)
+    return app.command(function.__name__.rstrip("_").replace("_", "-"))(run)
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Verbs about what goes in: fetch, manifest, tokenize, kmeans, hubert."""
+"""Verbs about what goes in: fetch, manifest, tokenize, import-units, kmeans, hubert."""
 
 from __future__ import annotations
 
@@ -28,15 +28,32 @@ def fetch(
 
 @verb
 def manifest(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
+    speech: Annotated[Path, typer.Argument(help="Folder with sound files, or of an unpacked corpus.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (JSON lines).")],
-    heldout: Annotated[float, typer.Option(help="Share of the clips to hold out.")] = 0.1,
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help="What lies there: folder, librispeech, libri-light, mls, ljspeech, peoples-speech, voxpopuli, "
+            "stinystories, webdataset (tar), huggingface (Parquet) or lhotse (cuts)."
+        ),
+    ] = "folder",
+    split: Annotated[list[str] | None, typer.Option(help="Keep this split only. Can be repeated.")] = None,
+    heldout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training clips to hold out; default: 0.1, or 0 where the corpus holds some out."
+        ),
+    ] = None,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip where files are cut by marks of speech.")] = 30.0,
     seed: Seed = 0,
 ) -> Result:
-    """List a folder's clips and hold some out."""
-    from twistlm.corpus.manifest import build, write
+    """List a corpus's clips and hold some out."""
+    from twistlm.corpus.manifest import write
+    from twistlm.corpus.readers import read_corpus
 
-    entries = build(speech, heldout=heldout, seed=seed)
+    entries = read_corpus(
+        speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, max_seconds=max_seconds
+    )
     write(entries, out)
     splits = dict(Counter(entry.split for entry in entries))
     parts = ", ".join(f"{n} {split}" for split, n in splits.items())
@@ -67,6 +84,33 @@ def tokenize(
         "unit_spec": tok.spec.fingerprint,
     }
     text = f"{out}: {report.n_done} clips cut, {report.n_skipped} were there, {len(report.failures)} failed"
+    return Result(facts, text)
+
+
+@verb
+def import_units(
+    source: Annotated[Path, typer.Argument(help="JSON lines of units (SlamKit's format), or a folder of such files.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Whose units they are: name or folder of a tokenizer, or a spec.json.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the units (Parquet shards).")],
+    split: Annotated[str, typer.Option(help="Split of these clips.")] = "train",
+    heldout: Annotated[float, typer.Option(help="Share of the clips to hold out instead.")] = 0.0,
+    durations: Annotated[
+        Literal["given", "unknown"],
+        typer.Option(help="unknown: take each unit for one frame where no duration is given."),
+    ] = "given",
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Take over units that others published."""
+    from twistlm.study.making import take_units
+
+    report, spec = take_units(
+        source, tokenizer, out, split=split, heldout=heldout, durations=durations, seed=seed, progress=progress
+    )
+    facts = {"units": str(out), "done": report.n_done, "skipped": report.n_skipped, "unit_spec": spec.fingerprint}
+    text = f"{out}: {report.n_done} clips taken over, {report.n_skipped} were there, believed to be {tokenizer}'s"
     return Result(facts, text)
 
 

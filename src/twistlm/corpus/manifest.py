@@ -1,17 +1,20 @@
 """The manifest: which clips there are, who speaks, and which of them training may see.
 
 A manifest is a JSON-lines file; each line needs `id` and `path` (relative to the manifest's folder, or absolute) and
-may have `speaker`, `split`, `text` and `seconds`. Other keys are left to whoever wrote them.
+may have `speaker`, `split`, `text` and `seconds`. A clip that is a part of its file also has `start`, one inside an
+archive or a Parquet file has `member`. Other keys are left to whoever wrote them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from twistlm.atomic import atomic_write
 from twistlm.audio.io import find_audio
@@ -26,11 +29,17 @@ class Entry:
 
     Attributes:
         id: unique in its manifest.
-        path: the sound file.
+        path: the sound file, or the tar or Parquet file it lies in.
         speaker: who speaks; "" when unknown.
         split: "train", or the name of a set that training never sees.
         text: what is said; "" when unknown.
-        seconds: duration, None when nobody measured it.
+        seconds: duration of the clip; None when nobody measured it, never so for a part of a file.
+        start: seconds into the file where the clip begins, when it is a part of one; None for a whole file.
+        member: which sound of `path`: its name in a tar, or column and row of a Parquet file, "audio[17]"; "" when
+            `path` is the sound itself.
+
+    Raises:
+        BadInput: a start below 0 or without a positive length; a member that points out of its archive.
     """
 
     id: str
@@ -39,6 +48,33 @@ class Entry:
     split: str = "train"
     text: str = ""
     seconds: float | None = None
+    start: float | None = None
+    member: str = ""
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            length = self.seconds or 0.0
+            if not (0 <= self.start < math.inf and 0 < length < math.inf):
+                raise BadInput(
+                    f"the clip {self.id!r} is a part of {self.path} from {self.start} s, {self.seconds} s long: a part "
+                    "needs a start of 0 or more and a positive length, both finite."
+                )
+        if self.member and not is_safe(self.member):
+            raise BadInput(
+                f"the clip {self.id!r} names the member {self.member!r} of {self.path}, which points out of the "
+                "archive. Nobody makes such names by accident: do not use that manifest or archive."
+            )
+
+    @property
+    def part(self) -> str:
+        """Which part of the file at `path` the clip is, as text: "" for all of it, "#a/b.flac@0.4+11.92"."""
+        cut = "" if self.start is None else f"@{float(self.start)!r}+{float(self.seconds or 0)!r}"
+        return f"#{self.member}{cut}" if self.member or cut else ""
+
+
+def is_safe(member: str) -> bool:
+    """Return whether a name in an archive or a table is a plain path below where it stands."""
+    return not (member.startswith(("/", "\\")) or ".." in member.replace("\\", "/").split("/") or "\0" in member)
 
 
 def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[Entry]:
@@ -59,15 +95,8 @@ def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[En
     folder = Path(folder)
     if (folder / NAME).is_file():
         return read(folder / NAME)
-    if not 0 <= heldout <= 1:
-        raise BadInput(f"heldout must be a share in 0 … 1, got {heldout}.")
     paths = {path.relative_to(folder).as_posix(): path for path in find_audio(folder)}
-    place = {id: int(hashlib.sha256(f"{seed}:{id}".encode()).hexdigest()[:12], 16) / 16**12 for id in paths}
-    chosen = {id for id in paths if place[id] < heldout}
-    if 0 < heldout < 1 and len(paths) > 1:
-        chosen = chosen or {min(place, key=place.__getitem__)}
-        if len(chosen) == len(paths):
-            chosen.remove(max(place, key=place.__getitem__))
+    chosen = held_out(paths, share=heldout, seed=seed)
     return [
         Entry(
             id=id,
@@ -77,6 +106,31 @@ def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[En
         )
         for id, path in paths.items()
     ]
+
+
+def held_out(names: Iterable[str], *, share: float, seed: int) -> set[str]:
+    """Choose which names (of clips, of speakers) are held out.
+
+    Each is chosen by the sha256 of seed and name, whatever others there are. Only when chance leaves one side empty
+    does the nearest name change sides.
+
+    Args:
+        names: whose held-out ones are wanted; one that occurs again is the same name.
+        share: of the names, 0 … 1.
+        seed: another seed is another choice.
+
+    Raises:
+        BadInput: a share outside 0 … 1.
+    """
+    if not 0 <= share <= 1:
+        raise BadInput(f"heldout must be a share in 0 … 1, got {share}.")
+    place = {name: int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:12], 16) / 16**12 for name in names}
+    chosen = {name for name in place if place[name] < share}
+    if 0 < share < 1 and len(place) > 1:
+        chosen = chosen or {min(place, key=place.__getitem__)}
+        if len(chosen) == len(place):
+            chosen.remove(max(place, key=place.__getitem__))
+    return chosen
 
 
 def read(path: str | Path) -> list[Entry]:
@@ -90,20 +144,25 @@ def read(path: str | Path) -> list[Entry]:
     if not path.is_file():
         raise BadInput(f"{path}: no such manifest. Make one with `twist manifest`, or give the folder with the sounds.")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: a transcript may hold characters that it would take for the end of a line.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             entries.append(_parse(line, path.parent, where=f"{path}, line {number}"))
-    return _checked(entries, where=str(path))
+    return checked(entries, where=str(path))
 
 
 def write(entries: Sequence[Entry], path: str | Path) -> None:
     """Write a manifest atomically; sounds below its folder get relative paths, so that the folder can move."""
     path = Path(path)
     lines = []
-    for entry in _checked(entries, where=str(path)):
+    for entry in checked(entries, where=str(path)):
         sound, home = entry.path.absolute(), path.parent.absolute()
         relative = sound.relative_to(home) if sound.is_relative_to(home) else sound
-        lines.append(json.dumps({**asdict(entry), "path": relative.as_posix()}, ensure_ascii=False))
+        fields = {**asdict(entry), "path": relative.as_posix()}
+        for key, whole in (("start", None), ("member", "")):
+            if fields[key] == whole:
+                del fields[key]
+        lines.append(json.dumps(fields, ensure_ascii=False))
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -111,7 +170,7 @@ def write(entries: Sequence[Entry], path: str | Path) -> None:
 def load(source: str | Path | Sequence[Entry]) -> list[Entry]:
     """Return the entries of a folder, of a manifest file, or of a list (checked for double ids)."""
     if not isinstance(source, str | Path):
-        return _checked(source, where="the list of entries")
+        return checked(source, where="the list of entries")
     return build(source) if Path(source).is_dir() else read(source)
 
 
@@ -122,17 +181,22 @@ def _parse(line: str, folder: Path, *, where: str) -> Entry:
         raise BadInput(f"{where}: not JSON ({error}). A manifest has one JSON object on each line.") from error
     if not isinstance(fields, dict):
         raise BadInput(f"{where}: not a JSON object. A manifest has one JSON object on each line.")
-    strings = {key: fields.get(key, default) for key, default in (("speaker", ""), ("split", "train"), ("text", ""))}
+    defaults = (("speaker", ""), ("split", "train"), ("text", ""), ("member", ""))
+    strings = {key: fields.get(key, default) for key, default in defaults}
     for key, value in {"id": fields.get("id"), "path": fields.get("path"), **strings}.items():
         if not isinstance(value, str) or (key in ("id", "path", "split") and not value):
             raise BadInput(f"{where}: {key!r} must be a string{'' if value == '' else f', got {value!r}'}.")
-    seconds = fields.get("seconds")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
-        raise BadInput(f"{where}: 'seconds' must be a number, got {seconds!r}.")
-    return Entry(id=fields["id"], path=folder / fields["path"], seconds=seconds, **strings)
+    numbers: dict[str, Any] = {key: fields.get(key) for key in ("seconds", "start")}
+    for key, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BadInput(f"{where}: {key!r} must be a number, got {value!r}.")
+    try:
+        return Entry(id=fields["id"], path=folder / fields["path"], **strings, **numbers)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
 
 
-def _checked(entries: Sequence[Entry], *, where: str) -> list[Entry]:
+def checked(entries: Sequence[Entry], *, where: str) -> list[Entry]:
     double = [id for id, n in Counter(entry.id for entry in entries).items() if n > 1]
     if double:
         raise BadInput(f"{where}: ids must be unique, these are not: {offenders(double)}.")

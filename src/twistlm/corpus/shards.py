@@ -35,7 +35,8 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("units", pa.list_(pa.uint16())),
         ("runs", pa.list_(pa.int32())),
-        # What the clip was when it was tokenized, so that a rerun knows whether it still is.
+        # What the clip was when it was tokenized, so that a rerun knows whether it still is: size and time of its file
+        # or archive, sha256 of its sound file, and behind that which part of them it is (`Entry.part`).
         ("source_bytes", pa.int64()),
         ("source_mtime_ns", pa.int64()),
         ("source_sha256", pa.string()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,10 +13,11 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from twistlm.atomic import atomic_write
-from twistlm.audio.io import check, read
+from twistlm.audio.io import check
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
-from twistlm.errors import BadInput, TwistError, offenders
+from twistlm.corpus.sounds import Sound, Sounds
+from twistlm.errors import AudioError, BadInput, TwistError, offenders
 from twistlm.progress import task
 from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
@@ -71,9 +71,13 @@ def tokenize(
 ) -> Report:
     """Cut every clip of a manifest into units and store them as Parquet shards.
 
-    A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same sound file by size and
-    modification time or else by sha256. A clip that changed replaces its old row. Clips of `out` that `source` does not
-    list stay.
+    A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same part of the same sound
+    file by size and modification time or else by sha256. For a sound inside an archive, these are the archive's size
+    and time, and the sound's own sha256: a shard that got more members is read once and its old clips are kept. A clip
+    that changed replaces its old row. Clips of `out` that `source` does not list stay.
+
+    Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
+    thread in that order, one at a time, a few clips ahead of the tokenizer.
 
     Args:
         source: a folder of sound files, a manifest file, or entries.
@@ -90,14 +94,15 @@ def tokenize(
     """
     if not 0 <= max_failures <= 1:
         raise BadInput(f"max_failures is a share in 0 … 1, got {max_failures}.")
-    entries, out = load(source), Path(out)
+    entries, out = _by_file(load(source)), Path(out)
     failures: list[Failure] = []
-    with _locked(out), task("tokenize", len(entries), progress) as bar:
+    with locked(out), Sounds() as sounds, task("tokenize", len(entries), progress) as bar:
         with ShardWriter(out, tok.spec, clips=shard_clips) as writer:
-            pending, stale = _plan(entries, out)
+            pending, stale = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
-            with closing(in_order(lambda entry: _tokenize_one(entry, tok), pending)) as made:
+            fetched = (_fetch(entry, sounds) for entry in pending)  # by this thread, when its turn comes
+            with closing(in_order(lambda sound: _tokenize_one(sound, tok), fetched)) as made:
                 for row in made:
                     if isinstance(row, Failure):
                         failures.append(row)
@@ -119,7 +124,15 @@ def tokenize(
     )
 
 
-def _plan(entries: Sequence[Entry], out: Path) -> tuple[list[Entry], set[str]]:
+def _by_file(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries with those of one file together, files in the order in which they are first named."""
+    first: dict[Path, int] = {}
+    for entry in entries:
+        first.setdefault(entry.path, len(first))
+    return sorted(entries, key=lambda entry: first[entry.path])
+
+
+def _plan(entries: Sequence[Entry], out: Path, sounds: Sounds) -> tuple[list[Entry], set[str]]:
     """Return the clips to do, in order, and the ids whose rows are out of date."""
     there = {fact["id"]: fact for fact in read_facts(out)}
     pending, stale = [], set()
@@ -127,47 +140,65 @@ def _plan(entries: Sequence[Entry], out: Path) -> tuple[list[Entry], set[str]]:
         fact = there.get(entry.id)
         if fact is None:
             pending.append(entry)
-        elif not entry.path.is_file():
-            pending.append(entry)  # will be a failure; the units made from the lost file stay
-        elif not _is_same(entry, fact):
+            continue
+        try:
+            same = _is_same(entry, fact, sounds)
+        except BadInput:
+            pending.append(entry)  # will be a failure; the units made from the lost sound stay
+            continue
+        if not same:
             pending.append(entry)
             stale.add(entry.id)
     return pending, stale
 
 
-def _is_same(entry: Entry, fact: dict[str, Any]) -> bool:
+def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
+    if not entry.path.is_file():
+        raise AudioError(f"{entry.path}: no such file. Check the path.")
     if (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
         return False
-    stat = entry.path.stat()
-    if stat.st_size != fact["source_bytes"]:
+    sha256, part = fact["source_sha256"][:64], fact["source_sha256"][64:]
+    if part != entry.part:
         return False
-    # A copy or a fresh checkout has other times and the same content.
-    return stat.st_mtime_ns == fact["source_mtime_ns"] or _sha256(entry.path) == fact["source_sha256"]
+    stat = entry.path.stat()
+    same_size = stat.st_size == fact["source_bytes"]
+    if same_size and stat.st_mtime_ns == fact["source_mtime_ns"]:
+        return True
+    # A copy or a fresh checkout has other times and the same content; an archive may have grown around its members.
+    return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256
 
 
-def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row | Failure:
+def _fetch(entry: Entry, sounds: Sounds) -> Sound | Failure:
     try:
-        clip = dataclasses.replace(read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
+        return sounds.fetch(entry)
+    except BadInput as error:
+        return _failure(entry, error)
+
+
+def _tokenize_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
+    if isinstance(sound, Failure):
+        return sound
+    entry = sound.entry
+    try:
+        clip = sound.clip(sample_rate=tok.spec.sample_rate)
         check(clip)
         units = tok(clip)
     except BadInput as error:
-        return Failure(id=entry.id, path=str(entry.path), error=str(error))
-    stat = entry.path.stat()
+        return _failure(entry, error)
     return Row(
         units=dataclasses.replace(units, id=entry.id),
         seconds=clip.seconds,
         speaker=entry.speaker,
         split=entry.split,
         text=entry.text,
-        source_bytes=stat.st_size,
-        source_mtime_ns=stat.st_mtime_ns,
-        source_sha256=_sha256(entry.path),
+        source_bytes=sound.n_bytes,
+        source_mtime_ns=sound.mtime_ns,
+        source_sha256=sound.sha256 + entry.part,
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _failure(entry: Entry, error: BadInput) -> Failure:
+    return Failure(id=entry.id, path=f"{entry.path}{entry.part}", error=str(error))
 
 
 def _write_failures(failures: Sequence[Failure], out: Path) -> None:
@@ -180,7 +211,7 @@ def _write_failures(failures: Sequence[Failure], out: Path) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold `out` for this process; the lock goes when the process does, however it ends."""
     lock = FileLock(out / ".lock", timeout=0)
     try:

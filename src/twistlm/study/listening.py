@@ -12,6 +12,7 @@ import numpy as np
 from twistlm.atomic import atomic_folder
 from twistlm.audio.io import check, seconds_to_samples
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.sounds import read_clip
 from twistlm.evaluate import asr
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate, generate_batch
@@ -36,7 +37,7 @@ PROTOCOL = (
 
 def read(entry: Entry, tok: SpeechTokenizer) -> Clip:
     """Return the clip at the tokenizer's sample rate, with the manifest's id."""
-    return dataclasses.replace(Clip.read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
+    return read_clip(entry, sample_rate=tok.spec.sample_rate)
 
 
 def choose_resynthesis(entries: Sequence[Entry], *, n: int, seed: int) -> list[Entry]:

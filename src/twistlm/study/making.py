@@ -15,6 +15,8 @@ from safetensors.torch import save
 from twistlm.artifacts import bundled
 from twistlm.atomic import atomic_folder
 from twistlm.corpus.manifest import Entry, build
+from twistlm.corpus.slamkit import Imported, import_units
+from twistlm.corpus.sounds import Sounds
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.progress import track
 from twistlm.types import Clip, Units, UnitSpec
@@ -22,7 +24,7 @@ from twistlm.units import kmeans
 from twistlm.units.encoder import SSLEncoder, frames_of
 from twistlm.units.features import mfcc
 from twistlm.units.pretrain import FRONT_ENDS, HubertPretrainConfig, LabelledSpeech, pretrain
-from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
+from twistlm.units.tokenizer import SpeechTokenizer, read_spec, save_tokenizer
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.train import VocoderConfig, train_vocoder
 from twistlm.vocoder.vocoder import Vocoder
@@ -216,8 +218,36 @@ def fit_vocoder(
     return vocoder
 
 
+def take_units(
+    source: str | Path,
+    tokenizer: str | Path,
+    out: str | Path,
+    *,
+    split: str,
+    heldout: float,
+    durations: Literal["given", "unknown"],
+    seed: int,
+    progress: bool = False,
+) -> tuple[Imported, UnitSpec]:
+    """Store published units as shards over the units of `tokenizer`; return what was done, and what the units are.
+
+    Args:
+        source, out, split, heldout, durations, seed, progress: as for `corpus.slamkit.import_units`.
+        tokenizer: name or folder of the tokenizer that cut them, or a file like its `spec.json`; it is not loaded.
+
+    Raises:
+        As `import_units` and `units.tokenizer.read_spec`.
+    """
+    spec = read_spec(tokenizer)
+    report = import_units(
+        source, out, spec, split=split, heldout=heldout, durations=durations, seed=seed, progress=progress
+    )
+    return report, spec
+
+
 def _clips(speech: str | Path, *, progress: bool) -> Iterator[tuple[Entry, Clip]]:
     """Yield the clips that training may see."""
     entries = [entry for entry in build(speech) if entry.split == "train"]
-    for entry in track(entries, description="reading the speech", enabled=progress):
-        yield entry, dataclasses.replace(Clip.read(entry.path, sample_rate=RATE), id=entry.id)
+    with Sounds() as sounds:
+        for entry in track(entries, description="reading the speech", enabled=progress):
+            yield entry, sounds.fetch(entry).clip(sample_rate=RATE)

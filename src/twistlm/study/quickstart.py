@@ -20,11 +20,11 @@ import torch
 
 from twistlm import artifacts
 from twistlm.atomic import atomic_write
-from twistlm.audio import io
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
 from twistlm.corpus import manifest
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.sounds import check_header
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
@@ -130,7 +130,7 @@ class _Job:
                 source += f" {len(report.failures)} of {len(entries)} clips were unusable: see units/failures.jsonl."
             return {"source": source, "splits": splits}
 
-        files = [[e.id, str(e.path), e.split, e.speaker, e.text, *_state(e.path)] for e in entries]
+        files = [[e.id, f"{e.path}{e.part}", e.split, e.speaker, e.text, *_state(e.path)] for e in entries]
         key = {"files": _sha256(json.dumps(files).encode()), "unit_spec": self.tok.spec.fingerprint}
         return self.stages.run("tokenize", key, work, folder=self.units)
 
@@ -295,7 +295,7 @@ def _read_speech(speech: str, *, progress: bool) -> list[Entry]:
     entries, failed = [], []
     for entry in track(manifest.build(folder), description="reading the speech", enabled=progress):
         try:
-            entries.append(dataclasses.replace(entry, seconds=io.info(entry.path)[0]))
+            entries.append(dataclasses.replace(entry, seconds=check_header(entry)))
         except AudioError as error:
             entries.append(entry)
             failed.append(str(error))

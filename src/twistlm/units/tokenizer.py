@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twistlm.artifacts import bundled, bundled_or_folder
 from twistlm.atomic import atomic_folder
-from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
+from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units.encoder import Encoder
 from twistlm.units.kmeans import Codebook
@@ -103,15 +103,8 @@ class SpeechTokenizer:
             ArtifactError: files missing, or a published tokenizer could not be fetched.
             UnitSpecMismatch: a file's sha256 is not the one in `spec.json`.
         """
-        from twistlm.units.published import PUBLISHED, published_folder  # which writes folders by `save_tokenizer`
-
-        if str(name_or_folder) in PUBLISHED and not Path(name_or_folder).is_dir():
-            folder = published_folder(str(name_or_folder))
-        else:
-            folder = bundled_or_folder(name_or_folder, "tokenizer", published=list(PUBLISHED))
-        if not (folder / "spec.json").is_file():
-            raise ArtifactError(f"{folder} is not a tokenizer: it has no spec.json.")
-        spec = UnitSpec.from_json((folder / "spec.json").read_text())
+        folder = _folder(name_or_folder)
+        spec = read_spec(folder)
         encoder_folder = _encoder_folder(folder, spec)
         for file, expected in (
             (encoder_folder / "encoder.safetensors", spec.encoder_sha256),
@@ -129,6 +122,37 @@ class SpeechTokenizer:
         if encoder.hop != spec.hop:
             raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
         return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
+
+
+def read_spec(source: str | Path) -> UnitSpec:
+    """Return what the units of a tokenizer are, without loading it.
+
+    Args:
+        source: name or folder of a tokenizer, as for `SpeechTokenizer.load`, or a JSON file like its `spec.json`.
+
+    Raises:
+        BadInput: no such name, folder or file; not a UnitSpec. ArtifactError: as `SpeechTokenizer.load`.
+    """
+    path = Path(source)
+    if not path.is_file():
+        path = _folder(source) / "spec.json"
+        if not path.is_file():
+            raise ArtifactError(f"{path.parent} is not a tokenizer: it has no spec.json.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON ({error}). A UnitSpec is as in the spec.json of a tokenizer.") from error
+    if not isinstance(fields, dict):
+        raise BadInput(f"{path}: not a JSON object. A UnitSpec is as in the spec.json of a tokenizer.")
+    return UnitSpec.from_dict(fields)
+
+
+def _folder(name_or_folder: str | Path) -> Path:
+    from twistlm.units.published import PUBLISHED, published_folder  # which writes folders by `save_tokenizer`
+
+    if str(name_or_folder) in PUBLISHED and not Path(name_or_folder).is_dir():
+        return published_folder(str(name_or_folder))
+    return bundled_or_folder(name_or_folder, "tokenizer", published=list(PUBLISHED))
 
 
 def _encoder_folder(folder: Path, spec: UnitSpec) -> Path:

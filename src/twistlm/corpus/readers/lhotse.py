@@ -1,0 +1,102 @@
+"""Lhotse's cut manifests. Read as JSON; the library is not needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twistlm.corpus.manifest import Entry
+from twistlm.corpus.readers.tables import lines, objects, split_of
+from twistlm.errors import BadInput, offenders
+
+
+def lhotse(folder: Path) -> list[Entry]:
+    """Cuts of Lhotse (github.com/lhotse-speech/lhotse), whatever corpus they are of.
+
+    Source and licence: those of the corpus.
+
+    Layout: `folder` is a cut manifest, `.jsonl`, `.jsonl.gz` or `.json`, or holds such files with "cuts" in their
+    names. Each cut has `id`, `start`, `duration` and a `recording` with one source of the type "file", of one channel;
+    checked against Lhotse's documentation and the manifests in its tests. A relative path is relative to the working
+    directory, as for Lhotse. The text joins those of the cut's supervisions; the speaker is theirs, if they agree.
+
+    Splits: by the words in the manifest's name: train, validation (valid, val, dev), test (eval); "train" without one.
+
+    Raises:
+        BadInput: no cut manifest; cuts that cannot be read exactly, listed: mixed, padded or of several channels,
+            without a recording, changed in speed, volume or rate, or whose sound a command, a URL or memory gives
+            (commands are never run).
+    """
+    paths = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if _is_cuts(path.name))
+    if not paths:
+        raise BadInput(f"{folder}: no cut manifests in it (…cuts….jsonl.gz). Make them with `lhotse`, or give one.")
+    entries, odd = [], []
+    for path in paths:
+        split = split_of(path.name, where=path.parent)
+        for where, cut in _cuts(path):
+            try:
+                entries.append(_entry(cut, split))
+            except _Unreadable as error:
+                odd.append(f"{cut.get('id', where)!r} ({error})")
+    if odd:
+        raise BadInput(
+            f"{folder}: cuts that cannot be read exactly: {offenders(odd)}. Save their sound with Lhotse "
+            "(`cuts.save_audios`) or leave them out."
+        )
+    return entries
+
+
+class _Unreadable(Exception):
+    """Why a cut cannot be read."""
+
+
+def _is_cuts(name: str) -> bool:
+    return "cuts" in name and name.endswith((".jsonl", ".jsonl.gz", ".json"))
+
+
+def _cuts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix != ".json":
+        yield from ((f"line {number}", cut) for number, cut in objects(path))
+        return
+    try:
+        found = json.loads("\n".join(line for _, line in lines(path)))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not JSON ({error}).") from error
+    if not isinstance(found, list) or not all(isinstance(cut, dict) for cut in found):
+        raise BadInput(f"{path}: not a list of cuts.")
+    yield from ((f"cut {number}", cut) for number, cut in enumerate(found, start=1))
+
+
+def _entry(cut: dict[str, Any], split: str) -> Entry:
+    kind = cut.get("type", "MonoCut")
+    if kind not in ("MonoCut", "Cut"):
+        raise _Unreadable(f"a {kind}")
+    recording = cut.get("recording")
+    if not isinstance(recording, dict):
+        raise _Unreadable("no recording, perhaps features alone")
+    if recording.get("transforms"):
+        raise _Unreadable("its recording is changed by transforms")
+    sources = recording.get("sources") or [{}]
+    if len(sources) != 1 or len(sources[0].get("channels", [])) != 1:
+        raise _Unreadable("not one source of one channel")
+    if sources[0].get("type") != "file":
+        raise _Unreadable(f"its source is a {sources[0].get('type')!r}, not a file")
+    try:
+        start, seconds, held = float(cut["start"]), float(cut["duration"]), float(recording["duration"])
+        id, path, one_sample = str(cut["id"]), Path(sources[0]["source"]), 1 / float(recording["sampling_rate"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise _Unreadable(f"a field is missing or wrong: {error!r}") from error
+    supervisions = cut.get("supervisions") or []
+    speakers = {s.get("speaker") for s in supervisions} - {None}
+    whole = start == 0 and abs(seconds - held) <= one_sample
+    return Entry(
+        id=id,
+        path=path.absolute(),
+        speaker=speakers.pop() if len(speakers) == 1 else "",
+        split=split,
+        text=" ".join(s["text"] for s in supervisions if s.get("text")),
+        seconds=seconds,
+        start=None if whole else start,
+    )
