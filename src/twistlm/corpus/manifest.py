@@ -1,7 +1,7 @@
 """The manifest: which clips there are, who speaks, and which of them training may see.
 
 A manifest is a JSON-lines file; each line needs `id` and `path` (relative to the manifest's folder, or absolute) and
-may have `speaker`, `split`, `text` and `seconds`. Other keys are left to whoever wrote them.
+may have `speaker`, `split`, `text`, `start` and `seconds`. Other keys are left to whoever wrote them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Entry:
         split: "train", or the name of a set that training never sees.
         text: what is said; "" when unknown.
         seconds: duration, None when nobody measured it.
+        start: seconds into the file where the clip begins, when it is a part of `seconds` of it; None for a whole file.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Entry:
     split: str = "train"
     text: str = ""
     seconds: float | None = None
+    start: float | None = None
 
 
 def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[Entry]:
@@ -126,10 +128,14 @@ def _parse(line: str, folder: Path, *, where: str) -> Entry:
     for key, value in {"id": fields.get("id"), "path": fields.get("path"), **strings}.items():
         if not isinstance(value, str) or (key in ("id", "path", "split") and not value):
             raise BadInput(f"{where}: {key!r} must be a string{'' if value == '' else f', got {value!r}'}.")
-    seconds = fields.get("seconds")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
-        raise BadInput(f"{where}: 'seconds' must be a number, got {seconds!r}.")
-    return Entry(id=fields["id"], path=folder / fields["path"], seconds=seconds, **strings)
+    numbers = {key: fields.get(key) for key in ("seconds", "start")}
+    for key, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BadInput(f"{where}: {key!r} must be a number, got {value!r}.")
+    if numbers["start"] is not None and numbers["seconds"] is None:
+        raise BadInput(f"{where}: a clip with a 'start' is a part of its file and needs 'seconds', its length.")
+    place = folder / fields["path"]
+    return Entry(id=fields["id"], path=place, seconds=numbers["seconds"], start=numbers["start"], **strings)
 
 
 def _checked(entries: Sequence[Entry], *, where: str) -> list[Entry]:

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from twistlm.atomic import atomic_write
-from twistlm.audio.io import check, read
+from twistlm.audio.io import check, info, read
+from twistlm.audio.stream import blocks
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
 from twistlm.errors import BadInput, TwistError, offenders
@@ -23,6 +25,7 @@ from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
 
 FAILURES = "failures.jsonl"
+STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
 
 
 class Tokenizer(Protocol):
@@ -32,6 +35,13 @@ class Tokenizer(Protocol):
     def spec(self) -> UnitSpec: ...
 
     def __call__(self, clip: Clip, /) -> Units: ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
+
+    def stream(self, path: Path, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,10 @@ def tokenize(
     A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same sound file by size and
     modification time or else by sha256. A clip that changed replaces its old row. Clips of `out` that `source` does not
     list stay.
+
+    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole.
+    Rows appear with their shard, so a killed run begins again the clips that were in no shard yet, however long, and
+    never leaves a part of one.
 
     Args:
         source: a folder of sound files, a manifest file, or entries.
@@ -147,15 +161,13 @@ def _is_same(entry: Entry, fact: dict[str, Any]) -> bool:
 
 def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row | Failure:
     try:
-        clip = dataclasses.replace(read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
-        check(clip)
-        units = tok(clip)
+        units, seconds = _units(entry, tok)
     except BadInput as error:
         return Failure(id=entry.id, path=str(entry.path), error=str(error))
     stat = entry.path.stat()
     return Row(
         units=dataclasses.replace(units, id=entry.id),
-        seconds=clip.seconds,
+        seconds=seconds,
         speaker=entry.speaker,
         split=entry.split,
         text=entry.text,
@@ -163,6 +175,22 @@ def _tokenize_one(entry: Entry, tok: Tokenizer) -> Row | Failure:
         source_mtime_ns=stat.st_mtime_ns,
         source_sha256=_sha256(entry.path),
     )
+
+
+def _units(entry: Entry, tok: Tokenizer) -> tuple[Units, float]:
+    """A clip's units and its length in seconds."""
+    rate = tok.spec.sample_rate
+    start, seconds = (0.0, None) if entry.start is None else (entry.start, entry.seconds)
+    length = info(entry.path)[0] if seconds is None else seconds
+    if length > STREAM_SECONDS and isinstance(tok, Streaming):
+        return tok.stream(entry.path, start=start, seconds=seconds), length
+    if seconds is None:
+        clip = dataclasses.replace(read(entry.path, sample_rate=rate), id=entry.id)
+    else:
+        samples = np.concatenate(list(blocks(entry.path, sample_rate=rate, start=start, seconds=seconds)))
+        clip = Clip(samples, rate, id=entry.id)
+    check(clip)
+    return tok(clip), clip.seconds
 
 
 def _sha256(path: Path) -> str:
