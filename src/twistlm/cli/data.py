@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,17 +31,38 @@ def manifest(
     speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (JSON lines).")],
     heldout: Annotated[float, typer.Option(help="Share of the clips to hold out.")] = 0.1,
+    vad: Annotated[bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity).")] = False,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest stretch; needed with --vad.")] = None,
     seed: Seed = 0,
+    progress: bool = True,
 ) -> Result:
     """List a folder's clips and hold some out."""
     from twistlm.corpus.manifest import build, write
+    from twistlm.errors import BadInput, offenders
 
+    if vad != (max_seconds is not None):
+        raise BadInput("--vad and --max-seconds go together: the longest clip decides what the units are cut from.")
     entries = build(speech, heldout=heldout, seed=seed)
+    facts: dict[str, Any] = {}
+    notes = ""
+    if max_seconds is not None:
+        from twistlm.corpus.cuts import cut_by_voice
+
+        journal = out.with_name(f"{out.name}.vad.jsonl")
+        cuts = cut_by_voice(entries, journal, max_seconds=max_seconds, progress=progress)
+        facts = {"files": len(entries), "silent": cuts.silent, "unreadable": cuts.unreadable}
+        notes = f" of {len(entries)} files"
+        if cuts.silent:
+            notes += f"; nobody speaks in {offenders(cuts.silent)}"
+        if cuts.unreadable:
+            notes += f"; listed whole, since they cannot be read: {offenders(cuts.unreadable)}"
+        entries = list(cuts.entries)
     write(entries, out)
     splits = dict(Counter(entry.split for entry in entries))
     parts = ", ".join(f"{n} {split}" for split, n in splits.items())
     return Result(
-        {"manifest": str(out), "clips": len(entries), "splits": splits}, f"{out}: {len(entries)} clips ({parts})"
+        {"manifest": str(out), "clips": len(entries), "splits": splits, **facts},
+        f"{out}: {len(entries)} clips ({parts}){notes}",
     )
 
 
