@@ -111,7 +111,7 @@ def test_what_cannot_be_cut_is_refused(speech, heard, tmp_path: Path):
     with pytest.raises(BadInput, match=r"bad\.jsonl: damaged"):
         cut_by_voice(speech, tmp_path / "bad.jsonl", max_seconds=5)
     (tmp_path / "m.jsonl").write_text('{"id": "a", "path": "a.wav", "start": 2}\n')
-    with pytest.raises(BadInput, match=r"line 1: a clip with a 'start'.*needs 'seconds'"):
+    with pytest.raises(BadInput, match=r"line 1: .*a '?start"):
         manifest.read(tmp_path / "m.jsonl")
 
 

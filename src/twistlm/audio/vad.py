@@ -94,11 +94,11 @@ def segments(probabilities: NDArray[np.float32], *, n_samples: int, max_seconds:
         BadInput: `max_seconds` out of range.
     """
     check_limit(max_seconds)
+    if not len(probabilities):
+        return []
     # Mean over _SMOOTH chunks around each; what lies outside the clip counts as its ends do.
-    around = (
-        np.pad(probabilities.astype(np.float64), _SMOOTH // 2, mode="edge") if len(probabilities) else probabilities
-    )
-    smooth = np.convolve(around, np.full(_SMOOTH, 1 / _SMOOTH), mode="valid") if len(probabilities) else around
+    around = np.pad(probabilities.astype(np.float64), _SMOOTH // 2, mode="edge")
+    smooth = np.convolve(around, np.full(_SMOOTH, 1 / _SMOOTH), mode="valid")
     limit = int(max_seconds * RATE)
     found = []
     for start, stop in _padded(_stretches(probabilities, n_samples), n_samples):
