@@ -280,7 +280,7 @@ def test_whisper_windows_cover_a_long_clip():
     model, fields = stand_in("whisper")
     encoder = build(fields, encoder_state(model), layer=LAYERS, normalize_input=False, where="")
     samples = babble(7.3, seed=2)
-    pieces = encoder._windows(samples)
+    pieces = [(samples[w.start : w.stop], w.kept) for w in encoder.windows(len(samples))]
     assert len(pieces) == 5
     starts = np.cumsum([0] + [keep.stop - keep.start for _, keep in pieces])
     assert starts[-1] == encoder.n_frames(len(samples)) == len(encoder(samples))

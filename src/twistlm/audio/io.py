@@ -160,10 +160,17 @@ def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
     name = clip.id or "the clip"
     if not np.isfinite(clip.samples).all():
         raise _not_finite(name)
-    if len(clip.samples) < seconds_to_samples(min_seconds, clip.sample_rate):
-        raise AudioError(f"{name}: too short: {clip.seconds:.3f} s, needs {min_seconds} s. Leave it out.")
-    if not len(clip.samples) or np.abs(clip.samples).max() < _SILENCE:
-        raise AudioError(f"{name}: silent: nothing louder than -80 dB in {clip.seconds:.2f} s. Was the recorder muted?")
+    peak = float(np.abs(clip.samples).max(initial=0))
+    check_level(len(clip.samples), peak, sample_rate=clip.sample_rate, name=name, min_seconds=min_seconds)
+
+
+def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min_seconds: float = 0.1) -> None:
+    """Raise as `check` does, of a clip that is only known by its length and its largest absolute sample."""
+    seconds = n_samples / sample_rate
+    if n_samples < seconds_to_samples(min_seconds, sample_rate):
+        raise AudioError(f"{name}: too short: {seconds:.3f} s, needs {min_seconds} s. Leave it out.")
+    if peak < _SILENCE:
+        raise AudioError(f"{name}: silent: nothing louder than -80 dB in {seconds:.2f} s. Was the recorder muted?")
 
 
 def info(path: str | Path) -> tuple[float, int, int]:

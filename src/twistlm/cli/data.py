@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,21 +44,41 @@ def manifest(
             help="Share of the training clips to hold out; default: 0.1, or 0 where the corpus holds some out."
         ),
     ] = None,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip where files are cut by marks of speech.")] = 30.0,
+    vad: Annotated[bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity).")] = False,
+    max_seconds: Annotated[
+        float, typer.Option(help="Longest clip where files are cut, by --vad or by a corpus's own marks of speech.")
+    ] = 30.0,
     seed: Seed = 0,
+    progress: bool = True,
 ) -> Result:
     """List a corpus's clips and hold some out."""
     from twistlm.corpus.manifest import write
     from twistlm.corpus.readers import read_corpus
+    from twistlm.errors import offenders
 
     entries = read_corpus(
         speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, max_seconds=max_seconds
     )
+    facts: dict[str, Any] = {}
+    notes = ""
+    if vad:
+        from twistlm.corpus.cuts import cut_by_voice
+
+        journal = out.with_name(f"{out.name}.vad.jsonl")
+        cuts = cut_by_voice(entries, journal, max_seconds=max_seconds, progress=progress)
+        facts = {"files": len(entries), "silent": cuts.silent, "unreadable": cuts.unreadable}
+        notes = f" of {len(entries)} files"
+        if cuts.silent:
+            notes += f"; nobody speaks in {offenders(cuts.silent)}"
+        if cuts.unreadable:
+            notes += f"; listed whole, since they cannot be read: {offenders(cuts.unreadable)}"
+        entries = list(cuts.entries)
     write(entries, out)
     splits = dict(Counter(entry.split for entry in entries))
     parts = ", ".join(f"{n} {split}" for split, n in splits.items())
     return Result(
-        {"manifest": str(out), "clips": len(entries), "splits": splits}, f"{out}: {len(entries)} clips ({parts})"
+        {"manifest": str(out), "clips": len(entries), "splits": splits, **facts},
+        f"{out}: {len(entries)} clips ({parts}){notes}",
     )
 
 

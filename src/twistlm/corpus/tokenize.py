@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -16,13 +16,14 @@ from twistlm.atomic import atomic_write
 from twistlm.audio.io import check
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
-from twistlm.corpus.sounds import Sound, Sounds
+from twistlm.corpus.sounds import Sound, Sounds, check_header
 from twistlm.errors import AudioError, BadInput, TwistError, offenders
 from twistlm.progress import task
 from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
 
 FAILURES = "failures.jsonl"
+STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
 
 
 class Tokenizer(Protocol):
@@ -32,6 +33,13 @@ class Tokenizer(Protocol):
     def spec(self) -> UnitSpec: ...
 
     def __call__(self, clip: Clip, /) -> Units: ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
+
+    def stream(self, path: Path, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,10 @@ def tokenize(
 
     Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
     thread in that order, one at a time, a few clips ahead of the tokenizer.
+
+    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole.
+    Rows appear with their shard, so a killed run begins again the clips that were in no shard yet, however long, and
+    never leaves a part of one.
 
     Args:
         source: a folder of sound files, a manifest file, or entries.
@@ -180,14 +192,12 @@ def _tokenize_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
         return sound
     entry = sound.entry
     try:
-        clip = sound.clip(sample_rate=tok.spec.sample_rate)
-        check(clip)
-        units = tok(clip)
+        units, seconds = _units(sound, tok)
     except BadInput as error:
         return _failure(entry, error)
     return Row(
         units=dataclasses.replace(units, id=entry.id),
-        seconds=clip.seconds,
+        seconds=seconds,
         speaker=entry.speaker,
         split=entry.split,
         text=entry.text,
@@ -195,6 +205,18 @@ def _tokenize_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
         source_mtime_ns=sound.mtime_ns,
         source_sha256=sound.sha256 + entry.part,
     )
+
+
+def _units(sound: Sound, tok: Tokenizer) -> tuple[Units, float]:
+    """A clip's units and its length in seconds."""
+    entry = sound.entry
+    length = check_header(entry)
+    if sound.data is None and length is not None and length > STREAM_SECONDS and isinstance(tok, Streaming):
+        seconds = None if entry.start is None else entry.seconds
+        return tok.stream(entry.path, start=entry.start or 0.0, seconds=seconds), length
+    clip = sound.clip(sample_rate=tok.spec.sample_rate)
+    check(clip)
+    return tok(clip), clip.seconds
 
 
 def _failure(entry: Entry, error: BadInput) -> Failure:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
+from twistlm.audio.stream import Survey, survey
 from twistlm.errors import ArtifactError, AudioError, BadInput
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
@@ -56,6 +57,31 @@ class Encoder(Protocol):
 
     def batch(self, clips: Sequence[NDArray[np.float32]], /) -> list[NDArray[np.float32]]:
         """B times float32 [N] -> B times float32 [F, D], equal to each clip's own within float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a long clip that is encoded at once.
+
+    Attributes:
+        start, stop: its samples, counted from the clip's first.
+        kept: which of its frames are the clip's; the others are the context they were given.
+    """
+
+    start: int
+    stop: int
+    kept: slice
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """What a tokenizer needs of an encoder besides, to cut clips of any length in bounded memory."""
+
+    def windows(self, n_samples: int, /) -> list[Window]:
+        """The windows of a clip, in order; one when it is encoded whole. The frames they keep are the clip's F."""
+
+    def encode_window(self, samples: NDArray[np.float32], /, *, clip: Survey) -> NDArray[np.float32]:
+        """Features of one window of a clip that has several, all its frames: float32 [N] -> float32 [F, D]."""
 
 
 def frames_of(n_samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -111,19 +137,32 @@ class SSLEncoder:
         Raises:
             AudioError: the clip is shorter than one frame.
         """
-        samples = self._prepared(samples)
-        if not self._is_long(samples):
-            return self._encode(samples)
-        total = self.n_frames(len(samples))
-        window = WINDOW_SECONDS * self.sample_rate // self.hop
-        context = CONTEXT_SECONDS * self.sample_rate // self.hop
-        parts = []
+        windows = self.windows(len(samples))
+        if len(windows) == 1:
+            return self._encode(self._prepared(samples))
+        clip = survey([samples])
+        return np.concatenate([self.encode_window(samples[w.start : w.stop], clip=clip)[w.kept] for w in windows])
+
+    def windows(self, n_samples: int) -> list[Window]:
+        """The windows of a clip, in order; one when it has at most WINDOW_SECONDS and two contexts."""
+        total = self.n_frames(n_samples)
+        window, context = (s * self.sample_rate // self.hop for s in (WINDOW_SECONDS, CONTEXT_SECONDS))
+        if total <= window + 2 * context:
+            return [Window(0, n_samples, slice(0, total))]
+        windows = []
         for start in range(0, total, window):
             first, last = max(0, start - context), min(total, start + window + context)
             # Frame f sees samples f*hop … f*hop + receptive field.
-            part = self._encode(samples[first * self.hop : (last - 1) * self.hop + self.min_samples()])
-            parts.append(part[start - first : start - first + min(window, total - start)])
-        return np.concatenate(parts)
+            stop = (last - 1) * self.hop + self.min_samples()
+            kept = slice(start - first, start - first + min(window, total - start))
+            windows.append(Window(first * self.hop, stop, kept))
+        return windows
+
+    def encode_window(self, samples: NDArray[np.float32], *, clip: Survey) -> NDArray[np.float32]:
+        """Features of one window: float32 [N] -> float32 [F, D]; `clip` says what the whole clip is scaled by."""
+        if self.normalize_input:
+            samples = (samples - np.float32(clip.mean)) / np.float32(np.sqrt(clip.variance + 1e-7))
+        return self._encode(samples)
 
     def batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Features of several clips at once: B times float32 [N] -> B times float32 [F, D], in the order given.
@@ -138,8 +177,8 @@ class SSLEncoder:
         Raises:
             AudioError: a clip is shorter than one frame.
         """
-        prepared = [self._prepared(samples) for samples in clips]
-        short = [i for i, samples in enumerate(prepared) if not self._is_long(samples)]
+        short = [i for i, samples in enumerate(clips) if len(self.windows(len(samples))) == 1]
+        prepared = {i: self._prepared(clips[i]) for i in short}
         if len(short) < 2:
             return [self(samples) for samples in clips]
         together = dict(zip(short, self._encode_batch([prepared[i] for i in short]), strict=True))
@@ -153,10 +192,6 @@ class SSLEncoder:
         if self.normalize_input:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return samples
-
-    def _is_long(self, samples: NDArray[np.float32]) -> bool:
-        window, context = (s * self.sample_rate // self.hop for s in (WINDOW_SECONDS, CONTEXT_SECONDS))
-        return self.n_frames(len(samples)) > window + 2 * context
 
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from twistlm.artifacts import bundled, bundled_or_folder
 from twistlm.atomic import atomic_folder
+from twistlm.audio.io import check_level
+from twistlm.audio.stream import Survey, blocks, spans, survey
 from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
-from twistlm.units.encoder import Encoder
+from twistlm.units.encoder import Encoder, Windowed
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
@@ -45,16 +47,48 @@ class SpeechTokenizer:
         Raises:
             AudioError: another sample rate than the spec's, shorter than one frame, or not finite.
         """
-        return self._units(clip, self.frames(clip))
+        return self._units(self.frames(clip), id=clip.id)
 
     def frames(self, clip: Clip) -> NDArray[np.uint16]:
         """One unit a frame, uint16 [F]."""
         self._check(clip)
+        if self._is_long(len(clip.samples)):
+            return self._by_window([clip.samples], survey([clip.samples]), name=clip.id)
         try:
             features = self.encoder(clip.samples)
         except AudioError as error:
             raise AudioError(f"clip {clip.id!r}: {error}") from error
         return self.codebook.assign(features)
+
+    def stream(self, path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> Units:
+        """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
+
+        The file is read twice, in blocks: first for its length, level, mean and variance, which encoders of normalised
+        input need before the first frame; then window by window. Only the units grow with its length, two bytes
+        a frame.
+
+        Seams: a long clip is encoded in windows of 30 s (26 s for Whisper's encoder), each with 2 s of sound before and
+        behind it whose frames are dropped, so that each frame comes from exactly one window, and runs go on across
+        seams. Whether a clip is long follows from its length alone, so it has one form, however it is read. What
+        differs from encoding it in one piece: the group norm over time of base models and the floor of Whisper's
+        log-mel are those of each window, and what reaches further than 2 s ends there: attention, and the outer 0.56 s
+        of a positional convolution over 128 frames at 25 Hz.
+
+        Args:
+            path: the file; its name without suffix becomes the id.
+            start, seconds: a part of it, see `audio.stream.blocks`.
+
+        Raises:
+            AudioError: as `audio.io.read` and `audio.io.check`; or the file changed while it was read.
+            BadInput: a start or length out of range.
+        """
+        path, rate = Path(path), self.spec.sample_rate
+        clip = survey(blocks(path, sample_rate=rate, start=start, seconds=seconds))
+        check_level(clip.n_samples, clip.peak, sample_rate=rate, name=str(path))
+        again = blocks(path, sample_rate=rate, start=start, seconds=seconds)
+        if not self._is_long(clip.n_samples):
+            return self(Clip(np.concatenate(list(again)), rate, id=path.stem))
+        return self._units(self._by_window(again, clip, name=str(path)), id=path.stem)
 
     def batch(self, clips: Sequence[Clip]) -> list[Units]:
         """Units of several clips, encoded together: the same as `[tok(clip) for clip in clips]`, in that order.
@@ -70,17 +104,37 @@ class SpeechTokenizer:
             self._check(clip)
             if self.encoder.n_frames(len(clip.samples)) == 0:
                 self.frames(clip)  # says so
-        features = self.encoder.batch([clip.samples for clip in clips])
-        return [self._units(clip, self._settled(clip, found)) for clip, found in zip(clips, features, strict=True)]
+        short = [clip for clip in clips if not self._is_long(len(clip.samples))]
+        found = iter(self.encoder.batch([clip.samples for clip in short]))
+        frames = [
+            self.frames(clip) if self._is_long(len(clip.samples)) else self._settled(clip, next(found))
+            for clip in clips
+        ]
+        return [self._units(each, id=clip.id) for clip, each in zip(clips, frames, strict=True)]
 
     def _settled(self, clip: Clip, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         if self.codebook.near_ties(features, relative=BATCH_ROUNDING).any():
             features = self.encoder(clip.samples)
         return self.codebook.assign(features)
 
-    def _units(self, clip: Clip, frames: NDArray[np.uint16]) -> Units:
+    def _is_long(self, n_samples: int) -> bool:
+        return isinstance(self.encoder, Windowed) and len(self.encoder.windows(n_samples)) > 1
+
+    def _by_window(self, pieces: Iterable[NDArray[np.float32]], clip: Survey, *, name: str) -> NDArray[np.uint16]:
+        """One unit a frame of a long clip, uint16 [F]; features are let go with their window."""
+        assert isinstance(self.encoder, Windowed)
+        windows = self.encoder.windows(clip.n_samples)
+        sounds = spans(pieces, [(w.start, w.stop) for w in windows], name=name)
+        return np.concatenate(
+            [
+                self.codebook.assign(self.encoder.encode_window(sound, clip=clip)[w.kept])
+                for w, sound in zip(windows, sounds, strict=True)
+            ]
+        )
+
+    def _units(self, frames: NDArray[np.uint16], *, id: str) -> Units:
         ids, runs = dedup(frames) if self.spec.deduplicate else (frames, np.ones(len(frames), np.int32))
-        return Units(ids, runs, self.spec, clip.id)
+        return Units(ids, runs, self.spec, id)
 
     def _check(self, clip: Clip) -> None:
         if clip.sample_rate != self.spec.sample_rate:

@@ -21,7 +21,9 @@ from torch import nn
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Blocks
 
+from twistlm.audio.stream import Survey
 from twistlm.errors import ArtifactError, AudioError
+from twistlm.units.encoder import Window
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -63,7 +65,8 @@ class WhisperEncoder:
         Raises:
             AudioError: the clip is empty.
         """
-        return np.concatenate([self._encode([piece])[0][keep] for piece, keep in self._windows(samples)])
+        pieces = self.windows(self._checked(samples))
+        return np.concatenate([self._encode([samples[w.start : w.stop]])[0][w.kept] for w in pieces])
 
     def batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Features of several clips at once: B times float32 [N] -> B times float32 [F, D], in the order given.
@@ -73,28 +76,35 @@ class WhisperEncoder:
         Raises:
             AudioError: a clip is empty.
         """
-        windows = [self._windows(samples) for samples in clips]
+        windows = [self.windows(self._checked(samples)) for samples in clips]
         short = [i for i, pieces in enumerate(windows) if len(pieces) == 1]
         if len(short) < 2:
             return [self(samples) for samples in clips]
-        encoded = self._encode([windows[i][0][0] for i in short])
-        together = {i: features[windows[i][0][1]] for i, features in zip(short, encoded, strict=True)}
+        encoded = self._encode([clips[i] for i in short])
+        together = {i: features[windows[i][0].kept] for i, features in zip(short, encoded, strict=True)}
         return [together[i] if i in together else self(samples) for i, samples in enumerate(clips)]
 
-    def _windows(self, samples: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], slice]]:
-        """Pieces of at most one window, with the frames of each that are kept."""
-        total = self.n_frames(len(samples))
-        if total == 0:
-            raise AudioError("the clip is empty.")
+    def windows(self, n_samples: int) -> list[Window]:
+        """The windows of a clip, in order; one when it has at most `window` frames."""
+        total = self.n_frames(n_samples)
         if total <= self.window:
-            return [(samples, slice(total))]
+            return [Window(0, n_samples, slice(0, total))]
         context = self.window // _CONTEXT
-        pieces = []
+        windows = []
         for start in range(0, total, self.window - 2 * context):
             first, stop = max(0, start - context), min(total, start + self.window - 2 * context)
-            piece = samples[first * self.hop : (first + self.window) * self.hop]
-            pieces.append((piece, slice(start - first, stop - first)))
-        return pieces
+            last = min(n_samples, (first + self.window) * self.hop)
+            windows.append(Window(first * self.hop, last, slice(start - first, stop - first)))
+        return windows
+
+    def encode_window(self, samples: NDArray[np.float32], *, clip: Survey) -> NDArray[np.float32]:  # noqa: ARG002
+        """Features of one window: float32 [N] -> float32 [F, D]. The log-mel is scaled by the window alone."""
+        return self._encode([samples])[0]
+
+    def _checked(self, samples: NDArray[np.float32]) -> int:
+        if not len(samples):
+            raise AudioError("the clip is empty.")
+        return len(samples)
 
     @cached_property
     def _log_mel(self) -> WhisperFeatureExtractor:

@@ -1,0 +1,164 @@
+"""A sound file in pieces, for files that are too long to lie in memory.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from twistlm.audio.io import _empty, _not_finite, _opened, _truncated, seconds_to_samples
+from twistlm.errors import AudioError, BadInput
+
+BLOCK = 1 << 18  # samples per channel that are decoded at once, and over which sums are taken
+TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables are rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What must be known of a whole clip before its first window can be encoded.
+
+    Attributes:
+        n_samples: N.
+        peak: largest absolute sample.
+        mean, variance: over the clip, summed in float64.
+    """
+
+    n_samples: int
+    peak: float
+    mean: float
+    variance: float
+
+
+def blocks(
+    path: str | Path, *, sample_rate: int, start: float = 0.0, seconds: float | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a file's mono samples at `sample_rate` Hz, piece by piece: together those of `io.read`.
+
+    A part is resampled without what lies around it, as if it were a file of its own. Memory holds one block at the
+    file's own rate and channels, and one at the new rate, however long the file is.
+
+    Args:
+        path: the file.
+        sample_rate: Hz of the result, positive.
+        start: seconds into the file, at least 0, rounded to the file's nearest sample.
+        seconds: length of the part, positive; None reads to the end.
+
+    Raises:
+        BadInput: a rate, start or length out of range.
+        AudioError: as `io.read`; or the part ends more than 0.1 s behind the file's end.
+    """
+    path = Path(path)
+    if sample_rate < 1:
+        raise BadInput(f"a sample rate must be positive, got {sample_rate}.")
+    if not (0 <= start < np.inf and (seconds is None or 0 < seconds < np.inf)):
+        raise BadInput(f"{path}: a part has a start of at least 0 s and a positive length, got {start} and {seconds}.")
+    n_yielded = 0
+    with _opened(path) as sound:
+        left = _seek(sound, path, start, seconds)
+        resampler = (
+            None
+            if sample_rate == sound.samplerate
+            else soxr.ResampleStream(sound.samplerate, sample_rate, 1, "float32")
+        )
+        while left and len(block := sound.read(min(left, BLOCK), dtype="float32", always_2d=True)):
+            left -= len(block)
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                raise _not_finite(str(path))
+            piece = np.ascontiguousarray(mono) if resampler is None else resampler.resample_chunk(mono)
+            n_yielded += len(piece)
+            yield piece
+        if left > TOLERANCE_SECONDS * sound.samplerate:
+            held = sound.frames / sound.samplerate
+            raise _truncated(path, f"{held - left / sound.samplerate:.2f} of {held:.2f} s")
+        if resampler is not None:
+            piece = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            n_yielded += len(piece)
+            yield piece
+    if not n_yielded:
+        raise _empty(path)
+
+
+def _seek(sound: sf.SoundFile, path: Path, start: float, seconds: float | None) -> int:
+    """Go to where the part begins; return how many samples it has at the file's rate."""
+    rate = sound.samplerate
+    first = seconds_to_samples(start, rate)
+    last = sound.frames if seconds is None else seconds_to_samples(start + seconds, rate)
+    if first > sound.frames or last - sound.frames > TOLERANCE_SECONDS * rate:
+        raise AudioError(
+            f"{path}: the part from {start:g} s to {last / rate:g} s is not there: the file ends at "
+            f"{sound.frames / rate:.2f} s. It was cut short, or the manifest belongs to another file."
+        )
+    if first:
+        sound.seek(first)
+    return min(last, sound.frames) - first
+
+
+def regrouped(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the same samples in pieces of `size`, the last as long as it comes; nothing of nothing."""
+    held: list[NDArray[np.float32]] = []
+    n_held = 0
+    for piece in pieces:
+        while n_held + len(piece) >= size:
+            held.append(piece[: size - n_held])
+            piece = piece[size - n_held :]
+            yield np.concatenate(held)
+            held, n_held = [], 0
+        if len(piece):
+            held.append(piece)
+            n_held += len(piece)
+    if held:
+        yield np.concatenate(held)
+
+
+def spans(
+    pieces: Iterable[NDArray[np.float32]], wanted: Iterable[tuple[int, int]], *, name: str
+) -> Iterator[NDArray[np.float32]]:
+    """Yield samples `start … stop` of the joined pieces for each wanted (start, stop).
+
+    Spans may overlap and leave gaps; neither starts nor stops may go back. Memory holds one span and one piece.
+
+    Args:
+        pieces: float32 [any length] each.
+        wanted: in samples.
+        name: what the pieces are of, for errors.
+
+    Raises:
+        AudioError: the pieces end before a span does.
+    """
+    source = iter(pieces)
+    held, at = np.zeros(0, dtype=np.float32), 0  # held[0] is sample `at`
+    for start, stop in wanted:
+        while True:
+            past = min(len(held), max(0, start - at))
+            held, at = held[past:], at + past
+            if at + len(held) >= stop:
+                break
+            piece = next(source, None)
+            if piece is None:
+                raise AudioError(
+                    f"{name}: ended after {at + len(held)} samples where there were {stop} before: it changed while it "
+                    "was read. Let whatever writes it finish first."
+                )
+            held = np.concatenate([held, piece])
+        yield held[: stop - at]
+
+
+def survey(pieces: Iterable[NDArray[np.float32]]) -> Survey:
+    """Return length, peak, mean and variance of the joined pieces, bit for bit the same however they are cut."""
+    n, peak, total, squares = 0, 0.0, 0.0, 0.0
+    for block in regrouped(pieces, BLOCK):
+        n += len(block)
+        peak = max(peak, float(np.abs(block).max()))
+        total += float(block.sum(dtype=np.float64))
+        squares += float(np.square(block, dtype=np.float64).sum())
+    mean = total / max(n, 1)
+    return Survey(n_samples=n, peak=peak, mean=mean, variance=max(0.0, squares / max(n, 1) - mean * mean))

@@ -1,0 +1,127 @@
+"""Long files cut by voice activity into clips of bounded length; what is cut is kept, file by file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twistlm.atomic import atomic_write
+from twistlm.audio.vad import VERSION, check_limit, speech_segments
+from twistlm.corpus.manifest import Entry
+from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.progress import task
+from twistlm.threads import in_order
+
+Segments = list[tuple[float, float]]  # (start, length) in seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """What `cut_by_voice` made of a manifest.
+
+    Attributes:
+        entries: the clips, in the order of their files, and the files that could not be read, whole.
+        silent: ids of files in which nobody speaks: no clip is left of them.
+        unreadable: what is wrong with each file that could not be read.
+    """
+
+    entries: tuple[Entry, ...]
+    silent: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+
+def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: float, progress: bool = False) -> Cuts:
+    """Replace each file of a manifest by its stretches of speech (`audio.vad`), none longer than `max_seconds`.
+
+    A clip's id is its file's with the place behind it, "talk.flac@12.400-31.032", so that other cuts are other clips;
+    speaker and split are the file's, and the text is not known any more. A file that cannot be read stays in the
+    manifest as it is: tokenizing names it and counts it as a failure.
+
+    Each finished file is a line of `journal`: a killed run starts again only the files that were under way, and a
+    rerun cuts only files that are new, changed (size, modification time), or were cut by another rule.
+
+    Args:
+        entries: whole files.
+        journal: JSON lines, made when missing.
+        max_seconds: longest clip, at least 2.
+        progress: show a bar.
+
+    Raises:
+        BadInput: an entry that is a part of a file already, `max_seconds` out of range, or nobody speaks in any file.
+    """
+    check_limit(max_seconds)
+    parts = [entry.id for entry in entries if entry.part]
+    if parts:
+        raise BadInput(f"these clips are parts of files, and only whole files are cut: {offenders(parts)}.")
+    journal = Path(journal)
+    done = _read(journal, max_seconds)
+    found: dict[str, Segments] = {}
+    unreadable: dict[str, str] = {}
+    pending = []
+    for entry in entries:
+        if (key := _key(entry)) in done:
+            found[entry.id] = done[key]
+        else:
+            pending.append(entry)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with task("voice activity", len(entries), progress) as bar, journal.open("a", encoding="utf-8") as lines:
+        bar.advance(len(entries) - len(pending))
+        with closing(in_order(lambda entry: _cut(entry, max_seconds), pending)) as made:
+            for entry, cut in zip(pending, made, strict=True):
+                if isinstance(cut, AudioError):
+                    unreadable[entry.id] = str(cut)
+                else:
+                    key, found[entry.id] = cut
+                    lines.write(json.dumps([VERSION, max_seconds, *key, found[entry.id]], ensure_ascii=False) + "\n")
+                    lines.flush()
+                bar.advance()
+    silent = tuple(id for id, segments in found.items() if not segments)
+    if len(silent) == len(entries):
+        raise BadInput(f"nobody speaks in any of the {len(entries)} files: {offenders(silent)}. Is this speech?")
+    clips = [clip for entry in entries for clip in (_clips(entry, found[entry.id]) if entry.id in found else [entry])]
+    return Cuts(entries=tuple(clips), silent=silent, unreadable=tuple(unreadable.values()))
+
+
+def _clips(entry: Entry, segments: Segments) -> list[Entry]:
+    return [
+        dataclasses.replace(
+            entry, id=f"{entry.id}@{start:.3f}-{start + seconds:.3f}", start=start, seconds=seconds, text=""
+        )
+        for start, seconds in segments
+    ]
+
+
+def _cut(entry: Entry, max_seconds: float) -> tuple[tuple[Any, ...], Segments] | AudioError:
+    key = _key(entry)  # before the file is read: one that changes meanwhile is cut again
+    try:
+        return key, speech_segments(entry.path, max_seconds=max_seconds)
+    except AudioError as error:
+        return error
+
+
+def _key(entry: Entry) -> tuple[Any, ...]:
+    stat = entry.path.stat() if entry.path.is_file() else None
+    return (entry.id, stat.st_size, stat.st_mtime_ns) if stat else (entry.id, -1, -1)
+
+
+def _read(journal: Path, max_seconds: float) -> dict[tuple[Any, ...], Segments]:
+    """What the journal holds by this rule. A line that a kill left half is dropped from it."""
+    if not journal.is_file():
+        return {}
+    text = journal.read_text(encoding="utf-8", errors="replace")
+    whole, _, half = text.rpartition("\n")
+    try:
+        rows = [json.loads(line) for line in whole.splitlines()]
+        done = {tuple(row[2:5]): [(start, seconds) for start, seconds in row[5]] for row in rows
+                if row[:2] == [VERSION, max_seconds]}  # fmt: skip
+    except (ValueError, TypeError, LookupError) as error:
+        raise BadInput(f"{journal}: damaged ({error}). Remove it, and the files are cut again.") from error
+    if half:
+        with atomic_write(journal) as temporary:
+            temporary.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    return done
