@@ -48,8 +48,8 @@ _SHARED = {
 }
 
 
-def verb(function: Callable[..., Result]) -> Callable[..., None]:
-    """Make `function` a command of `twist`, with `--json` and `--debug` added.
+def verb(function: Callable[..., Result], *, into: typer.Typer = app) -> Callable[..., None]:
+    """Make `function` a command of `twist`, or of its group `into`, with `--json` and `--debug` added.
 
     A parameter named `progress` is not an option: it is told whether to draw progress bars.
     """
@@ -79,7 +79,7 @@ def verb(function: Callable[..., Result]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
-    return app.command(function.__name__.rstrip("_"))(run)
+    return into.command(function.__name__.rstrip("_"))(run)
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -113,6 +113,6 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: types.T
 def main() -> None:
     """Entry point of `twist`."""
     # Importing them registers their verbs, which --help lists in this order.
-    from twistlm.cli import study, data, models  # noqa: F401, I001
+    from twistlm.cli import study, data, models, units  # noqa: F401, I001
 
     typer.main.get_command(app)()
