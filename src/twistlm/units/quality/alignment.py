@@ -198,11 +198,15 @@ def _check_times(alignments: Mapping[str, Alignment], path: Path) -> None:
 
 
 def check_lengths(alignments: Mapping[str, Alignment], seconds: Mapping[str, float], *, slack: float = 0.1) -> None:
-    """Raise `BadInput` when alignments end more than `slack` s after their clips: they belong to other sounds."""
+    """Raise `BadInput` when phones end more than `slack` s after their clips: they belong to other sounds.
+
+    Silence may: aligners and synthesisers count some at the end that was cut off the sound.
+    """
+    ends = {id: max((end for name, _, end in a if name not in SILENCE), default=0.0) for id, a in alignments.items()}
     late = [
-        f"{id} ({phones[-1][2]:.2f} s aligned, {seconds[id]:.2f} s of sound)"
-        for id, phones in alignments.items()
-        if phones and phones[-1][2] > seconds[id] + slack
+        f"{id} ({end:.2f} s aligned, {seconds[id]:.2f} s of sound)"
+        for id, end in ends.items()
+        if end > seconds[id] + slack
     ]
     if late:
         raise BadInput(f"alignments longer than their clips: {offenders(late)}. Do they belong to these sound files?")
