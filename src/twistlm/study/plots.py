@@ -95,16 +95,26 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, width: 
     return _svg(width, height, out, "Held-out loss of the warm and the cold model against updates")
 
 
-def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]], *, chance: float, width: int) -> str:
+def intervals(
+    rows: Sequence[tuple[str, str, float, Sequence[float]]],
+    *,
+    chance: float | None,
+    width: int,
+    names: Mapping[str, str] | None = None,
+    label: str = "Accuracies with 95% intervals, and chance",
+) -> str:
     """Draw values with their intervals as dots and whiskers, and a line for chance.
 
     Args:
         rows: (label, side, value, (low, high)), values in 0 … 1; rows with the same label stand together.
-        chance: where the vertical line stands.
+        chance: where the vertical line stands; None draws none.
         width: px.
+        names: what a side is called when pointed at; None: as it is.
+        label: what the drawing shows, for those who do not see it.
     """
     spans = [end for _, _, value, ci in rows for end in (value, *ci) if math.isfinite(end)]
-    low, high = min([*spans, chance]) - 0.02, max([*spans, chance]) + 0.02
+    spans += [] if chance is None else [chance]
+    low, high = min(spans) - 0.02, max(spans) + 0.02
     left, right, over, gap = (120 if width > 500 else 104), 16, 24, 20
 
     def x(value: float) -> float:
@@ -112,12 +122,13 @@ def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]], *, chance
 
     out, at, before = [], float(over), ""
     marks = []
-    for label, side, value, ci in rows:
-        at += 10 if label != before and before else 0
-        if label != before:
-            marks.append(_text(left - 10, at + gap + 1, label, "axis", "end"))
-        before, centre = label, at + gap / 2
-        tip = f"{escape(label)}, {side}: {100 * value:.1f}% [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]"
+    for row, side, value, ci in rows:
+        at += 10 if row != before and before else 0
+        if row != before:
+            marks.append(_text(left - 10, at + gap + 1, row, "axis", "end"))
+        before, centre = row, at + gap / 2
+        called = escape((names or {}).get(side, side))
+        tip = f"{escape(row)}, {called}: {100 * value:.1f}% [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]"
         whisker = _line(x(ci[0]), centre, x(ci[1]), centre, f"whisker {side}") if math.isfinite(ci[0]) else ""
         marks.append(
             f'<g>{whisker}<circle class="dot {side}" cx="{x(value):.1f}" cy="{centre:.1f}" r="5"/>'
@@ -128,9 +139,35 @@ def intervals(rows: Sequence[tuple[str, str, float, Sequence[float]]], *, chance
     for tick in ticks(low, high, 6 if width > 500 else 4):
         out.append(_line(x(tick), over, x(tick), bottom, "grid"))
         out.append(_text(x(tick), bottom + 18, f"{100 * tick:g}%", "axis", "middle"))
-    out.append(_line(x(chance), over - 6, x(chance), bottom, "chance"))
-    out.append(_text(x(chance), over - 11, "chance", "note", "middle"))
-    return _svg(width, round(bottom + 26), out + marks, "Accuracies with 95% intervals, and chance")
+    if chance is not None:
+        out.append(_line(x(chance), over - 6, x(chance), bottom, "chance"))
+        out.append(_text(x(chance), over - 11, "chance", "note", "middle"))
+    return _svg(width, round(bottom + 26), out + marks, label)
+
+
+def phone_map(names: Sequence[str], counts: NDArray[np.int64], *, width: int) -> str:
+    """Draw which phones each unit is heard in: a column a unit, a row a phone, the darker the likelier.
+
+    Units stand in the order of their commonest phones, phones in the order given, so good units draw a diagonal.
+    Shares below 2 % are left white.
+
+    Args:
+        names: [P], the phones.
+        counts: int64 [P, K], frames of each phone and unit; units without frames are not drawn.
+        width: px.
+    """
+    used = counts[:, counts.sum(0) > 0]
+    shares = used / used.sum(0)
+    shares = shares[:, np.lexsort((-shares.max(0), shares.argmax(0)))]
+    left, row = 44, 15
+    step = (width - left) / shares.shape[1]
+    out = [_text(left - 8, row * (i + 1) - 3, name, "axis", "end") for i, name in enumerate(names)]
+    for i, j in np.argwhere(shares >= 0.02):
+        out.append(
+            f'<rect class="dot warm" x="{left + j * step:.1f}" y="{row * i}" width="{step:.2f}" height="{row - 1}" '
+            f'fill-opacity="{shares[i, j]:.2f}"/>'
+        )
+    return _svg(width, row * len(names) + 2, out, "Share of each phone in the frames of each unit")
 
 
 def waveform(

@@ -5,13 +5,19 @@ Shapes: N samples at 16 kHz, F frames of `hop` samples, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
+
+from twistlm.errors import AudioError, BadInput
+
+if TYPE_CHECKING:
+    from twistlm.units.encoder import Encoder
 
 SAMPLE_RATE = 16_000
 _STEP = 160  # 10 ms, the usual analysis step
@@ -48,6 +54,50 @@ def mfcc(samples: NDArray[np.float32], n_frames: int, *, hop: int) -> NDArray[np
     first = np.gradient(static, axis=0)
     features = np.concatenate([static, first, np.gradient(first, axis=0)], 1)
     return features.reshape(n_frames, hop // _STEP, 39).mean(1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class MFCCEncoder:
+    """MFCC in an encoder's clothes: with a codebook, the baseline of any tokenizer.
+
+    Attributes:
+        like: the encoder whose frames (hop and count) it describes.
+    """
+
+    like: Encoder
+    dim: int = 39
+
+    def __post_init__(self) -> None:
+        if self.like.sample_rate != SAMPLE_RATE or self.like.hop % _STEP:
+            raise BadInput(
+                f"MFCC come every {_STEP} samples at {SAMPLE_RATE} Hz; an encoder with a hop of {self.like.hop} "
+                f"samples at {self.like.sample_rate} Hz has no such frames."
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        return SAMPLE_RATE
+
+    @property
+    def hop(self) -> int:
+        return self.like.hop
+
+    def n_frames(self, n_samples: int) -> int:
+        return self.like.n_frames(n_samples)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [N] -> float32 [F, 39].
+
+        Raises:
+            AudioError: the clip is shorter than one frame.
+        """
+        n_frames = self.n_frames(len(samples))
+        if not n_frames:
+            raise AudioError(f"{len(samples)} samples are too short for one frame.")
+        return mfcc(samples, n_frames, hop=self.hop)
+
+    def batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return [self(samples) for samples in clips]
 
 
 class WhisperTeacher:

@@ -1,0 +1,203 @@
+"""How much phonetic content units carry, against time-aligned phones (Hsu et al., HuBERT, 2021, section IV-D).
+
+Shapes: F frames, C clips, P phones, K units, B resamples, J cells (pairs of a phone and a unit that meet somewhere).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from twistlm.errors import BadInput
+
+RESAMPLES = 1000
+_CHUNK = 4_000_000  # numbers held at once: 32 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitQuality:
+    """Agreement of units with phones, over frames.
+
+    Attributes:
+        pnmi: mutual information of phone and unit over the entropy of phones, 0 … 1.
+        phone_purity: share of frames whose phone is their unit's commonest.
+        cluster_purity: share of frames whose unit is their phone's commonest.
+        used: units seen at least once.
+        frames: frames measured.
+    """
+
+    pnmi: float
+    phone_purity: float
+    cluster_purity: float
+    used: int
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """`UnitQuality` with 95 % intervals over clips.
+
+    Attributes:
+        quality: the estimates.
+        pnmi_ci, phone_purity_ci, cluster_purity_ci: (low, high); (nan, nan) for one clip.
+        pnmi_shuffled: PNMI after the units were shuffled over all frames. It would be 0 with endless speech; what it is
+            here says how much of `pnmi` so few frames and so many units could give by chance alone.
+        clips: clips with at least one labelled frame.
+    """
+
+    quality: UnitQuality
+    pnmi_ci: tuple[float, float]
+    phone_purity_ci: tuple[float, float]
+    cluster_purity_ci: tuple[float, float]
+    pnmi_shuffled: float
+    clips: int
+
+
+def unit_quality(units: NDArray[np.uint16], phones: NDArray[np.str_]) -> UnitQuality:
+    """Compare units [F] with phones [F]; frames whose phone is `""` are left out.
+
+    Raises:
+        BadInput: lengths differ, or no frame has a phone.
+    """
+    if len(units) != len(phones):
+        raise BadInput(f"{len(units)} units against {len(phones)} phones; both need one entry a frame.")
+    labelled = phones != ""
+    if not labelled.any():
+        raise BadInput("no frame has a phone: the alignment is empty or belongs to other clips.")
+    _, unit_index = np.unique(units[labelled], return_inverse=True)
+    _, phone_index = np.unique(phones[labelled], return_inverse=True)
+    counts = np.zeros((phone_index.max() + 1, unit_index.max() + 1))
+    np.add.at(counts, (phone_index, unit_index), 1)
+    joint = counts / counts.sum()
+    phone, unit = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
+    seen = joint > 0
+    information = float((joint[seen] * np.log(joint[seen] / (phone @ unit)[seen])).sum())
+    entropy = float(-(phone * np.log(phone)).sum())
+    return UnitQuality(
+        pnmi=information / entropy if len(phone) > 1 else 0.0,  # one phone leaves nothing to know
+        phone_purity=float(joint.max(0).sum()),
+        cluster_purity=float(joint.max(1).sum()),
+        used=joint.shape[1],
+        frames=int(labelled.sum()),
+    )
+
+
+def phone_unit_counts(
+    units: Sequence[NDArray[np.uint16]], phones: Sequence[NDArray[np.str_]], *, n_units: int
+) -> tuple[list[str], NDArray[np.int64]]:
+    """How often each phone and each unit meet: the phones' names, sorted, and int64 [P, K].
+
+    Args:
+        units, phones: as for `agreement`.
+        n_units: K.
+    """
+    all_units, all_phones = np.concatenate(units), np.concatenate(phones)
+    labelled = all_phones != ""
+    names, index = np.unique(all_phones[labelled], return_inverse=True)
+    counts = np.zeros((len(names), n_units), np.int64)
+    np.add.at(counts, (index, all_units[labelled]), 1)
+    return [str(name) for name in names], counts
+
+
+def agreement(
+    units: Sequence[NDArray[np.uint16]], phones: Sequence[NDArray[np.str_]], *, seed: int, n: int = RESAMPLES
+) -> Agreement:
+    """Compare the units of C clips with their phones, with bootstrap intervals over clips.
+
+    All three measures are biased upwards when frames are few, and resamples, which hold fewer different frames, are so
+    once more: a plain percentile interval can lie wholly above its own estimate. Here the percentiles are shifted by
+    that bias (mean of the resamples less the estimate). So an interval says how far the estimate would move with other
+    clips *of this amount*; compare units over the same clips only, and see `pnmi_shuffled` for the bias itself.
+
+    Args:
+        units: one uint16 [F] a clip.
+        phones: one [F] a clip; `""` where there is none.
+        seed: of the resampling and the shuffling.
+        n: B.
+
+    Raises:
+        BadInput: as `unit_quality`, or another number of clips.
+    """
+    if len(units) != len(phones):
+        raise BadInput(f"units of {len(units)} clips against phones of {len(phones)}; both need the same clips.")
+    for i, (u, p) in enumerate(zip(units, phones, strict=True)):
+        if len(u) != len(p):
+            raise BadInput(f"clip {i}: {len(u)} units against {len(p)} phones; both need one entry a frame.")
+    if not len(units):
+        raise BadInput("no clips to compare.")
+    all_units, all_phones = np.concatenate(units), np.concatenate(phones)
+    quality = unit_quality(all_units, all_phones)
+    labelled = all_phones != ""
+    clips = np.repeat(np.arange(len(units)), [len(u) for u in units])[labelled]
+    known_units, known_phones = all_units[labelled], all_phones[labelled]
+    rng = np.random.default_rng(seed)
+    shuffled = unit_quality(rng.permutation(known_units), known_phones).pnmi
+    ci = _intervals(known_units, known_phones, np.unique(clips, return_inverse=True)[1], quality, rng, n)
+    return Agreement(
+        quality=quality,
+        pnmi_ci=ci[0],
+        phone_purity_ci=ci[1],
+        cluster_purity_ci=ci[2],
+        pnmi_shuffled=shuffled,
+        clips=len(np.unique(clips)),
+    )
+
+
+def _intervals(
+    units: NDArray[np.uint16],
+    phones: NDArray[np.str_],
+    clips: NDArray[np.integer],
+    quality: UnitQuality,
+    rng: np.random.Generator,
+    n: int,
+) -> list[tuple[float, float]]:
+    """Of PNMI, phone purity and cluster purity; `clips` [F] counts from 0."""
+    n_clips = int(clips.max()) + 1
+    if n_clips == 1:
+        return [(np.nan, np.nan)] * 3
+    _, unit = np.unique(units, return_inverse=True)
+    _, phone = np.unique(phones, return_inverse=True)
+    n_units = int(unit.max()) + 1
+    cells, cell = np.unique(phone * n_units + unit, return_inverse=True)  # sorted by phone, then by unit
+    counts = csr_array((np.ones(len(cell)), (clips, cell)), shape=(n_clips, len(cells)))
+    draws = []
+    rows = max(1, _CHUNK // max(len(cells), n_clips))
+    for start in range(0, n, rows):
+        weights = rng.multinomial(n_clips, np.full(n_clips, 1 / n_clips), size=min(rows, n - start))
+        draws.append(_measures(weights @ counts, cells // n_units, cells % n_units))
+    drawn = np.concatenate(draws)
+    estimates = np.array([quality.pnmi, quality.phone_purity, quality.cluster_purity])
+    ends = np.percentile(drawn, [2.5, 97.5], axis=0) - (drawn.mean(0) - estimates)
+    return [(float(low), float(high)) for low, high in ends.T]
+
+
+def _measures(
+    counts: NDArray[np.float64], phone: NDArray[np.integer], unit: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """[B, 3] from counts [B, J]; `phone` [J] is sorted. What no clip of a resample has counts nothing."""
+    by_phone = np.flatnonzero(np.diff(phone, prepend=-1))
+    order = np.argsort(unit, kind="stable")
+    by_unit = np.flatnonzero(np.diff(unit[order], prepend=-1))
+    turned = counts[:, order]
+    total = counts.sum(1)
+    phones = _entropy(np.add.reduceat(counts, by_phone, axis=1), total)
+    units = _entropy(np.add.reduceat(turned, by_unit, axis=1), total)
+    both = _entropy(counts, total)
+    information = phones + units - both
+    return np.stack(
+        [
+            np.divide(information, phones, out=np.zeros_like(phones), where=phones > 1e-12),
+            np.maximum.reduceat(turned, by_unit, axis=1).sum(1) / total,
+            np.maximum.reduceat(counts, by_phone, axis=1).sum(1) / total,
+        ],
+        axis=1,
+    )
+
+
+def _entropy(counts: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row, in nats: [B, …] -> [B]."""
+    return np.log(total) - (counts * np.log(np.maximum(counts, 1))).sum(1) / total
