@@ -36,10 +36,11 @@ Recipe = Annotated[str, typer.Option(help="Recipe, or a TOML file with what diff
 
 
 class Result(NamedTuple):
-    """What a verb has to say: `facts` for `--json`, `text` for people."""
+    """What a verb has to say: `facts` for `--json`, `text` for people; 1 when what it looked at is not good."""
 
     facts: dict[str, Any]
     text: str
+    exit_code: int = 0
 
 
 _SHARED = {
@@ -48,8 +49,15 @@ _SHARED = {
 }
 
 
-def verb(function: Callable[..., Result]) -> Callable[..., None]:
-    """Make `function` a command of `twist`, with `--json` and `--debug` added.
+def group(name: str, *, help: str) -> Callable[[Callable[..., Result]], Callable[..., None]]:
+    """Return a `verb` for the commands of a group of them: `twist NAME VERB`."""
+    below = typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(below)
+    return functools.partial(verb, of=below)
+
+
+def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[..., None]:
+    """Make `function` a command of `twist`, or of a group `of` it, with `--json` and `--debug` added.
 
     A parameter named `progress` is not an option: it is told whether to draw progress bars.
     """
@@ -76,10 +84,12 @@ def verb(function: Callable[..., Result]) -> Callable[..., None]:
             sys.excepthook = sys.__excepthook__ if debug else _unexpected
             raise
         print(json.dumps(result.facts, indent=1, default=str) if as_json else result.text)
+        if result.exit_code:
+            raise typer.Exit(result.exit_code)
 
     run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
-    return app.command(function.__name__.rstrip("_"))(run)
+    return of.command(function.__name__.rstrip("_"))(run)
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -113,6 +123,6 @@ def _unexpected(kind: type[BaseException], error: BaseException, _trace: types.T
 def main() -> None:
     """Entry point of `twist`."""
     # Importing them registers their verbs, which --help lists in this order.
-    from twistlm.cli import study, data, models  # noqa: F401, I001
+    from twistlm.cli import study, data, models, bench  # noqa: F401, I001
 
     typer.main.get_command(app)()
