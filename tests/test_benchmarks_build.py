@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from test_evaluate_suites import Tokenizer
 from twistlm.benchmarks.blimp import build_blimp, read_pairs
 from twistlm.benchmarks.pseudowords import Phonotactics, heard, read_cmudict, syllables
-from twistlm.benchmarks.release import Casting, problems, validate
+from twistlm.benchmarks.release import Casting, problems, validate, write_table
 from twistlm.benchmarks.spoken import LEVEL_DBFS, MARGIN, Spoken, cut, normalize, speech_edges
 from twistlm.benchmarks.storycloze import build_storycloze, deal_endings, read_stories
 from twistlm.benchmarks.wuggy import build_wuggy, read_words
-from twistlm.errors import BadInput
-from twistlm.evaluate.sounds import load
-from twistlm.evaluate.storycloze import storycloze
+from twistlm.errors import AudioError, BadInput
+from twistlm.evaluate.sounds import join, load
+from twistlm.evaluate.storycloze import PARTS, storycloze
+from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.evaluate.zerospeech import sblimp, swuggy
 from twistlm.types import Clip
 from voices_standins import Hummer, Talker
@@ -119,6 +121,8 @@ def test_storycloze_is_read_apart_and_joined_and_made_once(tmp_path):
         b = load(joined.clips[f"low/s2/{other}"], sample_rate=16_000, id="b")
         assert np.array_equal(a.samples, b.samples)
         assert apart.texts[f"low/s2/{side}"] == joined.texts[f"low/s2/{other}"]
+    units = tokenize_suite(apart, Tokenizer(), cache=tmp_path / "units")
+    assert units.n_cut == 12 and tokenize_suite(joined, Tokenizer(), cache=tmp_path / "units").n_cut == 0
     topic = storycloze(out, name="topic-storycloze")
     assert sorted(topic.texts[f"low/s{i}/incorrect"].split("4. ")[1] for i in range(3)) == sorted(
         story(i)["right"] for i in range(3)
@@ -132,6 +136,28 @@ def test_storycloze_is_read_apart_and_joined_and_made_once(tmp_path):
     a2 = load(storycloze(out, name="storycloze").clips["low/s2/correct"], sample_rate=16_000, id="a")
     a = load(joined.clips["low/s2/correct"], sample_rate=16_000, id="a")
     assert len(a2.samples) - len(a.samples) in (0, round(0.3 * 16_000))
+
+
+def test_parts_that_cannot_be_joined_and_damaged_tables(tmp_path):
+    one = Clip(np.ones(10, np.float32), 16_000, id="a")
+    assert len(join([one, one, one], pause=0.001).samples) == 30 + 2 * 16
+    with pytest.raises(AudioError, match="different rates"):
+        join([one, Clip(one.samples, 8_000, id="b")], pause=0)
+    with pytest.raises(BadInput, match="pause"):
+        join([one, one], pause=-1)
+    gold = tmp_path / "gold.csv"
+    row = dict.fromkeys(PARTS, "x") | {"task": "storycloze", "pause": "0.3"}
+    for rows, said in (
+        ([{"id": "1"}], "lacks the columns task"),
+        ([row | {"pause": "soon"}], "damaged"),
+        ([row | {"task": "other"}], "no rows of the task"),
+        ([row | {"prompt": ""}], "empty fields: x/x"),
+        ([row, row], "more than once: x/x"),
+        ([row], "lacks 1 sounds"),
+    ):
+        write_table(gold, rows)
+        with pytest.raises(BadInput, match=said):
+            storycloze(tmp_path, name="storycloze")
 
 
 def test_voices_in_turn_and_a_broken_copy(tmp_path):
