@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twistlm.artifacts import bundled
+from twistlm.benchmarks import pseudowords
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "assets" / "make"))
-import swuggy
 import texts
 import voices
 
@@ -169,20 +169,20 @@ def test_sample_files_are_what_the_manifest_says() -> None:
 
 ONSETS = {("s",), ("t",), ("t", "r"), ("s", "t", "r"), ("k",), ("m",)}
 PHONE = st.sampled_from(["s", "t", "r", "k", "m", "aa1", "ih0", "ax0", "er0"])
-WORD = st.lists(PHONE, min_size=1, max_size=9).filter(swuggy.syllables)
+WORD = st.lists(PHONE, min_size=1, max_size=9).filter(pseudowords.syllables)
 
 
 @settings(max_examples=40, deadline=None)
 @given(WORD)
 def test_parts_join_to_the_word_and_onsets_are_english(word: list[str]) -> None:
-    parts = swuggy.parts_of(tuple(word), ONSETS)
+    parts = pseudowords.parts_of(tuple(word), ONSETS)
     assert [phone for part in parts for phone in part.phones] == word
-    assert len(parts) == 3 * swuggy.syllables(tuple(word))
+    assert len(parts) == 3 * pseudowords.syllables(tuple(word))
     assert all(part.phones in ONSETS | {()} for part in parts if part.role == "onset")
 
 
 def test_a_word_is_known_by_its_sound() -> None:
-    tactics = swuggy.Phonotactics({("m", "aa1", "s", "t", "er0"), ("k", "ih0", "t", "aa1", "m")})
+    tactics = pseudowords.Phonotactics({("m", "aa1", "s", "t", "er0"), ("k", "ih0", "t", "aa1", "m")})
     assert tactics.is_word(("m", "aa0", "s", "t", "er1"))  # stress does not make another word
     assert tactics.is_word(("m", "aa1", "s", "t", "er0", "z"))  # nor does an ending
     assert tactics.is_word(("k", "ax0", "t", "aa1", "m"))  # nor which short vowel is unstressed

@@ -25,11 +25,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from twistlm.benchmarks.spoken import LEVEL_DBFS, PEAK, normalize  # noqa: F401 (the level of every clip)
 from twistlm.errors import ArtifactError
 
 SAMPLE_RATE = 16_000  # Hz
-LEVEL_DBFS = -26.0  # root mean square of every clip
-PEAK = 0.97
 UNSEEN = "rms"
 Samples = NDArray[np.float32]
 Phones = list[tuple[str, float, float]]  # phone, start s, end s
@@ -174,13 +173,6 @@ def vary(voice: Voice, rng: np.random.Generator, *, rate: float, pitch: float) -
     if voice.engine == "flite":
         return replace(voice, stretch=stretch, pitch=FLITE_F0[voice.base] * factor)
     return replace(voice, stretch=stretch, pitch=50 * factor if voice.engine == "espeak" else None)
-
-
-def normalize(samples: NDArray[np.floating]) -> Samples:
-    """Return `samples` at LEVEL_DBFS, or lower where the peak would pass PEAK."""
-    rms, peak = float(np.sqrt(np.mean(np.square(samples)))), float(np.abs(samples).max())
-    gain = min(10 ** (LEVEL_DBFS / 20) / rms, PEAK / peak)
-    return (samples * gain).astype(np.float32)
 
 
 def _flite(voice: Voice, what: list[str]) -> tuple[Samples, Phones]:

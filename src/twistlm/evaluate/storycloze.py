@@ -1,28 +1,35 @@
 """Spoken StoryCloze and Topic StoryCloze: a story with its ending against the same story with a wrong one.
 
-Both are scored as whole recordings, story and ending together. Two layouts:
+Both are scored as whole recordings, story and ending together. Three layouts:
 
 - the first release: one folder of `<n>_<story id>_<correct|incorrect>.wav`;
 - the multi-speaker release: one folder a speaker, each with Parquet tables of id, correct_text, correct_audio,
-  negative_text, negative_audio. A folder that holds tables itself is one speaker.
+  negative_text, negative_audio. A folder that holds tables itself is one speaker;
+- ours (`twist bench storycloze`): a gold.csv of both tasks (PARTS), story and endings in files of their own, joined
+  when they are read.
 
 Pairs are joined on the story id. Re-rendered speech moves these numbers by points: always say which rendering was used.
-The readers were tested on stand-ins laid out like the releases, not on the releases.
+The first two readers were tested on stand-ins laid out like the releases, not on the releases.
 """
 
 from __future__ import annotations
 
+import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.sounds import Cell, table_rows
+from twistlm.evaluate.sounds import Cell, Joined, Sound, table_rows
 from twistlm.evaluate.suites import Suite, fingerprint, require_sounds
 from twistlm.types import Pair
 
 _NAME = re.compile(r"(?P<n>\d+)_(?P<story>.+)_(?P<side>correct|incorrect)\.wav")
 _SIDES = ("correct", "negative")
+PARTS = (
+    *("task", "id", "voice", "topic", "prompt", "correct", "incorrect", "pause"),
+    *("prompt_text", "correct_text", "incorrect_text"),
+)
 
 
 def storycloze(folder: str | Path, *, name: str) -> Suite:
@@ -39,10 +46,57 @@ def storycloze(folder: str | Path, *, name: str) -> Suite:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder. Give the folder into which Spoken StoryCloze was unpacked.")
+    if (folder / "gold.csv").is_file():
+        return _from_parts(folder / "gold.csv", name)
     if next(folder.glob("*.parquet"), None):
         return _from_tables({folder.name: folder}, name)
     speakers = {f.name: f for f in sorted(folder.iterdir()) if f.is_dir() and next(f.glob("*.parquet"), None)}
     return _from_tables(speakers, name) if speakers else _from_files(folder, name)
+
+
+def _from_parts(gold: Path, name: str) -> Suite:
+    try:
+        with gold.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if lost := [column for column in PARTS if column not in (reader.fieldnames or [])]:
+                raise BadInput(f"{gold} lacks the columns {offenders(lost)}: it is no table of twist bench storycloze.")
+            rows = [row for row in reader if row["task"] == name]
+        pauses = [float(row["pause"]) for row in rows]
+    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise BadInput(f"{gold} is damaged: {error}. Make it again with twist bench storycloze.") from error
+    if not rows:
+        raise BadInput(f"{gold} has no rows of the task {name}.")
+    if short := [
+        f"{row['voice']}/{row['id']}" for row in rows if not all(row[column] for column in PARTS if column != "topic")
+    ]:
+        raise BadInput(f"{gold}: {len(short)} rows of {name} have empty fields: {offenders(short)}.")
+    ids = [f"{row['voice']}/{row['id']}" for row in rows]
+    if doubled := sorted(id for id, n in Counter(ids).items() if n > 1):
+        raise BadInput(f"{gold}: {len(doubled)} stories of {name} occur more than once: {offenders(doubled)}.")
+    clips: dict[str, Sound] = {}
+    texts: dict[str, str] = {}
+    for id, row, pause in zip(ids, rows, pauses, strict=True):
+        for side in ("correct", "incorrect"):
+            clips[f"{id}/{side}"] = Joined((gold.parent / row["prompt"], gold.parent / row[side]), pause)
+            texts[f"{id}/{side}"] = f"{row['prompt_text']} {row[f'{side}_text']}"
+    parts = sorted({row[part] for row in rows for part in ("prompt", "correct", "incorrect")})
+    if gone := [part for part in parts if not (gold.parent / part).is_file()]:
+        raise BadInput(
+            f"{gold.parent} lacks {len(gone)} sounds that {gold.name} names: {offenders(gone)}. Get them again."
+        )
+    facets = {"speaker": "voice", "topic": "topic"}
+    return Suite(
+        name=name,
+        version=fingerprint("\n".join("\t".join(row[column] for column in PARTS) for row in rows).encode()),
+        pairs=tuple(Pair(id=id, positive=f"{id}/correct", negative=f"{id}/incorrect") for id in ids),
+        clips=clips,
+        clusters={id: row["id"] for id, row in zip(ids, rows, strict=True)},
+        facets={
+            facet: {id: row[column] for id, row in zip(ids, rows, strict=True) if row[column]}
+            for facet, column in facets.items()
+        },
+        texts=texts,
+    )
 
 
 def _from_files(folder: Path, name: str) -> Suite:

@@ -110,8 +110,14 @@ def fingerprint(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str) -> None:
-    """Raise unless the wav files in `folder` are exactly `names`.
+def sound_suffix(folder: Path) -> str:
+    """Return how the sounds in `folder` end: ".wav" as in the published releases, else ".flac" or ".ogg"."""
+    there = {path.suffix for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    return next((suffix for suffix in (".wav", ".flac", ".ogg") if suffix in there), ".wav")
+
+
+def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str, suffix: str = ".wav") -> None:
+    """Raise unless the files in `folder` that end on `suffix` are exactly `names`.
 
     Raises:
         BadInput: the folder is not there, lacks a file, or holds one that nothing lists; the first five are named.
@@ -120,7 +126,7 @@ def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str) -> Non
         raise BadInput(f"{folder}: no such folder. Give the folder into which the benchmark was unpacked.")
     wanted = set(names)
     # "._x.wav" is what macOS adds to a zip for each x.wav.
-    there = {path.name for path in folder.iterdir() if path.suffix == ".wav" and not path.name.startswith(".")}
+    there = {path.name for path in folder.iterdir() if path.suffix == suffix and not path.name.startswith(".")}
     if missing := sorted(wanted - there):
         forms = {unicodedata.normalize("NFC", name) for name in there}
         respelled = [name for name in missing if unicodedata.normalize("NFC", name) in forms]

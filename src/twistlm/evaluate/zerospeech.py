@@ -1,9 +1,9 @@
 """The minimal pairs of the ZeroSpeech challenge: sWUGGY and sBLIMP (sLM21), and ProsAudit; and a submission folder.
 
-Layout: `<task>/<split>/gold.csv` beside one wav file for each of its rows. The averaging rules are the official ones
-(the `zrc` tool): a tie is 0.5; the voices of an item are averaged first, then the items. We differ where the official
-tool is silent: words and pseudo-words without a partner are refused, not dropped, and sentences are paired by id, not
-by their order in the table.
+Layout: `<task>/<split>/gold.csv` beside one wav file for each of its rows (or one flac or ogg file each). The averaging
+rules are the official ones (the `zrc` tool): a tie is 0.5; the voices of an item are averaged first, then the items. We
+differ where the official tool is silent: words and pseudo-words without a partner are refused, not dropped, and
+sentences are paired by id, not by their order in the table.
 
 - sWUGGY: an item is one `id`. "In vocabulary" is every item whose word occurs in LibriSpeech (`frequency` >= 1). The
   frequency bands have the official names, and the official edges: 5 counts as "6-20", 20 as "21-100", 100 as ">100".
@@ -26,7 +26,7 @@ from typing import Literal
 
 from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.suites import Suite, fingerprint, require_sounds
+from twistlm.evaluate.suites import Suite, fingerprint, require_sounds, sound_suffix
 from twistlm.types import Pair
 
 Split = Literal["dev", "test"]
@@ -147,7 +147,8 @@ def _suite(
     submission: str,
 ) -> Suite:
     stems = [row["filename"] for pair in pairs.values() for row in pair]
-    require_sounds(gold.parent, (f"{stem}.wav" for stem in stems), listed_in=gold.name)
+    suffix = sound_suffix(gold.parent)
+    require_sounds(gold.parent, (stem + suffix for stem in stems), listed_in=gold.name, suffix=suffix)
     texts = {row["filename"]: row[text] for pair in pairs.values() for row in pair if text and row[text].strip()}
     return Suite(
         name=name,
@@ -156,7 +157,7 @@ def _suite(
             Pair(id=pair, positive=good["filename"], negative=bad["filename"], group=good.get("type", ""))
             for pair, (good, bad) in pairs.items()
         ),
-        clips={stem: gold.parent / f"{stem}.wav" for stem in stems},
+        clips={stem: gold.parent / (stem + suffix) for stem in stems},
         clusters={pair: _id(good[column] for column in item) for pair, (good, _) in pairs.items()},
         facets=facets,
         texts=texts if len(texts) == len(stems) else {},

@@ -1,0 +1,313 @@
+"""Leaks and shortcuts: whether a benchmark can be solved, or was seen, without knowing any language.
+
+A rule says of each pair which side is the right one, from something that is no language: the longer one, the louder
+one. It must be right as often as chance. A rule that is fixed beforehand could be used in both directions, so it is
+tested on both sides; one that is learned from other pairs is tested above chance only (where each ending is right once
+and wrong once, learning from the others makes it wrong more often, which helps nobody). p-values are of a sign-flip
+test over items, corrected for the number of tests in the suite (Holm 1979).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from twistlm.artifacts import cache_folder
+from twistlm.benchmarks.cues import RESOLUTION, Cues, measure, unigram_learned, unigram_log_p
+from twistlm.benchmarks.release import SUMS, find_suites, validate
+from twistlm.benchmarks.texts import read_text
+from twistlm.corpus import manifest
+from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.catalogue import open_suite
+from twistlm.evaluate.sounds import load
+from twistlm.evaluate.stats import outcome_ci, outcome_difference
+from twistlm.evaluate.suites import Suite
+from twistlm.evaluate.unit_cache import tokenize_suite
+from twistlm.progress import track
+
+if TYPE_CHECKING:
+    from twistlm.units.tokenizer import SpeechTokenizer
+
+SAMPLE_RATE = 16_000  # Hz at which clips are measured
+_GRAM = 8  # words in a row that no two texts share by chance
+_MIN_WORDS = 4  # a shorter sentence may be anywhere
+_RULES = {
+    "seconds": "the longer one", "level": "the louder one", "lead": "the later start", "trail": "the longer end",
+    "pitch": "the higher voice",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """How often a rule is right.
+
+    Attributes:
+        rule: in words.
+        group: "all", or a voice.
+        accuracy: mean outcome of items, ties one half.
+        ci: 95% bootstrap interval over items.
+        p: corrected for all tests of the suite.
+        n: items.
+        shortcut: whether chance does not explain it.
+    """
+
+    rule: str
+    group: str
+    accuracy: float
+    ci: tuple[float, float]
+    p: float
+    n: int
+    shortcut: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found in one suite.
+
+    Attributes:
+        suite, version: which one.
+        pairs: how many.
+        tested: every rule.
+        leaks: what makes a score on it worthless, in words; empty is good.
+        notes: what is no fault by itself.
+    """
+
+    suite: str
+    version: str
+    pairs: int
+    tested: tuple[Tested, ...]
+    leaks: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        return not self.leaks and not any(test.shortcut for test in self.tested)
+
+
+def open_suites(where: str | Path) -> tuple[list[Suite], dict[str, str]]:
+    """Return the suites at `where`, and clip id -> speaker where a manifest tells.
+
+    Args:
+        where: a folder (checked against its checksums where it has them), or a name as for `twist eval`.
+
+    Raises:
+        BadInput: as `release.validate`, `release.find_suites` and `catalogue.open_suite`.
+    """
+    folder = Path(where)
+    if not folder.is_dir():
+        return [open_suite(str(where))], {}
+    suites = validate(folder) if (folder / SUMS).is_file() else find_suites(folder)
+    listed = manifest.read(folder / manifest.NAME) if (folder / manifest.NAME).is_file() else []
+    return suites, {entry.id: entry.speaker for entry in listed if entry.speaker}
+
+
+def check_suite(
+    suite: Suite,
+    *,
+    alpha: float,
+    seed: int,
+    speakers: Mapping[str, str] | None = None,
+    tok: SpeechTokenizer | None = None,
+    cache: str | Path | None = None,
+    training: Sequence[str] | None = None,
+    progress: bool = False,
+) -> Checked:
+    """Look for leaks and shortcuts in `suite`.
+
+    Args:
+        suite: its pairs' clusters are the items.
+        alpha: a corrected p-value below it is a shortcut, 0 … 1.
+        seed: of resampling, folds and the random rule.
+        speakers: clip id -> speaker, to find pairs of two speakers.
+        tok: adds rules on units.
+        cache: where units are kept; None: twistlm's cache.
+        training: what is said in training, to find what was seen there.
+        progress: whether to draw bars.
+
+    Raises:
+        BadInput: alpha is no probability. AudioError: a clip cannot be read.
+    """
+    if not 0 < alpha < 1:
+        raise BadInput(f"alpha must lie between 0 and 1, got {alpha}.")
+    pairs = sorted(suite.pairs, key=lambda pair: pair.id)
+    wanted = sorted(suite.wanted(), key=lambda i: (str(type(suite.clips[i])), suite.clips[i]))
+    cues: dict[str, Cues] = {}
+    for id in track(wanted, description=f"sounds of {suite.name}", enabled=progress):
+        cues[id] = measure(load(suite.clips[id], sample_rate=SAMPLE_RATE, id=id))
+
+    def outcome(value: Callable[[str], float], resolution: float = 0.0) -> NDArray[np.float64]:
+        gaps = np.array([value(pair.positive) - value(pair.negative) for pair in pairs])
+        gaps[~(np.abs(gaps) >= resolution)] = 0.0  # not heard, or (nan) not there
+        return (np.sign(gaps) + 1) / 2
+
+    rng = np.random.default_rng(seed)
+    coin = dict(zip(wanted, rng.random(len(wanted)), strict=True))
+    rules = {"a coin": (outcome(coin.__getitem__), False)}
+    for field, name in _RULES.items():
+        rules[name] = (outcome(lambda id, field=field: getattr(cues[id], field), RESOLUTION[field]), False)  # type: ignore[misc]
+    sides = [(pair.positive, pair.negative, suite.clusters[pair.id]) for pair in pairs]
+    if tok is not None:
+        spoken = tokenize_suite(suite, tok, cache=cache or cache_folder() / "eval-units", progress=progress)
+        units = {id: spoken.units[id].ids.tolist() for id in wanted}
+        log_p = unigram_log_p(units)
+        rules["more units"] = (outcome(lambda id: float(len(units[id]))), False)
+        rules["likelier by unit unigrams"] = (outcome(log_p.__getitem__, 1e-9), False)
+        rules["learned unit unigrams"] = (_won(unigram_learned(units, sides, seed=seed)), True)
+    if suite.texts:
+        said = {id: words_of(suite.texts[id]) for id in wanted}
+        rules["learned word unigrams"] = (_won(unigram_learned(said, sides, seed=seed)), True)
+    digests = [(cues[pair.positive].digest, cues[pair.negative].digest) for pair in pairs]
+    return Checked(
+        suite=suite.name,
+        version=suite.version,
+        pairs=len(pairs),
+        tested=_tested(suite, [pair.id for pair in pairs], rules, alpha=alpha, seed=seed),
+        leaks=tuple(_leaks([pair.id for pair in pairs], sides, digests, speakers or {}, suite.texts, training)),
+        notes=tuple(_notes(cues, suite.texts, training)),
+    )
+
+
+def read_training(path: str | Path) -> list[str]:
+    """Return what is said in training: the lines of a text file, or the texts of a manifest's training clips.
+
+    Raises:
+        BadInput: it cannot be read, or holds no text.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".jsonl":
+        texts = [entry.text for entry in manifest.load(path) if entry.split == "train" and entry.text]
+    else:
+        texts = [line for line in read_text(path).splitlines() if line.strip()]
+    if not texts:
+        raise BadInput(f"{path} holds no text: give a text file, or a manifest whose training clips have texts.")
+    return texts
+
+
+def seen_in_training(texts: Mapping[str, str], training: Sequence[str]) -> list[str]:
+    """Return the clips of `texts` that share a sentence, or 8 words in a row, with a text of `training`."""
+    sentences = {sentence for text in training for sentence in _sentences(text)}
+    grams = {gram for text in training for gram in _grams(words_of(text))}
+    return [
+        id
+        for id, text in sorted(texts.items())
+        if not sentences.isdisjoint(_sentences(text)) or not grams.isdisjoint(_grams(words_of(text)))
+    ]
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Return p-values [P] corrected for their number by Holm's step-down method."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    result = np.empty_like(values)
+    result[order] = np.minimum(corrected, 1.0)
+    return result
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of `text` in lower case, without punctuation."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
+
+
+def facts(checked: Checked) -> dict[str, Any]:
+    """Return `checked` as JSON."""
+    return {
+        "suite": checked.suite, "version": checked.version, "pairs": checked.pairs, "clean": checked.clean,
+        "leaks": list(checked.leaks), "notes": list(checked.notes), "tested": [vars(test) for test in checked.tested],
+    }  # fmt: skip
+
+
+def table(checked: Checked) -> str:
+    """Return `checked` for people: a line for each rule and leak."""
+    rows = [
+        f"  {test.rule:26} {test.group:16} {test.accuracy:6.1%} [{test.ci[0]:.1%}, {test.ci[1]:.1%}]  p {test.p:.3g}"
+        f"{'  SHORTCUT' if test.shortcut else ''}"
+        for test in checked.tested
+    ]
+    verdict = "clean" if checked.clean else "NOT clean"
+    heading = f"{checked.suite} version {checked.version}: {checked.pairs} pairs, {verdict}"
+    return "\n".join(
+        [heading, *rows, *(f"  LEAK: {x}" for x in checked.leaks), *(f"  note: {x}" for x in checked.notes)]
+    )
+
+
+def _tested(
+    suite: Suite, ids: Sequence[str], rules: Mapping[str, tuple[NDArray[np.float64], bool]], *, alpha: float, seed: int
+) -> tuple[Tested, ...]:
+    """Test each rule on all pairs and on those of each voice, where there are several."""
+    groups = {"all": np.ones(len(ids), dtype=bool)}
+    for facet in ("voice", "speaker"):
+        of = suite.facets.get(facet, {})
+        if len(names := sorted(set(of.values()))) > 1:
+            groups |= {name: np.array([of.get(id) == name for id in ids]) for name in names}
+    _, item = np.unique([suite.clusters[id] for id in ids], return_inverse=True)
+    found = []
+    for rule, (won, learned) in rules.items():
+        for group, mask in groups.items():
+            n = np.bincount(item[mask])
+            means = np.bincount(item[mask], weights=won[mask])[n > 0] / n[n > 0]
+            test = outcome_difference(means, np.full(len(means), 0.5), seed=seed)
+            above = test.p / 2 if test.mean > 0 else 1 - test.p / 2
+            ci = outcome_ci(means, seed=seed)
+            found.append((rule, group, test.mean + 0.5, ci, above if learned else test.p, len(means), learned))
+    corrected = holm([row[4] for row in found])
+    return tuple(
+        Tested(rule=rule, group=group, accuracy=accuracy, ci=ci, p=float(p), n=n, shortcut=bool(p < alpha))
+        for (rule, group, accuracy, ci, _, n, _), p in zip(found, corrected, strict=True)
+    )
+
+
+def _leaks(
+    ids: Sequence[str],
+    sides: Sequence[tuple[str, str, str]],
+    digests: Sequence[tuple[str, str]],
+    speakers: Mapping[str, str],
+    texts: Mapping[str, str],
+    training: Sequence[str] | None,
+) -> list[str]:
+    found = []
+    if same := [id for id, (good, bad) in zip(ids, digests, strict=True) if good == bad]:
+        found.append(f"{len(same)} pairs have the same sound on both sides: {offenders(same)}")
+    counts = Counter(digests)
+    if doubled := [id for id, both in zip(ids, digests, strict=True) if counts[both] > 1 and both[0] != both[1]]:
+        found.append(f"{len(doubled)} pairs are one pair under several ids: {offenders(doubled)}")
+    mixed = [id for id, (a, b, _) in zip(ids, sides, strict=True) if speakers.get(a, "") != speakers.get(b, "")]
+    if mixed:
+        found.append(f"{len(mixed)} pairs have two speakers: {offenders(mixed)}")
+    if training is not None and texts and (seen := seen_in_training(texts, training)):
+        found.append(
+            f"{len(seen)} of {len(texts)} clips share a sentence or {_GRAM} words with training: {offenders(seen)}"
+        )
+    return found
+
+
+def _notes(cues: Mapping[str, Cues], texts: Mapping[str, str], training: Sequence[str] | None) -> list[str]:
+    notes = []
+    counts = Counter(cue.digest for cue in cues.values())
+    if repeated := sorted(id for id, cue in cues.items() if counts[cue.digest] > 1):
+        notes.append(f"{len(repeated)} clips sound exactly like another one: {offenders(repeated)}")
+    if not texts:
+        notes.append("the suite has no texts: words, and overlap with training, were not looked at")
+    elif training is None:
+        notes.append("no training text was given: overlap with it was not looked at")
+    return notes
+
+
+def _won(margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (np.sign(np.where(np.abs(margin) < 1e-9, 0.0, margin)) + 1) / 2
+
+
+def _sentences(text: str) -> set[tuple[str, ...]]:
+    said = (tuple(words_of(sentence)) for sentence in re.split(r"[.!?]+", text))
+    return {words for words in said if len(words) >= _MIN_WORDS}
+
+
+def _grams(words: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)}

@@ -1,0 +1,239 @@
+"""A benchmark's folder: written whole, with a card, a manifest, checksums and what it was made from; and its validator.
+
+CARD.md         what it is, how it was made, whose voices, which licence
+build.json      what it was made from; the same build is not made twice
+manifest.jsonl  every sound by id, with speaker and text (as `corpus.manifest`)
+SHA256SUMS      of all other files; `sha256sum -c SHA256SUMS` checks them too
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import soundfile
+
+from twistlm.atomic import atomic_folder, atomic_write
+from twistlm.audio.io import OPUS_RATES
+from twistlm.audio.io import read as read_sound
+from twistlm.benchmarks.engines import Voice, label
+from twistlm.corpus import manifest
+from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.storycloze import storycloze
+from twistlm.evaluate.suites import Suite, mini_swuggy
+from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.types import Clip
+
+BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
+Format = Literal["wav", "flac", "ogg"]
+Split = Literal["dev", "test"]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Casting:
+    """Who speaks what, and how it is stored.
+
+    Attributes:
+        voices: at least one.
+        rotate: each item by one voice, the voices in turn; else each item by every voice.
+        sample_rate: Hz of all clips.
+        format: of the sound files; "ogg" is Opus, a tenth of wav's size.
+    """
+
+    voices: Sequence[Voice]
+    rotate: bool
+    sample_rate: int
+    format: Format
+
+    def __post_init__(self) -> None:
+        if not self.voices:
+            raise BadInput("a benchmark needs at least one voice.")
+        if self.format not in get_args(Format):
+            raise BadInput(f"clips are stored as {', '.join(get_args(Format))}, not {self.format!r}.")
+        if self.sample_rate < 8_000 or (self.format == "ogg" and self.sample_rate not in OPUS_RATES):
+            raise BadInput(f"{self.sample_rate} Hz is too low, or no rate of Opus ({', '.join(map(str, OPUS_RATES))}).")
+
+    def of(self, item: int) -> Sequence[Voice]:
+        """Return who speaks item number `item`."""
+        return [self.voices[item % len(self.voices)]] if self.rotate else self.voices
+
+    def facts(self) -> dict[str, Any]:
+        voices = {label(voice): voice.identity for voice in self.voices}
+        return {"voices": voices, "rotate": self.rotate, "sample_rate": self.sample_rate, "format": self.format}
+
+
+def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Path], None]) -> bool:
+    """Write a benchmark's folder atomically: what `fill` puts into it, the build and the checksums.
+
+    Args:
+        out: the folder. One that an earlier build left is replaced, and left alone where it is this build, unharmed.
+        build: everything that moves the contents; JSON.
+        fill: writes into the empty folder it is given.
+
+    Returns:
+        whether it was written.
+
+    Raises:
+        BadInput: `out` is something else than a benchmark's folder.
+    """
+    out = Path(out)
+    said = json.dumps(build, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUILD).is_file())):
+        raise BadInput(f"{out} is there and was not made by twist bench: give a new folder.")
+    if (out / BUILD).is_file() and (out / BUILD).read_text(encoding="utf-8") == said and not problems(out):
+        return False
+    with atomic_folder(out) as folder:
+        fill(folder)
+        (folder / BUILD).write_text(said, encoding="utf-8")
+        sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+        (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    return True
+
+
+def problems(folder: str | Path) -> list[str]:
+    """Return what is wrong with the files of a benchmark's folder: missing, changed, or not listed in SHA256SUMS."""
+    folder = Path(folder)
+    if not (folder / SUMS).is_file():
+        return [f"{SUMS} missing"]
+    rows = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
+    listed = {row[1]: row[0] for row in rows if len(row) == 2}
+    there = set(_files(folder))
+    return [
+        *(f"{SUMS} line {number} is damaged" for number, row in enumerate(rows, start=1) if len(row) != 2),
+        *(f"{name} missing" for name in sorted(listed.keys() - there)),
+        *(f"{name} not listed" for name in sorted(there - listed.keys())),
+        *(f"{name} changed" for name in sorted(listed.keys() & there) if _sha256(folder / name) != listed[name]),
+    ]
+
+
+def validate(folder: str | Path) -> list[Suite]:
+    """Check that a folder of `twist bench` is whole and unchanged; return the suites in it.
+
+    Checked: checksums; that every sound of the manifest is there; that every suite can be opened by its reader, which
+    checks that each pair has both its sides.
+
+    Raises:
+        BadInput: something is wrong; the first five are named.
+    """
+    folder = Path(folder)
+    if wrong := problems(folder):
+        raise BadInput(f"{folder}: {len(wrong)} files are not as they were made: {offenders(wrong)}. Build it again.")
+    lost = [entry.id for entry in manifest.read(folder / manifest.NAME) if not entry.path.is_file()]
+    if lost:
+        raise BadInput(f"{folder}: {len(lost)} sounds of the manifest are missing: {offenders(lost)}. Build it again.")
+    return find_suites(folder)
+
+
+def find_suites(folder: str | Path) -> list[Suite]:
+    """Return every suite in a folder, told by its layout: ZeroSpeech's, Spoken StoryCloze's, the bundled ones'.
+
+    Raises:
+        BadInput: none is there, or one is broken.
+    """
+    folder = Path(folder)
+    found: list[Suite] = []
+    for task, reader in (("lexical", swuggy), ("syntactic", sblimp), ("english", prosaudit)):
+        splits = [split for split in get_args(Split) if (folder / task / split / "gold.csv").is_file()]
+        found += [reader(folder, split) for split in splits]
+    if (folder / "gold.csv").is_file():
+        with (folder / "gold.csv").open(encoding="utf-8", newline="") as file:
+            tasks = dict.fromkeys(row.get("task") or "storycloze" for row in csv.DictReader(file))
+        found += [storycloze(folder, name=task) for task in tasks]
+    elif (folder / "pairs.jsonl").is_file():
+        found.append(mini_swuggy(folder))
+    elif not found and (
+        any(folder.glob("*.parquet")) or any(folder.glob("*_correct.wav")) or any(folder.glob("*/*.parquet"))
+    ):
+        found.append(storycloze(folder, name="storycloze"))
+    if not found:
+        raise BadInput(
+            f"{folder} holds no suite that is known by its layout. Name it as for twist eval, for example "
+            f"salmon={folder}."
+        )
+    return found
+
+
+def stem(*what: str) -> str:
+    """Return a file name for a clip that is always the same and says nothing of `what` it is."""
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write `rows`, at least one, as comma-separated values; the first one's keys are the columns."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def encoded(clip: Clip, format: Format) -> bytes:
+    """Return `clip` as the bytes of a sound file: 16-bit PCM, or Opus at about 24 kbit/s."""
+    stream = io.BytesIO()
+    options = {"subtype": "OPUS", "compression_level": 0.92} if format == "ogg" else {"subtype": "PCM_16"}
+    soundfile.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=format.upper(), **options)
+    return stream.getvalue()
+
+
+def put(path: Path, data: bytes) -> Path:
+    """Write a file of a release, whose folder is made whole as one, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def write_entries(entries: Sequence[manifest.Entry], folder: Path) -> None:
+    """Write `folder`'s manifest, each sound with its duration; no clip is for training."""
+    timed = [
+        manifest.Entry(
+            id=entry.id,
+            path=entry.path,
+            speaker=entry.speaker,
+            split="test",
+            text=entry.text,
+            seconds=round(read_sound(entry.path, sample_rate=None).seconds, 4),
+        )
+        for entry in entries
+    ]
+    manifest.write(timed, folder / manifest.NAME)
+
+
+def write_card(folder: Path, *, title: str, body: str, casting: Casting, licence: str, command: str) -> None:
+    """Write the data card: `body`, then voices, format, licence of the texts, and the command."""
+    how = "each item by one voice, the voices in turn" if casting.rotate else "each item by every voice"
+    voices = "".join(f"- `{name}`: {identity}\n" for name, identity in casting.facts()["voices"].items())
+    text = f"""# {title}
+
+{body.strip()}
+
+## Voices
+{voices}
+{how.capitalize()}. {casting.sample_rate} Hz, {casting.format}; every clip was cut 40 ms before and after its speech and
+brought to -26 dBFS. Speech of another engine or voice moves scores by points: always say which rendering was used.
+
+## Licence
+Texts: {licence}. Speech: see each engine's and voice's own licence.
+
+## Files
+`manifest.jsonl` lists every sound; `SHA256SUMS` holds the checksums of all files; `build.json` what it was made from.
+Made by `{command}`; `twist bench check` looks for leaks and shortcuts.
+"""
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != SUMS
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

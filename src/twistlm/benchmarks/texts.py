@@ -1,0 +1,88 @@
+"""The written input of a benchmark: tables of strings with unique ids, as JSON lines or comma-separated values."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twistlm.errors import BadInput, offenders
+
+
+def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """Read a JSON-lines table of non-empty strings, unique in `id`.
+
+    Raises:
+        BadInput: no such file, a line that is no object, or a field that is missing or empty; an id that occurs twice.
+    """
+    path, rows = Path(path), []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path} line {number} is not JSON: {error.msg}.") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{path} line {number} is not a JSON object.")
+        rows.append({field: str(row[field]) if isinstance(row.get(field), str | int) else "" for field in fields})
+    return checked(rows, fields, where=str(path))
+
+
+def read_csv(path: str | Path, fields: Sequence[str], *, optional: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read comma-separated values with a header; other columns are left alone. Raises as `read_jsonl`.
+
+    Args:
+        path: the file.
+        fields: columns that must be there and filled.
+        optional: columns that may be missing or empty; they are "" then.
+    """
+    path = Path(path)
+    try:
+        reader = csv.DictReader(read_text(path).splitlines(keepends=True), strict=True)
+        if lost := [field for field in fields if field not in (reader.fieldnames or [])]:
+            has = offenders(reader.fieldnames or ["nothing"], limit=20)
+            raise BadInput(f"{path} lacks the columns {offenders(lost)}; its first line has {has}.")
+        rows = []
+        for row in reader:
+            if None in row:
+                raise BadInput(f"{path} line {reader.line_num} has more fields than the first line: quote commas.")
+            rows.append({field: row.get(field) or "" for field in (*fields, *optional)})
+    except csv.Error as error:
+        raise BadInput(f"{path} is not a table of comma-separated values: {error}.") from error
+    return checked(rows, fields, where=str(path))
+
+
+def checked(rows: list[dict[str, str]], fields: Sequence[str], *, where: str) -> list[dict[str, str]]:
+    """Return `rows` with white space made single; raise BadInput where a field is empty or an id is doubled."""
+    rows = [{field: " ".join(text.split()) for field, text in row.items()} for row in rows]
+    if not rows:
+        raise BadInput(f"{where} has no rows.")
+    if empty := [f"row {n}: {field}" for n, row in enumerate(rows, start=1) for field in fields if not row[field]]:
+        raise BadInput(f"{where}: {len(empty)} fields are missing or empty: {offenders(empty)}.")
+    if doubled := sorted(id for id, n in Counter(row["id"] for row in rows).items() if n > 1):
+        raise BadInput(f"{where}: {len(doubled)} ids occur more than once: {offenders(doubled)}.")
+    return rows
+
+
+def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sha256 of a table: what `build.json` says of the texts."""
+    return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True).encode()).hexdigest()
+
+
+def read_text(path: str | Path) -> str:
+    """Return a file of UTF-8 text.
+
+    Raises:
+        BadInput: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from error

@@ -1,0 +1,170 @@
+"""Verbs about benchmarks, `twist bench …`: storycloze, blimp, wuggy, check, validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from twistlm.cli.command import Result, Seed, group
+
+if TYPE_CHECKING:
+    from twistlm.benchmarks.release import Casting
+
+verb = group("bench", help="Make spoken benchmarks from text, and look for shortcuts in them.")
+
+Out = Annotated[Path, typer.Option(help="Folder to write; run again to go on.")]
+Voices = Annotated[list[str], typer.Option("--voice", help="flite:slt, espeak-ng:en-us+f3, piper:FILE.onnx; repeat.")]
+TtsCommand = Annotated[
+    str | None, typer.Option(help='Another program: "mytts --voice {voice} --text {text} --out {wav}".')
+]
+Rotate = Annotated[bool, typer.Option("--rotate", help="Each item by one voice in turn, not by every voice.")]
+Stored = Annotated[Literal["wav", "flac", "ogg"], typer.Option("--format", help="Sound files; ogg (Opus) is small.")]
+Rate = Annotated[int, typer.Option(help="Hz of all clips.")]
+Licence = Annotated[str, typer.Option(help="Of the texts, for the data card.")]
+Split = Annotated[Literal["dev", "test"], typer.Option(help="What the split is called in twist eval.")]
+UNSTATED = "not stated"
+
+
+@verb
+def storycloze(
+    stories: Annotated[Path, typer.Argument(help="CSV: id, topic, sentence1 … sentence4, right, wrong.")],
+    out: Out,
+    voice: Voices,
+    pause: Annotated[float, typer.Option(help="Seconds of silence between story and ending.")] = 0.3,
+    match_length: Annotated[
+        bool, typer.Option("--match-length", help="Topic endings as long as the right one.")
+    ] = False,
+    joined: Annotated[
+        bool, typer.Option(help="Write story and ending joined as well, as the release has them.")
+    ] = True,
+    tts_command: TtsCommand = None,
+    rotate: Rotate = False,
+    stored: Stored = "wav",
+    sample_rate: Rate = 16_000,
+    licence: Licence = UNSTATED,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Speak stories with right and wrong endings."""
+    from twistlm.benchmarks.storycloze import build_storycloze, read_stories
+
+    facts = build_storycloze(
+        read_stories(stories),
+        out,
+        casting=_casting(voice, tts_command, rotate, sample_rate, stored),
+        pause=pause,
+        match_length=match_length,
+        joined=joined,
+        seed=seed,
+        licence=licence,
+        progress=progress,
+    )
+    return _made(facts)
+
+
+@verb
+def blimp(
+    pairs: Annotated[Path, typer.Argument(help="JSON lines: id, phenomenon, type, good, bad.")],
+    out: Out,
+    voice: Voices,
+    split: Split = "dev",
+    tts_command: TtsCommand = None,
+    rotate: Rotate = False,
+    stored: Stored = "wav",
+    sample_rate: Rate = 16_000,
+    licence: Licence = UNSTATED,
+    progress: bool = True,
+) -> Result:
+    """Speak minimal pairs of sentences."""
+    from twistlm.benchmarks.blimp import build_blimp, read_pairs
+
+    casting = _casting(voice, tts_command, rotate, sample_rate, stored)
+    return _made(build_blimp(read_pairs(pairs), out, casting=casting, split=split, licence=licence, progress=progress))
+
+
+@verb
+def wuggy(
+    words: Annotated[Path, typer.Argument(help="Text: a word a line, or a word and its frequency.")],
+    out: Out,
+    voice: Voices,
+    cmudict: Annotated[Path | None, typer.Option(help="CMUdict's file; default: fetched.")] = None,
+    split: Split = "dev",
+    tts_command: TtsCommand = None,
+    rotate: Rotate = False,
+    stored: Stored = "wav",
+    sample_rate: Rate = 16_000,
+    licence: Licence = UNSTATED,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Speak words beside pseudo-words made from them."""
+    from twistlm.artifacts import resolve
+    from twistlm.benchmarks.pseudowords import read_cmudict
+    from twistlm.benchmarks.wuggy import build_wuggy, read_words
+
+    facts = build_wuggy(
+        read_words(words),
+        out,
+        cmudict=read_cmudict(resolve("cmudict") / "cmudict.dict" if cmudict is None else cmudict),
+        casting=_casting(voice, tts_command, rotate, sample_rate, stored),
+        split=split,
+        seed=seed,
+        licence=licence,
+        progress=progress,
+    )
+    return _made(facts)
+
+
+@verb
+def check(
+    suite: Annotated[str, typer.Argument(help="Folder of a benchmark, or a suite as for twist eval.")],
+    tokenizer: Annotated[str | None, typer.Option(help="Speech tokenizer: adds rules on units.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="What training says: a text file, or a manifest with texts.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Corrected p-value below which a rule is a shortcut.")] = 0.05,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Look for leaks and shortcuts; exit code 1 when there are any."""
+    from twistlm.benchmarks.check import check_suite, facts, open_suites, read_training, table
+
+    suites, speakers = open_suites(suite)
+    texts = None if training is None else read_training(training)
+    tok = None
+    if tokenizer is not None:
+        from twistlm.units.tokenizer import SpeechTokenizer
+
+        tok = SpeechTokenizer.load(tokenizer)
+    found = [
+        check_suite(one, alpha=alpha, seed=seed, speakers=speakers, tok=tok, training=texts, progress=progress)
+        for one in suites
+    ]
+    clean = all(one.clean for one in found)
+    told = {"clean": clean, "suites": [facts(one) for one in found]}
+    return Result(told, "\n".join(map(table, found)), exit_code=0 if clean else 1)
+
+
+@verb
+def validate(folder: Annotated[Path, typer.Argument(help="Folder that twist bench made.")]) -> Result:
+    """Check that a benchmark is whole and unchanged."""
+    from twistlm.benchmarks.release import validate as run
+
+    suites = {suite.name: len(suite.pairs) for suite in run(folder)}
+    told = ", ".join(f"{name} ({n} pairs)" for name, n in suites.items())
+    return Result({"folder": str(folder), "suites": suites}, f"{folder}: whole: {told}")
+
+
+def _casting(voices: list[str], command: str | None, rotate: bool, sample_rate: int, stored: Any) -> Casting:
+    from twistlm.benchmarks.engines import open_voices
+    from twistlm.benchmarks.release import Casting
+
+    return Casting(voices=open_voices(voices, command=command), rotate=rotate, sample_rate=sample_rate, format=stored)
+
+
+def _made(facts: dict[str, Any]) -> Result:
+    suites = " ".join(f"{name}={facts['out']}" for name in facts["suites"])
+    state = "written" if facts["written"] else "was there, unchanged"
+    return Result(facts, f"{facts['out']}: {facts['pairs']} pairs, {state}\ntwist eval RUN {suites} --normalize both")
