@@ -11,7 +11,7 @@ import typer
 
 import twistlm
 from twistlm import recipes
-from twistlm.cli import data, models, study  # noqa: F401  (importing them registers their verbs)
+from twistlm.cli import bench, data, models, study, units  # noqa: F401  (importing them registers their verbs)
 from twistlm.cli.command import app
 from twistlm.study.quickstart import _commands
 
