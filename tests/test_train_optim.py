@@ -38,7 +38,7 @@ def test_rate_rises_in_a_line_then_falls_to_the_floor(config: TrainConfig) -> No
     rise, fall = rates[: config.warmup], rates[config.warmup :]
     assert rise == pytest.approx([config.lr * (i + 1) / config.warmup for i in range(len(rise))])
     assert all(later <= earlier for earlier, later in itertools.pairwise(fall))
-    assert all(config.lr_floor * (1 - 1e-12) <= rate <= config.lr for rate in fall)
+    assert all(config.lr_floor * (1 - 1e-12) <= rate <= config.lr * (1 + 1e-12) for rate in fall)
 
 
 def test_inverse_sqrt_by_hand() -> None:

@@ -13,10 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from twistlm.atomic import atomic_write
-from twistlm.audio.io import check
+from twistlm.audio.io import check, info
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
-from twistlm.corpus.sounds import Sound, Sounds, check_header
+from twistlm.corpus.sounds import Sound, Sounds
 from twistlm.errors import AudioError, BadInput, TwistError, offenders
 from twistlm.progress import task
 from twistlm.threads import in_order
@@ -210,10 +210,11 @@ def _tokenize_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
 def _units(sound: Sound, tok: Tokenizer) -> tuple[Units, float]:
     """A clip's units and its length in seconds."""
     entry = sound.entry
-    length = check_header(entry)
-    if sound.data is None and length is not None and length > STREAM_SECONDS and isinstance(tok, Streaming):
-        seconds = None if entry.start is None else entry.seconds
-        return tok.stream(entry.path, start=entry.start or 0.0, seconds=seconds), length
+    if sound.data is None and isinstance(tok, Streaming):
+        start, seconds = entry.start or 0.0, None if entry.start is None else entry.seconds
+        length = info(entry.path)[0] if seconds is None else seconds
+        if length > STREAM_SECONDS:
+            return tok.stream(entry.path, start=start, seconds=seconds), length
     clip = sound.clip(sample_rate=tok.spec.sample_rate)
     check(clip)
     return tok(clip), clip.seconds
