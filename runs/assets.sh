@@ -24,13 +24,9 @@ speak sample assets/speech 0.87
   --librivox $work/real --work $work/tokenizer --updates 12000 --batch 8 --bf16 --seed 0 --units 500 100 \
   --encoder assets/encoder/mini-25hz --out assets/tokenizer
 
-# The vocoder first learns the voice from stand-in units, then from the tokenizer's; that of 100 units goes on from that of
-# 500. (The ones that ship went on from the vocoder of the first tokenizer, 125b32e, in place of the stand-in stage.)
-if [ ! -f assets/vocoder/mini-25hz-500/unit_spec.json ]; then
-  $python assets/make/vocoder.py --pairs-manifest $work/slt --updates 1000
-  $python assets/make/vocoder.py --pairs-manifest $work/slt --updates 7003 \
-    --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
-fi
+# That of 100 units goes on from that of 500.
+[ -f assets/vocoder/mini-25hz-500/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
+  --updates 12000 --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
 [ -f assets/vocoder/mini-25hz-100/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
-  --updates 2000 --lr 5e-4 --start-from assets/vocoder/mini-25hz-500 \
+  --updates 3000 --lr 5e-4 --start-from assets/vocoder/mini-25hz-500 \
   --tokenizer assets/tokenizer/mini-25hz-100 --out assets/vocoder/mini-25hz-100
