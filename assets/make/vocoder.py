@@ -60,7 +60,7 @@ MODEL = HiFiGANConfig(
     resblock_dilation_sizes=((1, 3, 5),),
     sampling_rate=RATE,
     dur_predictor_params=DurationConfig(
-        encoder_embed_dim=128, var_pred_hidden_dim=128, var_pred_kernel_size=3, var_pred_dropout=0.5
+        encoder_embed_dim=128, var_pred_hidden_dim=128, var_pred_kernel_size=3, var_pred_dropout=0.1
     ),
 )
 

@@ -73,7 +73,7 @@ class VocoderConfig:
     periods: tuple[int, ...] = (3, 5, 11)
     spectra: tuple[tuple[int, int], ...] = ((1024, 256), (256, 64))
     critic_channels: int = 12
-    duration_updates: int = 600
+    duration_updates: int = 3000
     log_every: int = 20
     checkpoint_every: int = 200
     seed: int = 0
