@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twistlm.audio.io import decode, info, read
+from twistlm.audio.io import TOLERANCE_SECONDS, decode, info, read
 from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.types import Clip
@@ -139,7 +139,7 @@ def check_header(entry: Entry) -> float | None:
     if entry.start is None:
         return held
     end = entry.start + (entry.seconds or 0.0)
-    if end > held + 0.1:
+    if end > held + TOLERANCE_SECONDS:
         raise AudioError(f"{entry.path}: the clip {entry.id!r} ends at {end:g} s, the file at {held:.2f} s.")
     return entry.seconds
 
