@@ -6,7 +6,6 @@ CMUdict writes AH0. Whatever rate an engine speaks at, its clip has.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from twistlm.artifacts import file_sha256
 from twistlm.audio.io import check, read
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.types import Clip
@@ -141,8 +141,7 @@ class Piper:
     def identity(self) -> str:
         if not self.model.is_file():
             raise BadInput(f"{self.model}: no such file. Give a Piper voice as piper:PATH.onnx.")
-        with self.model.open("rb") as file:
-            return f"piper {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"piper {file_sha256(self.model)}"
 
     def speak(self, text: str) -> Clip:
         head = [program("piper"), "--model", str(self.model)]

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import soundfile
 
+from twistlm.artifacts import file_sha256
 from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.audio.io import OPUS_RATES
 from twistlm.audio.io import read as read_sound
@@ -93,7 +94,7 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
     with atomic_folder(out) as folder:
         fill(folder)
         (folder / BUILD).write_text(said, encoding="utf-8")
-        sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+        sums = [f"{file_sha256(folder / name)}  {name}\n" for name in _files(folder)]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return True
 
@@ -110,7 +111,7 @@ def problems(folder: str | Path) -> list[str]:
         *(f"{SUMS} line {number} is damaged" for number, row in enumerate(rows, start=1) if len(row) != 2),
         *(f"{name} missing" for name in sorted(listed.keys() - there)),
         *(f"{name} not listed" for name in sorted(there - listed.keys())),
-        *(f"{name} changed" for name in sorted(listed.keys() & there) if _sha256(folder / name) != listed[name]),
+        *(f"{name} changed" for name in sorted(listed.keys() & there) if file_sha256(folder / name) != listed[name]),
     ]
 
 
@@ -232,8 +233,3 @@ def _files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != SUMS
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

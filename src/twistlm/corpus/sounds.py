@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.artifacts import file_sha256
 from twistlm.audio.io import TOLERANCE_SECONDS, decode, info, read
 from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import AudioError, BadInput, offenders
@@ -277,5 +278,4 @@ def _unknown(path: Path) -> _Archive:
 
 @functools.lru_cache(maxsize=64)  # the clips of one long file come together
 def _file_sha256(path: Path, _n_bytes: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

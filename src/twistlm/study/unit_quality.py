@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.artifacts import file_sha256
 from twistlm.atomic import atomic_write
 from twistlm.audio.io import info
 from twistlm.corpus.manifest import Entry, load
@@ -167,8 +168,8 @@ def _mfcc(tok: SpeechTokenizer, entries: Sequence[Entry], seed: int, progress: b
 def _digest(path: Path) -> str:
     """Sha256 of a file, or over the names and contents of the TextGrids below a folder."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.suffix.lower() == ".textgrid"):
-        digest.update(f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{file.relative_to(path)} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
