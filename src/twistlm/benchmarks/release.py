@@ -25,6 +25,7 @@ from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.audio.io import OPUS_RATES
 from twistlm.audio.io import read as read_sound
 from twistlm.benchmarks.engines import Voice, label
+from twistlm.benchmarks.spoken import Line, Spoken
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.storycloze import storycloze
@@ -204,6 +205,36 @@ def write_entries(entries: Sequence[manifest.Entry], folder: Path) -> None:
         for entry in entries
     ]
     manifest.write(timed, folder / manifest.NAME)
+
+
+def write_gold(
+    folder: Path,
+    *,
+    place: str,
+    said: Sequence[tuple[Voice, Line]],
+    rows: Sequence[Row],
+    text: str,
+    spoken: Spoken,
+    casting: Casting,
+) -> None:
+    """Write a suite in ZeroSpeech's layout: gold.csv, the sounds it names beside it, and the folder's manifest.
+
+    Args:
+        folder: of the release.
+        place: where in it the suite lies.
+        said: who says what, one for each row.
+        rows: of gold.csv, at least one; `filename` and `voice` are needed.
+        text: the column that holds what is said, for the manifest.
+        spoken: the store, from which clips come.
+        casting: how they are stored.
+    """
+    entries = []
+    for (voice, line), row in zip(said, rows, strict=True):
+        data = encoded(spoken.say(voice, line), casting.format)
+        path = put(folder / place / f"{row['filename']}.{casting.format}", data)
+        entries.append(manifest.Entry(id=row["filename"], path=path, speaker=row["voice"], text=row[text]))
+    write_table(folder / place / "gold.csv", rows)
+    write_entries(entries, folder)
 
 
 def write_card(folder: Path, *, title: str, body: str, casting: Casting, licence: str, command: str) -> None:
