@@ -96,7 +96,10 @@ class Flite:
             clip, printed = _to_file(lambda wave: [*head, "-t", "Blimona.", "-o", str(wave)])
         said = [phone for phone in re.findall(r"(\S+):[\d.]+", printed) if phone != "pau"]
         if said != [phone.rstrip("012") for phone in phones]:
-            raise ArtifactError(f"flite's {self.voice} did not say {' '.join(phones)} but {' '.join(said)}.")
+            raise ArtifactError(
+                f"flite's {self.voice} did not say {' '.join(phones)} but {' '.join(said)}. Use another voice, or "
+                "leave the word out."
+            )
         return clip
 
 
@@ -293,7 +296,7 @@ def _to_file(command: Callable[[Path], list[str]], *, said: str | None = None) -
         words = command(wave)
         printed = run_program(words, said=said)
         if not wave.is_file():
-            raise ArtifactError(f"{shlex.join(words)} wrote no sound file.")
+            raise ArtifactError(f"{shlex.join(words)} wrote no sound file. Run it by hand to see why.")
         clip = read(wave, sample_rate=None)
     check(Clip(clip.samples, clip.sample_rate, id=shlex.join(words)), min_seconds=0.05)
     return clip, printed
