@@ -12,7 +12,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twistlm.audio import io, stream
+from twistlm.audio import io
 from twistlm.audio.stream import blocks, regrouped, spans, survey
 from twistlm.errors import AudioError, BadInput
 
@@ -70,7 +70,7 @@ def test_a_survey_does_not_depend_on_the_pieces(cuts, offset):
     "name, rate, channels", [("a.wav", 16_000, 1), ("a.wav", 44_100, 2), ("a.flac", 8_000, 3), ("a.ogg", 48_000, 1)]
 )
 def test_blocks_are_what_read_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, rate, channels):
-    monkeypatch.setattr(stream, "BLOCK", 1000)
+    monkeypatch.setattr(io, "_BLOCK", 1000)
     sf.write(tmp_path / name, noise(3 * rate + 77).repeat(channels).reshape(-1, channels), rate)
     whole = io.read(tmp_path / name).samples
     pieces = list(blocks(tmp_path / name, sample_rate=16_000))
@@ -90,7 +90,7 @@ def test_a_part_is_a_file_of_its_own(tmp_path: Path):
         with pytest.raises(AudioError, match=r"is not there: the file ends at 5.00 s"):
             list(blocks(tmp_path / "a.wav", sample_rate=16_000, start=start, seconds=seconds))
     for start, seconds in ((-1.0, None), (0.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0)):
-        with pytest.raises(BadInput, match="a part has a start"):
+        with pytest.raises(BadInput, match="a part needs a start"):
             list(blocks(tmp_path / "a.wav", sample_rate=16_000, start=start, seconds=seconds))
 
 

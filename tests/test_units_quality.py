@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
@@ -18,7 +19,9 @@ from scipy.stats import entropy
 from standins import N_UNITS, Tiny, babble
 from twistlm.audio import perturb
 from twistlm.cli import main
+from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput
+from twistlm.study.unit_quality import unit_quality_of
 from twistlm.types import Clip
 from twistlm.units.quality import agreement, unit_quality
 from twistlm.units.quality.agreement import _measures, phone_unit_counts
@@ -245,6 +248,31 @@ def test_twist_units_quality_says_what_one_speaker_cannot_tell(tiny: Tiny, align
     assert "PNMI" in words and "6 clips" in words
     assert "Not measured: abx across: ABX across speakers compares nothing" in words
     assert "Not measured: speaker probe" in words
+
+
+def test_parts_of_a_file_are_measured_as_files_of_their_own(tiny: Tiny, aligned, tmp_path):
+    paths = [tiny.speech / "low" / f"{i}.wav" for i in range(6)]
+    sounds = [Clip.read(path, sample_rate=None) for path in paths]
+    rate = sounds[0].sample_rate
+    sf.write(tmp_path / "long.wav", np.concatenate([sound.samples for sound in sounds]), rate, subtype="FLOAT")
+    ends = np.cumsum([len(sound.samples) for sound in sounds])
+    whole = [Entry(id=f"low/{i}", path=path) for i, path in enumerate(paths)]
+    parts = [
+        Entry(
+            id=f"low/{i}",
+            path=tmp_path / "long.wav",
+            start=float(end - len(sound.samples)) / rate,
+            seconds=len(sound.samples) / rate,
+        )
+        for i, (end, sound) in enumerate(zip(ends, sounds, strict=True))
+    ]
+    apart, together = (
+        unit_quality_of(entries, aligned, tokenizer=tiny.tokenizer, against=None, seed=0, robustness_clips=0)
+        for entries in (whole, parts)
+    )
+    assert together["speech"]["seconds"] == pytest.approx(apart["speech"]["seconds"])
+    assert together["tokenizers"][0]["pnmi"] == apart["tokenizers"][0]["pnmi"]
+    assert together["tokenizers"][0]["usage"] == apart["tokenizers"][0]["usage"]
 
 
 def test_twist_units_quality_refuses_phones_of_other_clips(tiny: Tiny, tmp_path, capsys, monkeypatch):

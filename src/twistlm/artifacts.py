@@ -251,6 +251,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TWISTLM_CACHE") or Path.home() / ".cache" / "twistlm")
 
 
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file of any size, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def resolve(name: str | Artifact, *, prefer: Literal["registry", "hub", "auto"] = "registry") -> Path:
     """Return the folder of a named artifact, fetching it when it is not in the cache.
 
@@ -339,8 +345,7 @@ def _is_complete(entry: Path) -> bool:
 
 
 def _measure(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _corruption(entry: Path) -> str:
@@ -434,6 +439,6 @@ def _fetch_hub(source: Hub, folder: Path) -> dict[str, Any]:
 
 
 def _check(file: Path, sha256: str) -> None:
-    found = _measure(file)["sha256"]
+    found = file_sha256(file)
     if found != sha256:
         raise ArtifactError(f"{file.name} has sha256 {found[:16]}…, not {sha256[:16]}…: it is not the file we know")

@@ -24,6 +24,7 @@ from twistlm.types import Clip
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".sph")
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 
+TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables of parts are rounded
 _BLOCK = 1 << 18  # samples per channel read at once: a long file never lies in memory at its own rate and channels
 _SILENCE = 1e-4  # peak below which a clip is silent: -80 dB, three steps of 16-bit PCM
 _MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: about 5000); a header that says so lies
@@ -103,30 +104,12 @@ def _samples(
     if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
         raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
     first, last = _part(sound, path, start, seconds)
-    if first:
-        sound.seek(first)
-    expected = resampled_length(last - first, sound.samplerate, rate)
-    samples = np.empty(expected, dtype=np.float32)
-    stream = None if rate == sound.samplerate else soxr.ResampleStream(sound.samplerate, rate, 1, dtype="float32")
-    n_read = n_done = 0
-
-    def put(piece: NDArray[np.float32]) -> int:
+    samples = np.empty(resampled_length(last - first, sound.samplerate, rate), dtype=np.float32)
+    n_done = 0
+    for piece in _resampled(sound, path, first, last, rate):
         samples[n_done : n_done + len(piece)] = piece
-        return n_done + len(piece)
-
-    for block in _blocks(sound, path, last - first):
-        n_read += len(block)
-        n_done = put(block if stream is None else stream.resample_chunk(block))
-    if stream is not None:
-        n_done = put(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    if last - first - n_read > 0.1 * sound.samplerate:
-        raise _truncated(path, f"{(first + n_read) / sound.samplerate:.2f} of {sound.frames / sound.samplerate:.2f} s")
-    n_kept = resampled_length(n_read, sound.samplerate, rate)
-    if n_done != n_kept:
-        raise AssertionError(f"{path}: resampling gave {n_done} samples where the length rule says {n_kept}")
-    if not n_kept:
-        raise _empty(path)
-    return samples[:n_kept], rate
+        n_done += len(piece)
+    return samples[:n_done], rate
 
 
 def _part(sound: sf.SoundFile, path: str | Path, start: float, seconds: float | None) -> tuple[int, int]:
@@ -136,7 +119,7 @@ def _part(sound: sf.SoundFile, path: str | Path, start: float, seconds: float | 
         raise BadInput(f"{path}: a part needs a start of 0 s or more and a positive length, got {start}, {seconds}.")
     first = seconds_to_samples(start, rate)
     last = held if seconds is None else seconds_to_samples(start + seconds, rate)
-    if first > held or last - held > 0.1 * rate:
+    if first > held or last - held > TOLERANCE_SECONDS * rate:
         raise AudioError(
             f"{path}: the part from {start:g} s to {last / rate:g} s is not there: the file ends at {held / rate:.2f} "
             "s. It was cut short, or the manifest belongs to another file."
@@ -283,6 +266,39 @@ def _blocks(sound: sf.SoundFile, path: str | Path, n_samples: int) -> Iterator[N
         if not np.isfinite(mono).all():
             raise _not_finite(str(path))
         yield np.ascontiguousarray(mono)
+
+
+def _resampled(
+    sound: sf.SoundFile, path: str | Path, first: int, last: int, rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield samples `first` … `last` - 1 of an open file at `rate` Hz, mono, piece by piece.
+
+    They are resampled without what lies around them. Memory holds one block at the file's own rate and channels, and
+    one at the new rate.
+
+    Raises:
+        AudioError: none are there, more than TOLERANCE_SECONDS of them are missing, or one is not finite.
+    """
+    own = sound.samplerate
+    if first:
+        sound.seek(first)
+    resampler = None if rate == own else soxr.ResampleStream(own, rate, 1, dtype="float32")
+    n_read = n_done = 0
+    for block in _blocks(sound, path, last - first):
+        n_read += len(block)
+        piece = block if resampler is None else resampler.resample_chunk(block)
+        n_done += len(piece)
+        yield piece
+    if last - first - n_read > TOLERANCE_SECONDS * own:
+        raise _truncated(path, f"{(first + n_read) / own:.2f} of {sound.frames / own:.2f} s")
+    if resampler is not None:
+        piece = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        n_done += len(piece)
+        yield piece
+    if n_done != resampled_length(n_read, own, rate):
+        raise AssertionError(f"{path}: {n_read} samples at {own} Hz became {n_done} at {rate} Hz, against the rule")
+    if not n_done:
+        raise _empty(path)
 
 
 def _empty(path: str | Path) -> AudioError:

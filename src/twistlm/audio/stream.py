@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
-import soxr
 from numpy.typing import NDArray
 
-from twistlm.audio.io import _empty, _not_finite, _opened, _truncated, seconds_to_samples
+from twistlm.audio.io import _opened, _part, _resampled
 from twistlm.errors import AudioError, BadInput
 
-BLOCK = 1 << 18  # samples per channel that are decoded at once, and over which sums are taken
-TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables are rounded
+BLOCK = 1 << 18  # samples over which sums are taken at once: another number rounds them in another way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,48 +55,9 @@ def blocks(
     path = Path(path)
     if sample_rate < 1:
         raise BadInput(f"a sample rate must be positive, got {sample_rate}.")
-    if not (0 <= start < np.inf and (seconds is None or 0 < seconds < np.inf)):
-        raise BadInput(f"{path}: a part has a start of at least 0 s and a positive length, got {start} and {seconds}.")
-    n_yielded = 0
     with _opened(path) as sound:
-        left = _seek(sound, path, start, seconds)
-        resampler = (
-            None
-            if sample_rate == sound.samplerate
-            else soxr.ResampleStream(sound.samplerate, sample_rate, 1, "float32")
-        )
-        while left and len(block := sound.read(min(left, BLOCK), dtype="float32", always_2d=True)):
-            left -= len(block)
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                raise _not_finite(str(path))
-            piece = np.ascontiguousarray(mono) if resampler is None else resampler.resample_chunk(mono)
-            n_yielded += len(piece)
-            yield piece
-        if left > TOLERANCE_SECONDS * sound.samplerate:
-            held = sound.frames / sound.samplerate
-            raise _truncated(path, f"{held - left / sound.samplerate:.2f} of {held:.2f} s")
-        if resampler is not None:
-            piece = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-            n_yielded += len(piece)
-            yield piece
-    if not n_yielded:
-        raise _empty(path)
-
-
-def _seek(sound: sf.SoundFile, path: Path, start: float, seconds: float | None) -> int:
-    """Go to where the part begins; return how many samples it has at the file's rate."""
-    rate = sound.samplerate
-    first = seconds_to_samples(start, rate)
-    last = sound.frames if seconds is None else seconds_to_samples(start + seconds, rate)
-    if first > sound.frames or last - sound.frames > TOLERANCE_SECONDS * rate:
-        raise AudioError(
-            f"{path}: the part from {start:g} s to {last / rate:g} s is not there: the file ends at "
-            f"{sound.frames / rate:.2f} s. It was cut short, or the manifest belongs to another file."
-        )
-    if first:
-        sound.seek(first)
-    return min(last, sound.frames) - first
+        first, last = _part(sound, path, start, seconds)
+        yield from _resampled(sound, path, first, last, sample_rate)
 
 
 def regrouped(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

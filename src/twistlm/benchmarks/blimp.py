@@ -12,20 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.benchmarks.engines import Voice, label
-from twistlm.benchmarks.release import (
-    Casting,
-    Split,
-    encoded,
-    put,
-    stem,
-    write_card,
-    write_entries,
-    write_release,
-    write_table,
-)
+from twistlm.benchmarks.release import Casting, Split, stem, write_card, write_gold, write_release
 from twistlm.benchmarks.spoken import Spoken
 from twistlm.benchmarks.texts import fingerprint_rows, read_jsonl
-from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput, offenders
 
 FIELDS = ("id", "phenomenon", "type", "good", "bad")
@@ -87,14 +76,15 @@ def build_blimp(
     n_spoken = spoken.say_all(said, progress=progress)
 
     def fill(folder: Path) -> None:
-        place = folder / "syntactic" / split
-        entries = []
-        for (voice, line), row in zip(said, rows, strict=True):
-            data = encoded(spoken.say(voice, line), casting.format)
-            path = put(place / f"{row['filename']}.{casting.format}", data)
-            entries.append(Entry(id=row["filename"], path=path, speaker=row["voice"], text=line))
-        write_table(place / "gold.csv", rows)
-        write_entries(entries, folder)
+        write_gold(
+            folder,
+            place=f"syntactic/{split}",
+            said=said,
+            rows=rows,
+            text="transcription",
+            spoken=spoken,
+            casting=casting,
+        )
         counts = Counter(pair["phenomenon"] for pair in pairs)
         body = f"""
 {len(pairs)} pairs of sentences, one grammatical and one not. A speech language model that has learned grammar finds the

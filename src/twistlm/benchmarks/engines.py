@@ -6,7 +6,6 @@ CMUdict writes AH0. Whatever rate an engine speaks at, its clip has.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from twistlm.artifacts import file_sha256
 from twistlm.audio.io import check, read
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.types import Clip
@@ -96,7 +96,10 @@ class Flite:
             clip, printed = _to_file(lambda wave: [*head, "-t", "Blimona.", "-o", str(wave)])
         said = [phone for phone in re.findall(r"(\S+):[\d.]+", printed) if phone != "pau"]
         if said != [phone.rstrip("012") for phone in phones]:
-            raise ArtifactError(f"flite's {self.voice} did not say {' '.join(phones)} but {' '.join(said)}.")
+            raise ArtifactError(
+                f"flite's {self.voice} did not say {' '.join(phones)} but {' '.join(said)}. Use another voice, or "
+                "leave the word out."
+            )
         return clip
 
 
@@ -141,8 +144,7 @@ class Piper:
     def identity(self) -> str:
         if not self.model.is_file():
             raise BadInput(f"{self.model}: no such file. Give a Piper voice as piper:PATH.onnx.")
-        with self.model.open("rb") as file:
-            return f"piper {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"piper {file_sha256(self.model)}"
 
     def speak(self, text: str) -> Clip:
         head = [program("piper"), "--model", str(self.model)]
@@ -294,7 +296,7 @@ def _to_file(command: Callable[[Path], list[str]], *, said: str | None = None) -
         words = command(wave)
         printed = run_program(words, said=said)
         if not wave.is_file():
-            raise ArtifactError(f"{shlex.join(words)} wrote no sound file.")
+            raise ArtifactError(f"{shlex.join(words)} wrote no sound file. Run it by hand to see why.")
         clip = read(wave, sample_rate=None)
     check(Clip(clip.samples, clip.sample_rate, id=shlex.join(words)), min_seconds=0.05)
     return clip, printed

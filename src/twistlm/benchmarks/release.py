@@ -20,10 +20,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import soundfile
 
+from twistlm.artifacts import file_sha256
 from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.audio.io import OPUS_RATES
 from twistlm.audio.io import read as read_sound
 from twistlm.benchmarks.engines import Voice, label
+from twistlm.benchmarks.spoken import Line, Spoken
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.storycloze import storycloze
@@ -93,7 +95,7 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
     with atomic_folder(out) as folder:
         fill(folder)
         (folder / BUILD).write_text(said, encoding="utf-8")
-        sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+        sums = [f"{file_sha256(folder / name)}  {name}\n" for name in _files(folder)]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return True
 
@@ -110,7 +112,7 @@ def problems(folder: str | Path) -> list[str]:
         *(f"{SUMS} line {number} is damaged" for number, row in enumerate(rows, start=1) if len(row) != 2),
         *(f"{name} missing" for name in sorted(listed.keys() - there)),
         *(f"{name} not listed" for name in sorted(there - listed.keys())),
-        *(f"{name} changed" for name in sorted(listed.keys() & there) if _sha256(folder / name) != listed[name]),
+        *(f"{name} changed" for name in sorted(listed.keys() & there) if file_sha256(folder / name) != listed[name]),
     ]
 
 
@@ -205,6 +207,36 @@ def write_entries(entries: Sequence[manifest.Entry], folder: Path) -> None:
     manifest.write(timed, folder / manifest.NAME)
 
 
+def write_gold(
+    folder: Path,
+    *,
+    place: str,
+    said: Sequence[tuple[Voice, Line]],
+    rows: Sequence[Row],
+    text: str,
+    spoken: Spoken,
+    casting: Casting,
+) -> None:
+    """Write a suite in ZeroSpeech's layout: gold.csv, the sounds it names beside it, and the folder's manifest.
+
+    Args:
+        folder: of the release.
+        place: where in it the suite lies.
+        said: who says what, one for each row.
+        rows: of gold.csv, at least one; `filename` and `voice` are needed.
+        text: the column that holds what is said, for the manifest.
+        spoken: the store, from which clips come.
+        casting: how they are stored.
+    """
+    entries = []
+    for (voice, line), row in zip(said, rows, strict=True):
+        data = encoded(spoken.say(voice, line), casting.format)
+        path = put(folder / place / f"{row['filename']}.{casting.format}", data)
+        entries.append(manifest.Entry(id=row["filename"], path=path, speaker=row["voice"], text=row[text]))
+    write_table(folder / place / "gold.csv", rows)
+    write_entries(entries, folder)
+
+
 def write_card(folder: Path, *, title: str, body: str, casting: Casting, licence: str, command: str) -> None:
     """Write the data card: `body`, then voices, format, licence of the texts, and the command."""
     how = "each item by one voice, the voices in turn" if casting.rotate else "each item by every voice"
@@ -232,8 +264,3 @@ def _files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != SUMS
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

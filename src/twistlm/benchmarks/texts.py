@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,15 +21,17 @@ def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
         BadInput: no such file, a line that is no object, or a field that is missing or empty; an id that occurs twice.
     """
     path, rows = Path(path), []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path} line {number} is not JSON: {error.msg}.") from error
+            raise BadInput(
+                f"{path} line {number} is not JSON: {error.msg}. Each line must be a JSON object."
+            ) from error
         if not isinstance(row, dict):
-            raise BadInput(f"{path} line {number} is not a JSON object.")
+            raise BadInput(f"{path} line {number} is not a JSON object. Each line must be one.")
         rows.append({field: str(row[field]) if isinstance(row.get(field), str | int) else "" for field in fields})
     return checked(rows, fields, where=str(path))
 
@@ -43,7 +46,7 @@ def read_csv(path: str | Path, fields: Sequence[str], *, optional: Sequence[str]
     """
     path = Path(path)
     try:
-        reader = csv.DictReader(read_text(path).splitlines(keepends=True), strict=True)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
         if lost := [field for field in fields if field not in (reader.fieldnames or [])]:
             has = offenders(reader.fieldnames or ["nothing"], limit=20)
             raise BadInput(f"{path} lacks the columns {offenders(lost)}; its first line has {has}.")
@@ -75,7 +78,7 @@ def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """Return a file of UTF-8 text.
+    """Return a file of UTF-8 text with lines ended by "\\n"; a text may hold what else `splitlines` takes for an end.
 
     Raises:
         BadInput: it cannot be read, or is not UTF-8.

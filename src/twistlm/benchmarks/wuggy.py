@@ -17,20 +17,9 @@ import numpy as np
 
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.pseudowords import Balance, Phones, Phonotactics, Stock, bare, pseudo_words, syllables
-from twistlm.benchmarks.release import (
-    Casting,
-    Split,
-    encoded,
-    put,
-    stem,
-    write_card,
-    write_entries,
-    write_release,
-    write_table,
-)
+from twistlm.benchmarks.release import Casting, Split, stem, write_card, write_gold, write_release
 from twistlm.benchmarks.spoken import Spoken
 from twistlm.benchmarks.texts import fingerprint_rows, read_text
-from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput, offenders
 from twistlm.progress import track
 
@@ -135,14 +124,7 @@ def build_wuggy(
                 })  # fmt: skip
 
     def fill(folder: Path) -> None:
-        place = folder / "lexical" / split
-        entries = []
-        for (voice, phones), row in zip(said, rows, strict=True):
-            data = encoded(spoken.say(voice, phones), casting.format)
-            path = put(place / f"{row['filename']}.{casting.format}", data)
-            entries.append(Entry(id=row["filename"], path=path, speaker=row["voice"], text=row["word"]))
-        write_table(place / "gold.csv", rows)
-        write_entries(entries, folder)
+        write_gold(folder, place=f"lexical/{split}", said=said, rows=rows, text="word", spoken=spoken, casting=casting)
         body = f"""
 {len(chosen)} English words, each beside a pseudo-word that could be English. A speech language model that has learned
 words finds the word likelier. The layout is that of sWUGGY in ZeroSpeech 2021; the words are others, so no number on it

@@ -15,7 +15,9 @@ verb = group("units", help="Judge units.")
 @verb
 def quality(
     speech: Annotated[Path, typer.Argument(help="Folder with sound files, or a manifest.")],
-    alignment: Annotated[Path, typer.Option(help="Gold phones: .jsonl, .csv, .tsv, .TextGrid or a folder of these.")],
+    alignment: Annotated[
+        Path, typer.Option(help="Gold phones: .jsonl, .csv, .tsv, .TextGrid, or a folder of TextGrids.")
+    ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")],
     tokenizer: TokenizerName = MINI,
     against: Annotated[

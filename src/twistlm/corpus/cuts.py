@@ -116,7 +116,7 @@ def _read(journal: Path, max_seconds: float) -> dict[tuple[Any, ...], Segments]:
     text = journal.read_text(encoding="utf-8", errors="replace")
     whole, _, half = text.rpartition("\n")
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.split("\n") if line]
         done = {tuple(row[2:5]): [(start, seconds) for start, seconds in row[5]] for row in rows
                 if row[:2] == [VERSION, max_seconds]}  # fmt: skip
     except (ValueError, TypeError, LookupError) as error:

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twistlm.audio.io import decode, info, read
+from twistlm.artifacts import file_sha256
+from twistlm.audio.io import TOLERANCE_SECONDS, decode, info, read
 from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.types import Clip
@@ -139,7 +140,7 @@ def check_header(entry: Entry) -> float | None:
     if entry.start is None:
         return held
     end = entry.start + (entry.seconds or 0.0)
-    if end > held + 0.1:
+    if end > held + TOLERANCE_SECONDS:
         raise AudioError(f"{entry.path}: the clip {entry.id!r} ends at {end:g} s, the file at {held:.2f} s.")
     return entry.seconds
 
@@ -277,5 +278,4 @@ def _unknown(path: Path) -> _Archive:
 
 @functools.lru_cache(maxsize=64)  # the clips of one long file come together
 def _file_sha256(path: Path, _n_bytes: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

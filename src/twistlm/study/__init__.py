@@ -1,1 +1,1 @@
-"""Whole experiments: the quickstart, and the report that shows one."""
+"""Whole experiments, and what the verbs of `twist` do: quickstart, training, evaluation, unit quality, reports."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from twistlm.artifacts import cache_folder, resolve
+from twistlm.artifacts import cache_folder, file_sha256, resolve
 from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.evaluate.averages import Normalize, ScoredPairs, averages, differences, n_pairs
@@ -221,8 +221,7 @@ def _digest(folder: Path) -> str:
     """Return the sha256 over the names and contents of a model's files."""
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        with file.open("rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

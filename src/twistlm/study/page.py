@@ -1,4 +1,5 @@
-"""The report's sections, each a string of HTML made from the results (see `twistlm.study.report` for their layout)."""
+"""The report's sections, each a string of HTML made from the results (see `twistlm.study.report` for their layout), and
+what stands around them on every page."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,23 @@ import soundfile
 from twistlm.study import plots
 from twistlm.study.words import duration, finite, interval, percent, percent_interval, score_rows, summary
 from twistlm.types import Clip, UnitSpec
+
+
+def document(title: str, sections: Sequence[str], *, footer: str) -> str:
+    """Return a whole page of HTML in the report's style; empty sections are left out.
+
+    Args:
+        title, footer: text, escaped here.
+        sections: HTML.
+    """
+    css = files("twistlm.study").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + f"\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
+    )
 
 
 def head(results: Mapping[str, Any]) -> str:

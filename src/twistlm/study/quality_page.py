@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twistlm.atomic import atomic_write
-from twistlm.study import plots
+from twistlm.study import page, plots
 from twistlm.study.words import interval, percent, percent_interval, with_interval
 
 SIDES = ("warm", "cold")  # the page's two colours: the first tokenizer has the first
@@ -69,7 +68,6 @@ def text(values: Mapping[str, Any]) -> str:
 def write_page(values: Mapping[str, Any], out: Path) -> Path:
     """Write the page, atomically, and return its path. `values` is what `unit_quality_of` returns."""
     toks = values["tokenizers"]
-    css = files("twistlm.study").joinpath("report.css").read_text(encoding="utf-8")
     names = {side: tok["tokenizer"] for side, tok in zip(SIDES, toks, strict=False)}
     head = "".join(f"<th class={side} scope=col>{escape(name)}</th>" for side, name in names.items())
     body = "".join(
@@ -96,14 +94,8 @@ def write_page(values: Mapping[str, Any], out: Path) -> Path:
         + f"<dt>alignment</dt><dd>{escape(values['alignment']['source'])}, sha256 {values['alignment']['sha256'][:16]}"
         + f"</dd><dt>seed</dt><dd>{values['seed']}</dd></dl>",
     ]  # fmt: skip
-    html = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>twistlm: unit quality</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, sections))
-        + "\n<footer>Every number on this page is in quality.json beside it, each clip’s in clips.parquet.</footer>\n"
-        "</main>\n</body>\n</html>\n"
-    )
+    footer = "Every number on this page is in quality.json beside it, each clip’s in clips.parquet."
+    html = page.document("twistlm: unit quality", sections, footer=footer)
     with atomic_write(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

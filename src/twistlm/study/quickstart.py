@@ -334,7 +334,7 @@ def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
 def _identity(folder: Path) -> Values:
     """The sha256 of each file that makes a text LM what it is."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return {f.name: _sha256(f.read_bytes()) for f in files if f.is_file()}
+    return {f.name: artifacts.file_sha256(f) for f in files if f.is_file()}
 
 
 def _state(path: Path) -> tuple[int, int]:

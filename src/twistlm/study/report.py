@@ -6,8 +6,6 @@ The sentences are made from the numbers, and say so when warm did not win.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +63,6 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
         AudioError: a sample's sound file is missing or unreadable.
     """
     check(results)
-    css = files("twistlm.study").joinpath("report.css").read_text(encoding="utf-8")
     sections = [
         page.head(results),
         page.curves(results),
@@ -78,15 +75,9 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
         page.environment(results),
         page.go_on(results),
     ]
-    html = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>twistlm: warm start against cold start</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, sections))
-        + f"\n<footer>twistlm {escape(str(results['versions'].get('twistlm', '')))}. Every number on this "
-        "page is in results.json beside it.</footer>\n</main>\n</body>\n</html>\n"
-    )
+    version = results["versions"].get("twistlm", "")
+    footer = f"twistlm {version}. Every number on this page is in results.json beside it."
+    html = page.document("twistlm: warm start against cold start", sections, footer=footer)
     with atomic_write(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from twistlm.audio.io import resampled_length, seconds_to_samples
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.sounds import read_clip
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate.stats import outcome_ci, ratio_ci
 from twistlm.progress import track
 from twistlm.threads import in_order
-from twistlm.types import Clip
 from twistlm.units.quality import abx
 from twistlm.units.quality.agreement import agreement, phone_unit_counts
 from twistlm.units.quality.alignment import SILENCE, Alignment, phones_at, receptive_field
@@ -39,7 +39,7 @@ class Material:
     Attributes:
         entries: the clips.
         phones: clip id -> its alignment.
-        lengths: clip id -> (seconds, sample rate in Hz) by the file's header.
+        lengths: clip id -> (seconds, sample rate in Hz): by the file's header, of a part of a file as it was read.
         disturbed: ids of the clips that are disturbed.
         max_items, max_x_speakers: of `abx.draw` and `abx.abx`.
         seed: of everything random.
@@ -127,11 +127,6 @@ def measure(name: str, tok: SpeechTokenizer, material: Material, *, progress: bo
     return values, rows
 
 
-def read_clip(entry: Entry, tok: SpeechTokenizer) -> Clip:
-    """Read a clip at the rate a tokenizer hears, under its manifest's id."""
-    return dataclasses.replace(Clip.read(entry.path, sample_rate=tok.spec.sample_rate), id=entry.id)
-
-
 def value(estimate: float, ci: Sequence[float]) -> Values:
     return {"value": estimate, "ci": list(ci)}
 
@@ -156,7 +151,7 @@ def _listen(
         drawn[token.clip].append(token)
 
     def hear(entry: Entry) -> _Heard:
-        clip = read_clip(entry, tok)
+        clip = read_clip(entry, sample_rate=tok.spec.sample_rate)
         features = tok.encoder(clip.samples)
         if len(features) != frames[entry.id]:
             raise AudioError(f"{entry.path}: its header promises another length than it has. Convert it again.")

@@ -15,14 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.artifacts import file_sha256
 from twistlm.atomic import atomic_write
 from twistlm.audio.io import info
 from twistlm.corpus.manifest import Entry, load
+from twistlm.corpus.sounds import read_clip
 from twistlm.errors import BadInput
 from twistlm.progress import track
 from twistlm.study.judging import without_nan
 from twistlm.study.quality_page import write_page
-from twistlm.study.unit_measures import Material, measure, read_clip
+from twistlm.study.unit_measures import Material, measure
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import MFCCEncoder
@@ -96,7 +98,7 @@ def unit_quality_of(
     aligned = len(phones)
     chosen = _sample([entry for entry in entries if entry.id in phones], max_clips, seed)
     phones = {entry.id: phones[entry.id] for entry in chosen}
-    lengths = {entry.id: info(entry.path)[:2] for entry in chosen}
+    lengths = {entry.id: _length(entry) for entry in chosen}
     check_lengths(phones, {id: seconds for id, (seconds, _) in lengths.items()})
     first = SpeechTokenizer.load(tokenizer)
     toks = [(str(tokenizer), first)]
@@ -148,10 +150,18 @@ def _sample(entries: Sequence[Entry], n: int | None, seed: int) -> list[Entry]:
     return [entries[i] for i in sorted(np.random.default_rng(seed).permutation(len(entries))[:n])]
 
 
+def _length(entry: Entry) -> tuple[float, int]:
+    """Seconds and sample rate of a clip: by its file's header; a part of a file, or of an archive, is read."""
+    if not entry.part:
+        return info(entry.path)[:2]
+    clip = read_clip(entry, sample_rate=None)
+    return clip.seconds, clip.sample_rate
+
+
 def _mfcc(tok: SpeechTokenizer, entries: Sequence[Entry], seed: int, progress: bool) -> SpeechTokenizer:
     """k-means over MFCC of these clips, with as many units and frames as `tok` has."""
     encoder = MFCCEncoder(tok.encoder)
-    clips = (encoder(read_clip(entry, tok).samples) for entry in entries)
+    clips = (encoder(read_clip(entry, sample_rate=encoder.sample_rate).samples) for entry in entries)
     features = np.concatenate(list(track(clips, description="MFCC", total=len(entries), enabled=progress)))
     if len(features) > _FIT_FRAMES:
         features = features[np.sort(np.random.default_rng(seed).choice(len(features), _FIT_FRAMES, replace=False))]
@@ -167,8 +177,8 @@ def _mfcc(tok: SpeechTokenizer, entries: Sequence[Entry], seed: int, progress: b
 def _digest(path: Path) -> str:
     """Sha256 of a file, or over the names and contents of the TextGrids below a folder."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.suffix.lower() == ".textgrid"):
-        digest.update(f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{file.relative_to(path)} {file_sha256(file)}\n".encode())
     return digest.hexdigest()

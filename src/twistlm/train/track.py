@@ -48,7 +48,7 @@ def open_trackers(names: Sequence[str], out: Path, record: dict[str, Any], *, do
 
 @contextmanager
 def _tensorboard(out: Path, record: dict[str, Any], done: int | None) -> Iterator[Send]:
-    _package("tensorboard", "tensorboard")
+    _package("tensorboard")
     writer = import_module("torch.utils.tensorboard").SummaryWriter(
         str(out / "tensorboard"), purge_step=None if done is None else done + 1
     )
@@ -67,7 +67,7 @@ def _tensorboard(out: Path, record: dict[str, Any], done: int | None) -> Iterato
 
 @contextmanager
 def _trackio(out: Path, record: dict[str, Any], _done: int | None) -> Iterator[Send]:
-    trackio = _package("trackio", "trackio")
+    trackio = _package("trackio")
     trackio.init(project=PROJECT, name=_run_name(out, record), config=record["config"], resume="allow")
     try:
         yield lambda row: trackio.log(_values(row), step=row["update"])
@@ -77,7 +77,7 @@ def _trackio(out: Path, record: dict[str, Any], _done: int | None) -> Iterator[S
 
 @contextmanager
 def _wandb(out: Path, record: dict[str, Any], _done: int | None) -> Iterator[Send]:
-    wandb = _package("wandb", "wandb")
+    wandb = _package("wandb")
     run = wandb.init(
         project=PROJECT,
         name=out.name,
@@ -99,14 +99,15 @@ _OPEN: dict[str, Callable[[Path, dict[str, Any], int | None], AbstractContextMan
 }
 
 
-def _package(name: str, extra: str) -> ModuleType:
+def _package(name: str) -> ModuleType:
+    """Import a tracker's package, which the extra of the same name installs."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise TwistError(
-            f"{name} is not installed, and the run was to be shown there: pip install 'twistlm[{extra}]', or train "
+            f"{name} is not installed, and the run was to be shown there: pip install 'twistlm[{name}]', or train "
             "without --track."
         ) from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import bundled, bundled_or_folder
+from twistlm.artifacts import bundled, bundled_or_folder, file_sha256
 from twistlm.atomic import atomic_folder
 from twistlm.audio.io import check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
@@ -166,7 +166,7 @@ class SpeechTokenizer:
         ):
             if not file.is_file():
                 raise ArtifactError(f"{folder} is not a whole tokenizer: {file.name} is missing.")
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            found = file_sha256(file)
             if found != expected:
                 raise UnitSpecMismatch(
                     f"{file} has sha256 {found[:16]}… but {folder / 'spec.json'} says {expected[:16]}…: "

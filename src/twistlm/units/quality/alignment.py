@@ -6,6 +6,7 @@ Shapes: F frames.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -124,7 +125,7 @@ def phones_at(
 def _json_lines(path: Path, phone_set: str | None) -> dict[str, list[Phone]]:
     found: dict[str, list[Phone]] = {}
     sets: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -147,9 +148,8 @@ def _json_lines(path: Path, phone_set: str | None) -> dict[str, list[Phone]]:
 
 
 def _table(path: Path) -> dict[str, list[Phone]]:
-    rows = csv.DictReader(
-        _text(path).lstrip("\ufeff").splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
-    )
+    text = io.StringIO(_text(path).lstrip("\ufeff"), newline="")
+    rows = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise BadInput(
@@ -218,6 +218,7 @@ def _stem(id: str) -> str:
 
 
 def _text(path: Path) -> str:
+    """The file's text with lines ended by "\\n"; what else `splitlines` takes for an end may stand inside a line."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
