@@ -19,14 +19,11 @@ speak slt $work/slt 3
 speak sample assets/speech 0.87
 [ -f assets/mini-swuggy/pairs.jsonl ] || $python assets/make/swuggy.py --out assets/mini-swuggy --seed 0
 
-# One encoder, two codebooks.
-[ -f assets/tokenizer/mini-25hz-100/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
-  --librivox $work/real --work $work/tokenizer --updates 12000 --batch 8 --bf16 --seed 0 --units 500 100 \
+# Both 500s. What ships as mini-25hz-100 (tokenizer and vocoder), which the quickstart uses, is of the encoder before this one:
+# its recipe is this script at commit ed91891. In the quickstart's short training a warm start is no better than a cold one on
+# 100 units of the newer encoder, see RESULTS.md. To have those: add 100 to --units, and train a vocoder as below.
+[ -f assets/tokenizer/mini-25hz-500/spec.json ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold \
+  --librivox $work/real --work $work/tokenizer --updates 12000 --batch 8 --bf16 --seed 0 --units 500 \
   --encoder assets/encoder/mini-25hz --out assets/tokenizer
-
-# That of 100 units goes on from that of 500.
 [ -f assets/vocoder/mini-25hz-500/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
   --updates 12000 --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
-[ -f assets/vocoder/mini-25hz-100/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
-  --updates 3000 --lr 5e-4 --start-from assets/vocoder/mini-25hz-500 \
-  --tokenizer assets/tokenizer/mini-25hz-100 --out assets/vocoder/mini-25hz-100
