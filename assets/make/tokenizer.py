@@ -282,8 +282,20 @@ def export(
         args.encoder.mkdir(parents=True, exist_ok=True)
         for name in ("encoder.json", "encoder.safetensors"):
             (folder / name).replace(args.encoder / name)
+        (args.encoder / "CARD.md").write_text(encoder_card(report, args))
         with atomic_write(folder / "quality.json") as path:
             path.write_text(json.dumps(report, indent=1))
+
+
+def encoder_card(report: dict, args: argparse.Namespace) -> str:
+    name, config = args.encoder.name, report["config"]
+    return f"""# {name}
+
+An encoder that tokenizers share, those whose spec.json names it: a 25 Hz HuBERT (transformers `HubertModel`,
+{report["layer"]} blocks of {config["width"]} channels, a filterbank-initialised front end), float16. Data
+({report["speech_hours"]:.1f} h), targets, quality and what it is meant for: their cards. Recipe: `runs/assets.sh`, seed
+{args.seed}, {args.updates} updates. Licence: MIT.
+"""
 
 
 def card(report: dict, name: str, args: argparse.Namespace) -> str:
