@@ -1,13 +1,15 @@
-"""Make the bundled tokenizers: a small 25 Hz HuBERT and its k-means codebooks.
+"""Make the bundled tokenizers: a small 25 Hz HuBERT and its codebooks.
 
 Three streams of targets: k-means of Whisper tiny.en's encoder, for all speech, and the phones that the synthesisers
-themselves say they spoke, one stream for the set of flite and festival, one for espeak-ng's.
+themselves say they spoke, one stream for the set of flite and festival, one for espeak-ng's. An encoder that goes on
+from another (--initial) has the two streams of phones alone.
 
     python assets/make/tokenizer.py --speech .assets-work/tok --gold .assets-work/gold --work .assets-work/tokenizer \
         --updates 12000 --units 500 100 --encoder assets/encoder/mini-25hz --out assets/tokenizer
 
 Steps, each kept in --work and not done again: all speech as one waveform; the teacher's features of it; their k-means
-labels; pretraining; the codebooks on the student's layer; quality against gold phones on voices nobody trained on.
+labels; pretraining; the codebooks on the student's last layer; quality against gold phones on voices nobody trained on.
+Without --units it ends with the encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import soundfile
 import torch
 import voices
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from twistlm.artifacts import resolve
 from twistlm.atomic import atomic_write
@@ -32,13 +33,15 @@ from twistlm.threads import in_order
 from twistlm.units import kmeans, quality
 from twistlm.units.encoder import SSLEncoder, cut
 from twistlm.units.features import WhisperTeacher, mfcc, position_means, without_position
-from twistlm.units.pretrain import HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
+from twistlm.units.pretrain import HubertPretrainConfig, LabelledSpeech, pretrain
+from twistlm.units.refine import refine
 from twistlm.units.tokenizer import save_tokenizer
 
 HOP, RATE, N_UNITS = 640, 16_000, 500
 RECEPTIVE = 880  # samples one 25 Hz frame sees
-FIT_SECONDS = 6000  # of speech for a codebook
-DIMENSIONS = 32  # of the projection in front of it
+FIT_SECONDS = 18_000  # of speech for a codebook
+DIMENSIONS = 40  # of the projection in front of it
+REFINE = {"updates": 600, "noise": 2.0}  # of projection and centroids, see units/refine.py
 
 
 def read_manifest(folder: Path) -> list[dict]:
@@ -158,26 +161,30 @@ def gold_clips(gold: Path, speaker: str | None, limit_seconds: float) -> list[tu
     return chosen
 
 
-def measure(units_of, clips: list) -> quality.UnitQuality:
-    """Quality of `units_of(samples) -> uint16 [F]` over clips."""
-    return agreement(list(in_order(units_of, (samples for samples, _ in clips))), clips)
-
-
-def agreement(units: list[NDArray[np.uint16]], clips: list) -> quality.UnitQuality:
+def agreement(units: list[NDArray[np.uint16]], alignments: list) -> quality.UnitQuality:
     """Quality of the units of each clip, one a frame."""
     phones = [
         quality.phones_at(alignment, len(u), hop=HOP, sample_rate=RATE, receptive=RECEPTIVE)
-        for u, (_, alignment) in zip(units, clips, strict=True)
+        for u, alignment in zip(units, alignments, strict=True)
     ]
     return quality.unit_quality(np.concatenate(units), np.concatenate(phones))
 
 
-def compared(encoder: SSLEncoder, books: dict[str, kmeans.Codebook], clips: list) -> dict[str, dict]:
+Heard = list[tuple[NDArray[np.float32], NDArray[np.float32], list]]  # a clip's features, its MFCC, its phones
+
+
+def hear(encoder: SSLEncoder, clips: list) -> Heard:
+    def one(clip: tuple) -> tuple:
+        return encoder(clip[0]), mfcc(clip[0], encoder.n_frames(len(clip[0])), hop=HOP), clip[1]
+
+    return list(in_order(one, clips))
+
+
+def compared(books: dict[str, kmeans.Codebook], heard: Heard) -> dict[str, dict]:
     """Quality of each codebook over clips: those with "mfcc" in the name on MFCC, others on the encoder's features."""
-    heard = list(in_order(lambda clip: encoder(clip[0]), clips))
-    cepstra = list(in_order(lambda clip: mfcc(clip[0], encoder.n_frames(len(clip[0])), hop=HOP), clips))
+    alignments = [phones for _, _, phones in heard]
     return {
-        name: dataclasses.asdict(agreement([book.assign(x) for x in (cepstra if "mfcc" in name else heard)], clips))
+        name: dataclasses.asdict(agreement([book.assign(x["mfcc" in name]) for x in heard], alignments))
         for name, book in books.items()
     }
 
@@ -191,9 +198,11 @@ def main() -> None:
     parser.add_argument(
         "--encoder", type=Path, required=True, help="folder for the encoder, e.g. assets/encoder/mini-25hz"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizers, each <encoder>-<units>")
-    parser.add_argument("--units", type=int, nargs="+", required=True, help="sizes of the codebooks")
+    parser.add_argument("--initial", type=Path, help="folder of an encoder to go on from, on phones alone")
+    parser.add_argument("--out", type=Path, help="folder for the tokenizers, each <encoder>-<units>")
+    parser.add_argument("--units", type=int, nargs="*", default=[], help="sizes of the codebooks")
     parser.add_argument("--updates", type=int, required=True)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16, where the CPU multiplies it fast")
@@ -203,79 +212,88 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
 
     samples, inside = waveform(args.speech, args.work)
-    features, positions = teacher_features(samples, args.work, args.threads)
-    labels = labels_of(features, positions, inside, args.work, args.seed)
     phones, names = phone_labels(args.speech, inside, "radio")
     others, other_names = phone_labels(args.speech, inside, "espeak")
+    targets, sizes = [phones, others], [len(names), len(other_names)]
+    if args.initial is None:
+        features, positions = teacher_features(samples, args.work, args.threads)
+        targets.insert(0, labels_of(features, positions, inside, args.work, args.seed))
+        sizes.insert(0, N_UNITS)
+    first = args.initial is None
     config = HubertPretrainConfig(
         front_end="filterbank", frame_rate=25, conv_dim=(256, 384, 384), width=320, layers=6, heads=5, ffn=1280,
-        n_targets=(N_UNITS, len(names), len(other_names)), crop_seconds=4.0, batch=args.batch, updates=args.updates,
-        lr=1.5e-3, warmup=300, mask_start=0.02, unmasked_weight=10.0, warp=0.15, augment=0.8, bf16=args.bf16,
-        seed=args.seed,
+        n_targets=tuple(sizes), crop_seconds=4.0, batch=args.batch, updates=args.updates, lr=args.lr,
+        warmup=300 if first else 100, mask_start=0.02, unmasked_weight=10.0, warp=0.15 if first else 0.2,
+        augment=0.8 if first else 0.6, bf16=args.bf16, seed=args.seed,
     )  # fmt: skip
-    speech = LabelledSpeech(samples, np.stack([labels, phones, others]), HOP)
-    model = pretrain(speech, config, args.work / "hubert", on_log=lambda line: print(json.dumps(line), flush=True))
-    export(model, config, samples, phones, args)
+    model = pretrain(
+        LabelledSpeech(samples, np.stack(targets), HOP), config, args.work / f"hubert-{args.encoder.name}",
+        initial=None if first else load_file(args.initial / "encoder.safetensors"),
+        on_log=lambda line: print(json.dumps(line), flush=True),
+    )  # fmt: skip
+    # The codebook must be fitted on the features of the weights that ship: round to float16 first.
+    weights = {
+        name: tensor.half()
+        for name, tensor in model.hubert.state_dict().items()
+        if name != "masked_spec_embed" and "num_batches_tracked" not in name
+    }
+    if args.units:
+        export(weights, config, samples, phones, args)
+    else:
+        args.encoder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.encoder / "encoder.safetensors") as path:
+            path.write_bytes(save(weights))
 
 
 def export(
-    model: MaskedUnitPredictor,
+    weights: dict[str, torch.Tensor],
     config: HubertPretrainConfig,
     samples: NDArray[np.int16],
     phones: NDArray[np.int16],
-    args,
+    args: argparse.Namespace,
 ) -> None:
-    """Choose the layer on seen voices, then for each size fit the codebook, measure it on unseen voices, write it."""
-    # The codebook must be fitted on the features of the weights that ship: round to float16 first.
-    state = {name: tensor.half() for name, tensor in model.hubert.state_dict().items() if name != "masked_spec_embed"}
-    state = {name: t for name, t in state.items() if "num_batches_tracked" not in name}
-    hubert = config.hubert()
+    """For each size fit the codebook on the last layer, measure it on unseen voices, write the tokenizer."""
+    hubert, layer = config.hubert(), config.layers
     waves, frames = pieces(samples, args.seed)
     known = phones[frames]
-    seen = [clip for name in ("slt", "awb", "kal16") for clip in gold_clips(args.gold, name, 300)]
-    by_layer, encoders, found = {}, {}, {}
-    for layer in range(config.layers - 2, config.layers + 1):
-        encoder = encoders[layer] = SSLEncoder(cut(hubert, {n: t.float() for n, t in state.items()}, layer), layer)
-        features = np.concatenate(list(in_order(encoder, track(waves, description="student features", enabled=True))))
-        found[layer] = features, kmeans.discriminant(features, known, DIMENSIONS)
-        book = kmeans.fit(features, max(args.units), seed=args.seed, projection=found[layer][1])
-        by_layer[layer] = measure(lambda x, e=encoder, b=book: b.assign(e(x)), seen).pnmi
-    layer = max(by_layer, key=by_layer.__getitem__)
-    encoder, (features, projection) = encoders[layer], found[layer]
+    told = known >= 0
+    encoder = SSLEncoder(cut(hubert, {n: t.float() for n, t in weights.items()}, layer), layer)
+    features = np.concatenate(list(in_order(encoder, track(waves, description="student features", enabled=True))))
     cepstra = np.concatenate(list(in_order(lambda wave: mfcc(wave, 249, hop=HOP), waves)))
-    weights = save(
-        {n: t for n, t in state.items() if not n.startswith("encoder.layers.") or int(n.split(".")[2]) < layer}
-    )
-    fields = {**hubert.to_diff_dict(), "num_hidden_layers": layer}
-    by_voice = {name: gold_clips(args.gold, name, 1200) for name in voices.UNSEEN_VOICES}
+    projection = kmeans.discriminant(features, known, DIMENSIONS)
+    seen = hear(encoder, [clip for name in ("slt", "awb", "kal16") for clip in gold_clips(args.gold, name, 300)])
+    by_voice = {name: hear(encoder, gold_clips(args.gold, name, 1200)) for name in voices.UNSEEN_VOICES}
+    real = hear(encoder, gold_clips(args.librivox, None, 1e9)) if args.librivox else []
     for units in args.units:
+        start = kmeans.fit(features[told], units, seed=args.seed, projection=projection)
         books = {
-            "units": kmeans.fit(features, units, seed=args.seed, projection=projection),
+            "units": refine(start, features, known, seed=args.seed, **REFINE),
+            "not_refined": start,
             "without_projection": kmeans.fit(features, units, seed=args.seed),
-            # The baseline (standardising its features first makes it worse), and the same behind such a projection.
+            # The baselines (standardising their features first makes them worse): on all speech, and on that alone
+            # whose phones a projection and its refining know; the last behind such a projection.
             "mfcc": kmeans.fit(cepstra, units, seed=args.seed),
+            "mfcc_told": kmeans.fit(cepstra[told], units, seed=args.seed),
             "mfcc_projected": kmeans.fit(
-                cepstra, units, seed=args.seed, projection=kmeans.discriminant(cepstra, known, DIMENSIONS)
+                cepstra[told], units, seed=args.seed, projection=kmeans.discriminant(cepstra, known, DIMENSIONS)
             ),
         }
-
-        compare = partial(compared, encoder, books)
         report = {
             "layer": layer,
-            "pnmi_by_layer_on_seen_voices": by_layer,
-            "seen_voices": compare(seen),
-            "unseen_voices": compare([clip for clips in by_voice.values() for clip in clips]),
-            "by_unseen_voice": {name: compare(clips) for name, clips in by_voice.items()},
+            "seen_voices": compared(books, seen),
+            "unseen_voices": compared(books, [clip for clips in by_voice.values() for clip in clips]),
+            "by_unseen_voice": {name: compared(books, clips) for name, clips in by_voice.items()},
             "config": dataclasses.asdict(config),
+            "refine": REFINE,
             "speech_hours": len(samples) / RATE / 3600,
         }
-        if args.librivox:
-            report["librivox"] = compare(gold_clips(args.librivox, None, 1e9))
+        if real:
+            report["librivox"] = compared(books, real)
         print(json.dumps(report, indent=1))
         folder = args.out / f"{args.encoder.name}-{units}"
         save_tokenizer(
-            folder, name=args.encoder.name, encoder_config=fields, encoder_weights=weights, layer=layer,
-            codebook=books["units"], normalize_input=False, sample_rate=RATE, hop=HOP,
+            folder, name=args.encoder.name, encoder_config=hubert.to_diff_dict(), encoder_weights=save(weights),
+            layer=layer, codebook=books["units"], normalize_input=False, sample_rate=RATE, hop=HOP,
             card=card(report, folder.name, args),
         )  # fmt: skip
         # One encoder for all sizes, beside the tokenizers and not in each of them.
@@ -292,21 +310,19 @@ def encoder_card(report: dict, args: argparse.Namespace) -> str:
     return f"""# {name}
 
 An encoder that tokenizers share, those whose spec.json names it: a 25 Hz HuBERT (transformers `HubertModel`,
-{report["layer"]} blocks of {config["width"]} channels, a filterbank-initialised front end), float16. Data
-({report["speech_hours"]:.1f} h), targets, quality and what it is meant for: their cards. Recipe: `runs/assets.sh`, seed
-{args.seed}, {args.updates} updates. Licence: MIT.
+{report["layer"]} blocks of {config["width"]} channels, a filterbank-initialised front end), float16. Data, targets,
+quality and what it is meant for: their cards. Recipe: `runs/assets.sh`. Licence: MIT.
 """
 
 
 def card(report: dict, name: str, args: argparse.Namespace) -> str:
     def row(name: str, part: dict) -> str:
-        ours, plain, theirs, projected = (
-            part[key]["pnmi"] for key in ("units", "without_projection", "mfcc", "mfcc_projected")
-        )
-        frames, purity = part["units"]["frames"], part["units"]["phone_purity"]
+        pnmi = {key: value["pnmi"] for key, value in part.items()}
         return (
-            f"| {name} | {frames} | **{ours:.3f}** | {theirs:.3f} | {ours / theirs:.2f} "
-            f"| {plain:.3f} | {projected:.3f} | {purity:.3f} | {part['mfcc']['phone_purity']:.3f} |"
+            f"| {name} | {part['units']['frames']} | **{pnmi['units']:.3f}** | {pnmi['mfcc']:.3f} "
+            f"| {pnmi['units'] / pnmi['mfcc']:.2f} | {pnmi['mfcc_told']:.3f} | {pnmi['not_refined']:.3f} "
+            f"| {pnmi['without_projection']:.3f} | {pnmi['mfcc_projected']:.3f} "
+            f"| {part['units']['phone_purity']:.3f} | {part['mfcc']['phone_purity']:.3f} |"
         )
 
     parts = {"unseen voices, pooled": report["unseen_voices"], **report["by_unseen_voice"]}
@@ -318,28 +334,31 @@ def card(report: dict, name: str, args: argparse.Namespace) -> str:
     return f"""# {name}
 
 A 25 Hz HuBERT (transformers `HubertModel` with a filterbank-initialised front end, {report["layer"]} transformer
-blocks, float16; shared with the other codebooks of it, in `assets/encoder/{encoder}`) with a k-means codebook of
-{units} on the output of block {report["layer"]}, projected to {DIMENSIONS} linear discriminants of phones. Hop {HOP}
-samples at 16 kHz, raw input (no normalisation), deduplicated units.
+blocks, float16; shared with the other codebooks of it, in `assets/encoder/{encoder}`) with a codebook of {units} on
+the output of block {report["layer"]}: k-means behind a projection to {DIMENSIONS} linear discriminants of phones,
+projection and centroids then moved so that units tell more about the phone (`units/refine.py`). Hop {HOP} samples at
+16 kHz, raw
+input (no normalisation), deduplicated units.
 
 - **Training speech**: {report["speech_hours"]:.1f} h, made by `assets/make/speech.py`: hundreds of synthetic voices
   (flite and festival with shifted pitch and formants, espeak-ng) reading public-domain prose, and recorded prompts in
   five languages.
-- **Targets, three streams**: k-means ({N_UNITS}) of the final layer of Whisper tiny.en's encoder (MIT), averaged to
-  25 Hz, less the mean of each place in Whisper's window; **the phones flite and festival say they spoke**; and those of
-  espeak-ng. The projection in front of the codebook is fitted on the same phones. Text has thus had a hand in these
-  units three times (Whisper was trained on transcripts): they are not textless.
-- **Recipe**: `runs/assets.sh`; seed {args.seed}, {args.updates} updates of {args.batch} crops of 4 s; colour, noise,
-  room, gain and speed augmentation.
+- **Targets**: at first three streams: k-means ({N_UNITS}) of the final layer of Whisper tiny.en's encoder (MIT),
+  averaged to 25 Hz, less the mean of each place in Whisper's window; **the phones flite and festival say they spoke**;
+  and those of espeak-ng. Then the two streams of phones alone. The codebook is fitted on phones too. Text has thus had
+  a hand in these units several times (Whisper was trained on transcripts): they are not textless.
+- **Recipe**: `runs/assets.sh`: the trainings one after the other, the last of seed {args.seed} and {args.updates}
+  updates of {args.batch} crops of 4 s; colour, noise, room, gain and speed augmentation.
 - **Licence**: MIT. **Meant for**: quick starts, tests and teaching. For research on human speech use a published
   encoder.
 
-PNMI, ours against MFCC + k-means({units}) at the same 25 Hz; ours without the projection and MFCC's with one of its
-own; phone purity of ours and of MFCC's. The voice `rms` and its shifted relatives were heard by nobody in training;
-phones are flite's own, those of LibriVox by forced alignment.
+PNMI, ours against MFCC + k-means({units}) at the same 25 Hz, fitted on the same training speech; MFCC + k-means fitted
+only on the part whose phones our codebook was told (it is nearer to these voices); ours before refining, and without
+the projection; MFCC's with a projection of its own; phone purity of ours and of MFCC's. The voice `rms` and its shifted
+relatives were heard by nobody in training; phones are flite's own, those of LibriVox by forced alignment.
 
-| speech | frames | PNMI | MFCC's | ratio | without projection | MFCC's with one | purity | MFCC's |
-|---|---|---|---|---|---|---|---|---|
+| speech | frames | PNMI | MFCC's | ratio | MFCC told | unrefined | unprojected | MFCC projected | purity | MFCC's |
+|---|---|---|---|---|---|---|---|---|---|---|
 {rows}
 """
 

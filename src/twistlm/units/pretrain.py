@@ -15,7 +15,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
 from twistlm.atomic import atomic_folder
-from twistlm.errors import BadInput, CheckpointError, TrainingError
+from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.units.encoder import frames_of
 
 # (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2
@@ -248,7 +248,7 @@ def loss_of(
 
 def pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: str | Path, *,
-    on_log: Callable[[dict[str, Any]], None] | None = None,
+    initial: Mapping[str, Tensor] | None = None, on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> MaskedUnitPredictor:  # fmt: skip
     """Train, or go on from the checkpoint in `out`, and return the model.
 
@@ -256,6 +256,8 @@ def pretrain(
         speech: waveform and targets at the encoder's frame rate.
         config: the run; a checkpoint of another configuration is refused.
         out: folder of `checkpoint/` and `metrics.jsonl`.
+        initial: weights of an encoder of this very shape to begin from (names as in transformers' `HubertModel`); the
+            heads are new all the same. None: random weights.
         on_log: called with the metrics of every 20th update.
 
     Raises:
@@ -267,6 +269,8 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MaskedUnitPredictor(config)
+    if initial is not None:
+        _begin_from(initial, model.hubert)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=config.weight_decay, fused=True
     )
@@ -296,6 +300,18 @@ def pretrain(
         if update % config.checkpoint_every == 0 or update == config.updates:
             _checkpoint(out / "checkpoint", config, model, optimizer, update)
     return model.eval()
+
+
+def _begin_from(initial: Mapping[str, Tensor], hubert: HubertModel) -> None:
+    here = hubert.state_dict()
+    # Neither moves what an encoder computes, and a tokenizer's folder leaves both out.
+    wanted = {name for name in here if name != "masked_spec_embed" and "num_batches_tracked" not in name}
+    wrong = sorted((wanted ^ set(initial)) | {n for n in wanted & set(initial) if here[n].shape != initial[n].shape})
+    if wrong:
+        raise BadInput(
+            f"the weights to begin from are of another shape than the configuration asks for: {offenders(wrong)}"
+        )
+    hubert.load_state_dict({name: tensor.float() for name, tensor in initial.items()}, strict=False)
 
 
 def learning_rate(config: HubertPretrainConfig, update: int) -> float:
