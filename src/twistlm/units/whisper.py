@@ -9,6 +9,7 @@ Shapes: B clips, N samples, F frames, D feature dimensions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 from twistlm.audio.stream import Survey
 from twistlm.errors import ArtifactError, AudioError
 from twistlm.units.encoder import Window
+from twistlm.units.products import Precision, in_bfloat16, quicken
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -38,11 +40,13 @@ class WhisperEncoder:
         model: transformers' encoder half, holding blocks 1 … layer, in eval mode.
         layer: 1-based block whose output is returned, before the encoder's final layer norm.
         sample_rate: Hz.
+        precision: of the blocks' matrix products; see `SSLEncoder.in_bfloat16`.
     """
 
     model: Any
     layer: int
     sample_rate: int = 16_000
+    precision: Precision = "float32"
 
     hop = 320  # two steps of 10 ms
 
@@ -106,6 +110,10 @@ class WhisperEncoder:
             raise AudioError("the clip is empty.")
         return len(samples)
 
+    def in_bfloat16(self) -> WhisperEncoder:
+        """This encoder with the matrix products of its blocks in bfloat16; the rest in float32."""
+        return dataclasses.replace(self, model=in_bfloat16(self.model), precision="bfloat16")
+
     @cached_property
     def _log_mel(self) -> WhisperFeatureExtractor:
         return WhisperFeatureExtractor(
@@ -141,4 +149,5 @@ def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: in
         model.load_state_dict(kept, strict=True, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
+    quicken(model)
     return model.float().eval().requires_grad_(False)
