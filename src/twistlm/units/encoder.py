@@ -8,7 +8,6 @@ Shapes: B clips, N samples, F frames, D feature dimensions.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from twistlm.audio.stream import Survey, survey
 from twistlm.errors import ArtifactError, AudioError, BadInput
 from twistlm.units.frontend import FrontEnd
-from twistlm.units.products import Precision, in_bfloat16, quicken
+from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
 # dropped: memory stays bounded, and units equal the unwindowed ones except where attention reaches past the context.
@@ -106,14 +105,12 @@ class SSLEncoder:
         layer: 1-based block whose output is returned.
         sample_rate: Hz.
         normalize_input: scale each clip to zero mean and unit variance first.
-        precision: of the matrix products; see `in_bfloat16`.
     """
 
     model: Any
     layer: int
     sample_rate: int = 16_000
     normalize_input: bool = False
-    precision: Precision = "float32"
 
     @property
     def hop(self) -> int:
@@ -199,17 +196,9 @@ class SSLEncoder:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return samples
 
-    def in_bfloat16(self) -> SSLEncoder:
-        """This encoder with its matrix products in bfloat16, twice as fast on CPUs that have it; the rest in float32.
-
-        Features move by about a hundredth, and so do units that lie near a border. Norms, attention's weights and sums
-        of what blocks add stay in float32, and so does the first convolution.
-        """
-        return dataclasses.replace(self, model=in_bfloat16(self.model), precision="bfloat16")
-
     @cached_property
     def _front_end(self) -> FrontEnd:
-        return FrontEnd(self.model, self.precision)
+        return FrontEnd(self.model)
 
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:

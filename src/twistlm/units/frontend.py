@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from twistlm.units.products import Precision, linear
+from twistlm.units.products import linear
 
 PIECE_SECONDS = 2  # of sound at a time: 13 MB behind HuBERT's first convolution
 _SAMPLE_RATE = 16_000
@@ -26,18 +26,16 @@ class FrontEnd:
 
     Args:
         model: of transformers.
-        precision: of the products, but for the first convolution's, which are few and hear the samples themselves.
     """
 
-    def __init__(self, model: Any, precision: Precision) -> None:
+    def __init__(self, model: Any) -> None:
         self._kernels, self._strides = model.config.conv_kernel, model.config.conv_stride
-        self._dtype = getattr(torch, precision)
         first, *others = model.feature_extractor.conv_layers
         self._first, self._first_weight = first, first.conv.weight[:, 0]  # [C, k]
-        self._others = [(layer, _Convolution(layer.conv, self._dtype)) for layer in others]
+        self._others = [(layer, _Convolution(layer.conv)) for layer in others]
         self._positions = model.encoder.pos_conv_embed
         conv = getattr(self._positions, "conv", None)  # data2vec has a stack of them, which stays transformers'
-        self._positional = None if conv is None else _Convolution(conv, self._dtype)
+        self._positional = None if conv is None else _Convolution(conv)
 
     def frames(self, wave: torch.Tensor) -> torch.Tensor:
         """What the convolutions make of a clip: float32 [N] -> float32 [F, C]."""
@@ -52,7 +50,9 @@ class FrontEnd:
         piece = max(1, PIECE_SECONDS * _SAMPLE_RATE // hop)
         return torch.cat(
             [
-                self._piece(wave[start * hop : (min(start + piece, n_frames) - 1) * hop + receptive], weight, bias, norm)
+                self._piece(
+                    wave[start * hop : (min(start + piece, n_frames) - 1) * hop + receptive], weight, bias, norm
+                )
                 for start in range(0, n_frames, piece)
             ]
         )
@@ -61,13 +61,13 @@ class FrontEnd:
         self, wave: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module | None
     ) -> torch.Tensor:
         hidden = linear(wave.unfold(0, self._kernels[0], self._strides[0]), weight, bias)  # [n, C]
-        hidden = self._first.activation(hidden if norm is None else norm(hidden)).to(self._dtype)
+        hidden = self._first.activation(hidden if norm is None else norm(hidden))
         for layer, convolution in self._others:
             hidden = convolution(hidden)
             if hasattr(layer, "layer_norm"):
-                hidden = layer.layer_norm(hidden.float()).to(self._dtype)
+                hidden = layer.layer_norm(hidden)
             hidden = layer.activation(hidden)
-        return hidden.float()
+        return hidden
 
     def _normalised(self, wave: torch.Tensor, norm: nn.GroupNorm) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the first convolution, group norm over the clip's time included.
@@ -91,18 +91,18 @@ class FrontEnd:
         there = hidden.transpose(1, 2)
         if getattr(self._positions, "batch_norm", None) is not None:
             there = self._positions.batch_norm(there)
-        added = self._positional(there[0].T.contiguous().to(self._dtype)).float()[: hidden.shape[1]]
+        added = self._positional(there[0].T.contiguous())[: hidden.shape[1]]
         return self._positions.activation(added)[None]
 
 
 class _Convolution:
     """An nn.Conv1d over steps that lie one behind the other, [n, C] -> [n', C']."""
 
-    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv1d) -> None:
         # Read once: behind a weight norm it is computed whenever it is asked for.
-        weight = conv.weight.detach()[:, :, None].to(dtype)  # [C', C, 1, k]
+        weight = conv.weight.detach()[:, :, None]  # [C', C, 1, k]
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = None if conv.bias is None else conv.bias.to(dtype)
+        self.bias = conv.bias
         self.how: dict[str, Any] = {
             "stride": (1, *conv.stride), "padding": (0, *conv.padding), "groups": conv.groups,
         }  # fmt: skip

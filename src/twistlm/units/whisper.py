@@ -9,7 +9,6 @@ Shapes: B clips, N samples, F frames, D feature dimensions.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 from twistlm.audio.stream import Survey
 from twistlm.errors import ArtifactError, AudioError
 from twistlm.units.encoder import Window
-from twistlm.units.products import Precision, in_bfloat16, quicken
+from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -40,13 +39,11 @@ class WhisperEncoder:
         model: transformers' encoder half, holding blocks 1 … layer, in eval mode.
         layer: 1-based block whose output is returned, before the encoder's final layer norm.
         sample_rate: Hz.
-        precision: of the blocks' matrix products; see `SSLEncoder.in_bfloat16`.
     """
 
     model: Any
     layer: int
     sample_rate: int = 16_000
-    precision: Precision = "float32"
 
     hop = 320  # two steps of 10 ms
 
@@ -109,10 +106,6 @@ class WhisperEncoder:
         if not len(samples):
             raise AudioError("the clip is empty.")
         return len(samples)
-
-    def in_bfloat16(self) -> WhisperEncoder:
-        """This encoder with the matrix products of its blocks in bfloat16; the rest in float32."""
-        return dataclasses.replace(self, model=in_bfloat16(self.model), precision="bfloat16")
 
     @cached_property
     def _log_mel(self) -> WhisperFeatureExtractor:
