@@ -163,7 +163,7 @@ def fit_codebook(
         out: the tokenizer's folder.
         layer: 1-based block whose output is clustered.
         k: units.
-        seed: of the clustering, and of the choice of frames and of held-out clips (one in HELDOUT_EVERY).
+        seed: of the clustering, and of the choice of frames. Held out is one clip in HELDOUT_EVERY, from the second on.
         max_frames: frames used at most, and a tenth as many to judge by.
         progress: show a bar.
 
@@ -177,7 +177,7 @@ def fit_codebook(
     clips = (clip.samples for _, clip in _clips(speech, progress=progress))
     with closing(in_order(model, clips)) as made:
         for i, features in enumerate(made):
-            (heldout if (i + seed) % HELDOUT_EVERY == 1 else used).add(features)
+            (heldout if i % HELDOUT_EVERY == 1 else used).add(features)
     book = kmeans.fit(used.frames, k, seed=seed)
     inertia = book.inertia(used.frames)
     heldout_inertia = book.inertia(heldout.frames) if heldout.seen else None
