@@ -131,6 +131,7 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
         "kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--out", tmp_path / "tok", "--json"
     )
     assert fitted.json["n_units"] == 6 and fitted.json["hop"] == 640
+    assert fitted.json["frames"] > fitted.json["frames_used"] and fitted.json["heldout_inertia"] > 0
     parts = ["--tokenizer", tmp_path / "tok", "--like", tiny.vocoder]
     voiced = twist("vocoder", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
     assert voiced.json["unit_spec"] == fitted.json["unit_spec"]

@@ -68,6 +68,36 @@ def test_fit_is_seeded_and_near_the_inertia_of_full_k_means(tmp_path):
     assert loaded.sha256 == book.sha256
 
 
+@given(st.lists(st.integers(0, 40), max_size=20), st.integers(1, 50))
+def test_a_sample_keeps_what_it_was_shown_each_frame_once(lengths, size):
+    sample = kmeans.Sample(size, 2, seed=0)
+    frames = np.arange(2 * sum(lengths), dtype=np.float32).reshape(-1, 2)
+    for piece in np.split(frames, np.cumsum(lengths)[:-1]):
+        sample.add(piece)
+    assert sample.seen == len(frames)
+    kept = sample.frames[:, 0].tolist()
+    assert len(kept) == min(size, len(frames)) == len(set(kept) & set(frames[:, 0].tolist()))
+    assert np.array_equal(sample.frames[:, 1], sample.frames[:, 0] + 1)
+
+
+def test_every_frame_has_the_same_chance_to_be_in_a_sample():
+    counts = np.zeros(60)
+    for seed in range(2000):
+        sample = kmeans.Sample(15, 1, seed=seed)
+        for piece in np.split(np.arange(60, dtype=np.float32)[:, None], [3, 20, 21, 44]):
+            sample.add(piece)
+        counts[sample.frames[:, 0].astype(int)] += 1
+    expected = 2000 * 15 / 60
+    assert ((counts - expected) ** 2 / expected).sum() < 100  # chi-squared of 59, times 3/4: p < 0.001 at 74
+
+
+def test_inertia_equals_scikit_learn():
+    features = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
+    model = KMeans(6, n_init=1, random_state=0).fit(features)
+    book = kmeans.Codebook(model.cluster_centers_.astype(np.float32))
+    assert np.isclose(book.inertia(features), model.inertia_ / 500, rtol=1e-5)
+
+
 def test_assign_refuses_features_of_another_width():
     with pytest.raises(BadInput, match="another encoder or layer"):
         kmeans.Codebook(np.zeros((4, 3), np.float32)).assign(np.zeros((10, 5), np.float32))

@@ -147,9 +147,23 @@ def kmeans(
     """Fit a codebook: a tokenizer from an encoder."""
     from twistlm.study.making import fit_codebook
 
-    spec = fit_codebook(speech, encoder, out, layer=layer, k=k, seed=seed, progress=progress)
-    facts = {"tokenizer": str(out), "unit_spec": spec.fingerprint, **spec.to_dict()}
-    return Result(facts, f"{out}: {spec.n_units} units at {float(spec.frame_rate):g} Hz, spec {spec.fingerprint}")
+    made = fit_codebook(speech, encoder, out, layer=layer, k=k, seed=seed, progress=progress)
+    spec = made.spec
+    facts = {
+        "tokenizer": str(out),
+        "unit_spec": spec.fingerprint,
+        **spec.to_dict(),
+        "frames": made.n_frames,
+        "frames_used": made.n_used,
+        "inertia": made.inertia,
+        "heldout_inertia": made.heldout_inertia,
+    }
+    judged = "" if made.heldout_inertia is None else f", {made.heldout_inertia:.4g} held out"
+    return Result(
+        facts,
+        f"{out}: {spec.n_units} units at {float(spec.frame_rate):g} Hz, spec {spec.fingerprint}; "
+        f"inertia {made.inertia:.4g}{judged}",
+    )
 
 
 @verb

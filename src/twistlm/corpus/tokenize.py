@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,7 @@ def tokenize(
             pending, stale = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
-            fetched = (_fetch(entry, sounds) for entry in pending)  # by this thread, when its turn comes
-            with closing(in_order(lambda sound: _tokenize_one(sound, tok), fetched)) as made:
+            with closing(cut(pending, tok)) as made:
                 for row in made:
                     if isinstance(row, Failure):
                         failures.append(row)
@@ -134,6 +133,18 @@ def tokenize(
         n_skipped=len(entries) - len(pending),
         failures=tuple(failures),
     )
+
+
+def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
+    """Cut clips into units, each core one at a time: a row or a failure for each, in their order.
+
+    It writes nothing and knows of no other clips, so any share of a job's clips can be cut anywhere, and the rows be
+    written by whoever holds the folder. Clips of one archive should come together.
+    """
+    with Sounds() as sounds:
+        fetched = (_fetch(entry, sounds) for entry in entries)  # by this thread, when its turn comes
+        with closing(in_order(lambda sound: _cut_one(sound, tok), fetched)) as made:
+            yield from made
 
 
 def _by_file(entries: Sequence[Entry]) -> list[Entry]:
@@ -187,7 +198,7 @@ def _fetch(entry: Entry, sounds: Sounds) -> Sound | Failure:
         return _failure(entry, error)
 
 
-def _tokenize_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
+def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
     if isinstance(sound, Failure):
         return sound
     entry = sound.entry

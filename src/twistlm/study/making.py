@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from twistlm.corpus.slamkit import Imported, import_units
 from twistlm.corpus.sounds import Sounds
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.progress import track
+from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.encoder import SSLEncoder, frames_of
@@ -30,6 +33,7 @@ from twistlm.vocoder.train import VocoderConfig, train_vocoder
 from twistlm.vocoder.vocoder import Vocoder
 
 RATE = 16_000
+HELDOUT_EVERY = 20  # one clip in so many judges a codebook instead of making it
 
 
 def hubert_config(
@@ -119,6 +123,24 @@ def pretrain_hubert(
     return folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What `fit_codebook` made.
+
+    Attributes:
+        spec: of the tokenizer.
+        n_frames, n_used: frames of the speech, and how many of them the centroids were fitted on.
+        inertia: mean squared distance of those frames from their centroids.
+        heldout_inertia: the same over frames of clips that were held out; None where there was only one clip.
+    """
+
+    spec: UnitSpec
+    n_frames: int
+    n_used: int
+    inertia: float
+    heldout_inertia: float | None
+
+
 def fit_codebook(
     speech: str | Path,
     encoder: str | Path,
@@ -129,8 +151,11 @@ def fit_codebook(
     seed: int,
     max_frames: int = 500_000,
     progress: bool = False,
-) -> UnitSpec:
-    """Fit K centroids on a layer of an encoder and write a whole tokenizer to `out`; return its spec.
+) -> Fitted:
+    """Fit K centroids on a layer of an encoder and write a whole tokenizer to `out`.
+
+    The speech is read once, a clip a core, and every frame of it has the same chance to be among those that are kept:
+    memory holds these and a few clips, however many hours there are.
 
     Args:
         speech: folder of sound files or with a manifest; its split "train" is used.
@@ -138,8 +163,8 @@ def fit_codebook(
         out: the tokenizer's folder.
         layer: 1-based block whose output is clustered.
         k: units.
-        seed: of the clustering, and of the choice of frames.
-        max_frames: frames used at most, a seeded sample; bounds the memory.
+        seed: of the clustering, and of the choice of frames. Held out is one clip in HELDOUT_EVERY, from the second on.
+        max_frames: frames used at most, and a tenth as many to judge by.
         progress: show a bar.
 
     Raises:
@@ -147,20 +172,37 @@ def fit_codebook(
     """
     folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"encoder/{encoder}")
     model = SSLEncoder.load(folder, layer=layer)
-    features = np.concatenate([model(clip.samples) for _, clip in _clips(speech, progress=progress)])
-    if len(features) > max_frames:
-        features = features[np.sort(np.random.default_rng(seed).choice(len(features), max_frames, replace=False))]
-    return save_tokenizer(
+    used = kmeans.Sample(max_frames, model.dim, seed=seed)
+    heldout = kmeans.Sample(max(1, max_frames // 10), model.dim, seed=seed)
+    clips = (clip.samples for _, clip in _clips(speech, progress=progress))
+    with closing(in_order(model, clips)) as made:
+        for i, features in enumerate(made):
+            (heldout if i % HELDOUT_EVERY == 1 else used).add(features)
+    book = kmeans.fit(used.frames, k, seed=seed)
+    inertia = book.inertia(used.frames)
+    heldout_inertia = book.inertia(heldout.frames) if heldout.seen else None
+    apart = (
+        "nothing held out" if heldout_inertia is None else f"{heldout_inertia:.6g} on {len(heldout.frames)} held out"
+    )
+    spec = save_tokenizer(
         out,
         name=Path(out).name,
         encoder_config=json.loads((folder / "encoder.json").read_text()),
         encoder_weights=(folder / "encoder.safetensors").read_bytes(),
         layer=layer,
-        codebook=kmeans.fit(features, k, seed=seed),
+        codebook=book,
         normalize_input=False,
         sample_rate=RATE,
         hop=model.hop,
-        card=f"Encoder {folder.name}, layer {layer}, {k} centroids fitted on {len(features)} frames, seed {seed}.\n",
+        card=f"Encoder {folder.name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of {used.seen}, "
+        f"seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}.\n",
+    )
+    return Fitted(
+        spec=spec,
+        n_frames=used.seen + heldout.seen,
+        n_used=len(used.frames),
+        inertia=inertia,
+        heldout_inertia=heldout_inertia,
     )
 
 

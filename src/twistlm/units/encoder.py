@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
 from twistlm.errors import ArtifactError, AudioError, BadInput
+from twistlm.units.frontend import FrontEnd
+from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
 # dropped: memory stays bounded, and units equal the unwindowed ones except where attention reaches past the context.
@@ -193,38 +196,42 @@ class SSLEncoder:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return samples
 
+    @cached_property
+    def _front_end(self) -> FrontEnd:
+        return FrontEnd(self.model)
+
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.model(self._wave(samples)).last_hidden_state[0].cpu().numpy()
-
-    def _wave(self, samples: NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None].to(self.model.device)
+        return self._through_blocks(self._first_block_input(samples), None)[0].cpu().numpy()
 
     @torch.inference_mode()
     def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        frames = [self._first_block_input(self._wave(samples))[0] for samples in clips]
+        frames = [self._first_block_input(samples)[0] for samples in clips]
         hidden = pad_sequence(frames, batch_first=True)  # [B, F, D]
         n_frames = torch.tensor([len(f) for f in frames], device=hidden.device)
         real = torch.arange(hidden.shape[1], device=hidden.device) < n_frames[:, None]  # [B, F]
         hidden = self._through_blocks(hidden, real)
         return [features[: len(f)].cpu().numpy() for features, f in zip(hidden, frames, strict=True)]
 
-    def _first_block_input(self, wave: torch.Tensor) -> torch.Tensor:
-        """[1, N] -> [1, F, D]: transformers' hidden_states[0]."""
-        hidden = self.model.feature_projection(self.model.feature_extractor(wave).transpose(1, 2))
+    def _first_block_input(self, samples: NDArray[np.float32]) -> torch.Tensor:
+        """float32 [N] -> [1, F, D]: transformers' hidden_states[0]."""
+        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(self.model.device)
+        hidden = self.model.feature_projection(self._front_end.frames(wave)[None])
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # HuBERT gives a tensor, the others a pair
-        hidden = hidden + self.model.encoder.pos_conv_embed(hidden)
+        hidden = hidden + self._front_end.positions(hidden)
         return hidden if _is_stable(self.model.config) else self.model.encoder.layer_norm(hidden)
 
-    def _through_blocks(self, hidden: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """[B, F, D] -> [B, F, D], attending only to frames that are `real`, bool [B, F]."""
+    def _through_blocks(self, hidden: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """[B, F, D] -> [B, F, D], attending only to frames that are `real`, bool [B, F]; None: all are."""
         layers = self.model.encoder.layers
         if self.model.config.model_type == "wavlm":  # makes a bias by relative position once, and masks by itself
             bias = None
             for layer in layers:
                 hidden, bias = layer(hidden, attention_mask=real, position_bias=bias)
             return hidden
-        mask = create_bidirectional_mask(self.model.config, inputs_embeds=hidden, attention_mask=real)
+        mask = None
+        if real is not None:
+            mask = create_bidirectional_mask(self.model.config, inputs_embeds=hidden, attention_mask=real)
         for layer in layers:
             hidden = layer(hidden, attention_mask=mask)
         return hidden
@@ -289,6 +296,7 @@ def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
         model.encoder.set_submodule(
             "layer_norm", nn.Identity()
         )  # "layer L" is the block's output, before the encoder's last norm
+    quicken(model)
     return model.float().eval().requires_grad_(False)
 
 

@@ -59,6 +59,11 @@ class Codebook:
         """Nearest centroid (Euclidean) of each frame: float32 [F, D] -> uint16 [F]; the lowest index wins a tie."""
         return self._scores(features).argmax(1).astype(np.uint16)
 
+    def inertia(self, features: NDArray[np.float32]) -> float:
+        """Mean squared distance of frames, float32 [F, D], from their centroids, behind the projection if any."""
+        seen = features if self.projection is None else features @ self.projection
+        return float(np.square(seen - self.centroids[self.assign(features)], dtype=np.float64).sum(1).mean())
+
     def near_ties(self, features: NDArray[np.float32], *, relative: float) -> NDArray[np.bool_]:
         """Frames whose unit could change if their features moved a little: float32 [F, D] -> bool [F].
 
@@ -117,6 +122,35 @@ class Codebook:
                 f"the centroids have {book.centroids.shape[1]}."
             )
         return book
+
+
+class Sample:
+    """A uniform sample of the frames shown to it, in bounded memory (Vitter's algorithm R).
+
+    Args:
+        size: frames kept at most.
+        dim: D.
+        seed: with the order of the frames, fixes which are kept.
+    """
+
+    def __init__(self, size: int, dim: int, *, seed: int) -> None:
+        self.seen = 0
+        self._rows = np.empty((size, dim), np.float32)
+        self._rng = np.random.default_rng(seed)
+
+    def add(self, features: NDArray[np.float32]) -> None:
+        """Show it frames, float32 [F, D]."""
+        number = self.seen + np.arange(len(features))
+        # The n-th frame is kept with probability size / n, in the place of any one that was.
+        place = np.where(number < len(self._rows), number, self._rng.integers(0, number + 1))
+        kept = place < len(self._rows)
+        self._rows[place[kept]] = features[kept]
+        self.seen += len(features)
+
+    @property
+    def frames(self) -> NDArray[np.float32]:
+        """The frames kept, float32 [at most size, D]; a view."""
+        return self._rows[: self.seen]
 
 
 def fit(

@@ -24,6 +24,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 from twistlm.audio.stream import Survey
 from twistlm.errors import ArtifactError, AudioError
 from twistlm.units.encoder import Window
+from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -141,4 +142,5 @@ def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: in
         model.load_state_dict(kept, strict=True, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
+    quicken(model)
     return model.float().eval().requires_grad_(False)
