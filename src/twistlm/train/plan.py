@@ -164,7 +164,7 @@ def count_update(
         optimizer.zero_grad(set_to_none=True)
         counter = _Counter([*parameters, *lm.model.buffers(), *tree_leaves(list(optimizer.state.values()))])
         lm.model.train()
-        with counter, checkpointed_activations(lm, enabled=config.checkpoint_activations):
+        with counter, lm.packed_attention(), checkpointed_activations(lm, enabled=config.checkpoint_activations):
             # The first part meets no gradients, every later one meets those of the first.
             for _ in range(min(config.accumulate, 2)):
                 _backward(lm, shape, precision)
@@ -252,8 +252,11 @@ def _bytes(parameters: Sequence[torch.Tensor]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
-# torch counts attention on GPUs; the CPU's kernel has names of its own. With it, how many arguments have shapes.
+# torch counts attention on GPUs; the CPU's kernels have names of their own. With it, how many arguments have shapes.
 _CPU_ATTENTION: dict[Any, tuple[Callable[..., int], int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (sdpa_flop_count, 3),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (sdpa_backward_flop_count, 4),
+    torch.ops.twistlm.document_attention: (sdpa_flop_count, 3),
+    # The first argument is the gradient, its heads behind its tokens; it has the shape of the queries otherwise.
+    torch.ops.twistlm.document_attention_backward: (lambda _, q, k, v: sdpa_backward_flop_count(q, q, k, v), 4),
 }
