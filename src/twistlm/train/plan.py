@@ -181,18 +181,25 @@ def count_update(
     )
 
 
-def matmul_rate(device: torch.device, precision: Precision, *, size: int = 2048, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds`."""
+def matmul_rate(
+    device: torch.device,
+    precision: Precision,
+    *,
+    size: int = 2048,
+    seconds: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds` of `clock`."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     taken: list[float] = []
-    begun = time.perf_counter()
-    while len(taken) < 3 or time.perf_counter() - begun < seconds:
-        started = time.perf_counter()
+    begun = clock()
+    while len(taken) < 3 or clock() - begun < seconds:
+        started = clock()
         product = a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
         del product
     return 2 * size**3 / float(np.median(taken))
 
