@@ -105,9 +105,7 @@ class Ours:
         tokens, first, begun = 0, self.done, self.clock()
         for self.done in range(first + 1, first + n + 1):
             batch = self.stream.batch(self.done - 1)
-            row = take_step(
-                self.lm, self.optimizer, batch, self.config, update=self.done - 1, precision=self.precision
-            )
+            row = take_step(self.lm, self.optimizer, batch, self.config, update=self.done - 1, precision=self.precision)
             tokens += row["tokens"]
         seconds = self.clock() - begun
         return tokens / seconds, self.flops(first, self.done) / seconds
@@ -123,7 +121,9 @@ class Clock(TrainerCallback):
         self.ends.append(self.clock())
 
 
-def trainer_speed(shape: str, clips: list[np.ndarray], config: TrainConfig, clock: Timer, *, bf16: bool, updates: int) -> float:
+def trainer_speed(
+    shape: str, clips: list[np.ndarray], config: TrainConfig, clock: Timer, *, bf16: bool, updates: int
+) -> float:
     """Return real tokens a second of HF Trainer over `updates`, after one that is not counted."""
     from tokenizers import Tokenizer, models
 
