@@ -1,7 +1,7 @@
 """Units sampled a second, greedy, against transformers' `generate` on the same model; the units must be identical.
 
-SmolLM2-135M's shape, 500 units, random weights in float32; batches of 1 and of 8 prompts of 25 units. With it, the rate at
-which one step reads the weights: with one sequence, that is what bounds it.
+SmolLM2-135M's shape, 500 units, random weights in float32; batches of 1 and of 8 prompts of 25 units. With it, the rate
+at which one step reads the weights: with one sequence, that is what bounds it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pairs scored a second: one-second pairs in batches, against plain transformers on one sequence at a time, float32.
 
-SmolLM2-135M's shape, 500 units, random weights; 25 units a second leave about 19 after deduplication. Exits with an error
-when a score differs by more than 1e-4 nats per token.
+SmolLM2-135M's shape, 500 units, random weights; 25 units a second leave about 19 after deduplication. Exits with an
+error when a score differs by more than 1e-4 nats per token.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Shapes of SmolLM2-135M and OPT-125M with 500 units and random weights; clips of 20 to 704 units; AdamW, clipping, bf16
 where the CPU computes it. The Trainer gets 8 clips a batch, padded to the longest by its usual collator; twistlm packs
 the same clips into rows of 705. Rounds of both alternate. Start-up, compilation and each side's first updates are not
-counted, padding never is. On a machine that does other work too, `--cpu-time` counts this process's seconds on the
-CPU instead of those of the clock (best with OMP_NUM_THREADS=1, for threads that wait spin). MFU: 6 operations a parameter and token, and the causal half of attention inside documents,
-over the rate of a matrix product of 2048 x 2048 measured between the rounds.
+counted, padding never is. On a machine that does other work too, `--cpu-time` counts this process's seconds on the CPU
+instead of those of the clock (best with OMP_NUM_THREADS=1, for threads that wait spin). MFU: 6 operations a parameter
+and token, and the causal half of attention inside documents, over the rate of a matrix product of 2048 x 2048 measured
+between the rounds.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def trainer_speed(
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=CLIPS, max_steps=updates + 1, learning_rate=config.lr,
-            weight_decay=config.weight_decay, max_grad_norm=config.clip_norm, bf16=bf16, use_cpu=True, save_strategy="no",
-            logging_strategy="no", report_to=[], disable_tqdm=True, train_sampling_strategy="sequential",
+            weight_decay=config.weight_decay, max_grad_norm=config.clip_norm, bf16=bf16, use_cpu=True,
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, train_sampling_strategy="sequential",
         )  # fmt: skip
         Trainer(
             model=lm.model,

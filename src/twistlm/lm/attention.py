@@ -10,6 +10,7 @@ Shapes: B rows, T tokens of a row, H heads, K heads of keys and values (H is a m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -104,16 +105,16 @@ def document_attention_backward(
 
 
 @document_attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: torch.Tensor, scale: float) -> Any:
+def _(query: torch.Tensor, *_: Any) -> Any:
     return query.new_empty(query.transpose(1, 2).shape)
 
 
 @document_attention_backward.register_fake
-def _(gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> Any:
-    return tuple(map(torch.empty_like, (query, key, value)))
+def _(_gradient: torch.Tensor, *like: Any) -> Any:
+    return tuple(map(torch.empty_like, like[:3]))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001  # its name
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
@@ -131,7 +132,7 @@ def _documents(segments: torch.Tensor) -> Iterator[tuple[int, int, int]]:
     """Yield (row, first token, token after the last) of every document."""
     for row, line in enumerate(segments.cpu()):
         edges = [0, *(torch.nonzero(line[1:] != line[:-1])[:, 0] + 1).tolist(), len(line)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in pairwise(edges):
             if line[first]:
                 yield row, first, last
 

@@ -33,7 +33,7 @@ def onednn_products(model: nn.Module, *, rows: int | None = None) -> Iterator[No
         weight = linear.weight.detach()
         packed = weight if rows is None else torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         bias = None if linear.bias is None else linear.bias.detach()
-        linear.forward = functools.partial(_product, weight=packed, bias=bias)
+        linear.forward = functools.partial(_product, weight=packed, bias=bias)  # type: ignore[method-assign]
     try:
         yield
     finally:
