@@ -138,7 +138,8 @@ def trainer_speed(
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=CLIPS, max_steps=updates + 1, learning_rate=config.lr,
             weight_decay=config.weight_decay, max_grad_norm=config.clip_norm, bf16=bf16, use_cpu=True,
-            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, train_sampling_strategy="sequential",
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+            train_sampling_strategy="sequential",
         )  # fmt: skip
         Trainer(
             model=lm.model,
