@@ -69,7 +69,8 @@ def main() -> None:
         found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
         seconds, cpu, memory = (min(float(line[column]) for line in found) for column in (1, 2, 3))
         print(
-            f"{given.units:.0e} units, {found[0][0]} documents: opened in {seconds:.2f} s ({cpu:.2f} s of the CPU), {memory:.0f} MB"
+            f"{given.units:.0e} units, {found[0][0]} documents: opened in {seconds:.2f} s ({cpu:.2f} s of the CPU), "
+            f"{memory:.0f} MB"
         )
     config = dataclasses.replace(twist_125m().warm, batch_rows=4, context=LONGEST + 1)
     ours = Ours("smollm2-135m", random_clips(400), config, time.process_time)
