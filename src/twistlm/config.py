@@ -63,6 +63,8 @@ class TrainConfig(_Checked):
             it; 0 never stops for that. A run that stopped may go on with another value: it moves no number.
         checkpoint_activations: compute each layer's inner activations again when its gradient is, instead of keeping
             them: about a third more work for a fraction of their memory, the same numbers.
+        compile: run layers through torch.compile: faster updates after a first one that takes half a minute longer, and
+            the same numbers up to rounding. For runs of more than a few minutes. A CPU needs a C++ compiler.
         precision: `"float32"`, `"bf16"` (autocast; weights and optimiser stay float32), or `"auto"`: bf16 where the
             device computes it faster than float32. The choice is written in the run's config.json.
         eval_every: updates between two evaluations; one is always made before the first update and after the last.
@@ -85,6 +87,7 @@ class TrainConfig(_Checked):
     clip_norm: float
     max_loss_rise: float
     checkpoint_activations: bool
+    compile: bool
     precision: Literal["float32", "bf16", "auto"]
     eval_every: int
     checkpoint_every: int

@@ -10,7 +10,7 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +108,9 @@ class ShardWriter:
 
 
 class UnitCorpus:
-    """Documents over flat arrays (memory-mapped when opened from shards); indexing gives `Units`.
+    """Documents over flat arrays; indexing gives `Units`.
+
+    Opened from shards, the arrays are memory-mapped and everything else is read when first asked for.
 
     Attributes:
         spec: what the units are.
@@ -119,16 +121,19 @@ class UnitCorpus:
     def __init__(
         self,
         spec: UnitSpec,
-        facts: pa.Table,
+        facts: Callable[[str], pa.ChunkedArray],
         units: NDArray[np.uint16],
         runs: NDArray[np.int32],
         offsets: NDArray[np.int64],
         index: NDArray[np.int64] | None = None,
     ) -> None:
         self.spec = spec
-        self._facts, self._units, self._runs, self._offsets = facts, units, runs, offsets
-        self._index = np.arange(facts.num_rows) if index is None else index
-        self.lengths: NDArray[np.int64] = np.diff(offsets)[self._index]
+        self._facts, self._units, self._runs, self._offsets, self._index = facts, units, runs, offsets, index
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        lengths = np.diff(self._offsets)
+        return lengths if self._index is None else lengths[self._index]
 
     @classmethod
     def from_units(
@@ -155,10 +160,10 @@ class UnitCorpus:
         offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
         units_flat = np.concatenate([units.ids for units in documents])
         runs_flat = np.concatenate([units.runs for units in documents])
-        return cls(documents[0].spec, _table(rows).select(_FACTS), units_flat, runs_flat, offsets)
+        return cls(documents[0].spec, _table(rows).column, units_flat, runs_flat, offsets)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._offsets) - 1 if self._index is None else len(self._index)
 
     def __getitem__(self, i: int) -> Units:
         here = self._slice(i)
@@ -170,7 +175,8 @@ class UnitCorpus:
 
     def select(self, indices: Sequence[int] | NDArray[np.integer]) -> UnitCorpus:
         """Return the corpus of these documents, in this order."""
-        chosen = self._index[np.asarray(indices, dtype=np.int64)]
+        chosen = np.asarray(indices, dtype=np.int64)
+        chosen = np.arange(len(self))[chosen] if self._index is None else self._index[chosen]
         return UnitCorpus(self.spec, self._facts, self._units, self._runs, self._offsets, chosen)
 
     @cached_property
@@ -206,10 +212,11 @@ class UnitCorpus:
         return digest.hexdigest()[:16]
 
     def _column(self, name: str) -> list[Any]:
-        return self._facts.column(name).take(pa.array(self._index)).to_pylist()
+        column = self._facts(name)
+        return (column if self._index is None else column.take(pa.array(self._index))).to_pylist()
 
     def _slice(self, i: int) -> slice:
-        document = self._index[i]
+        document = range(len(self))[i] if self._index is None else self._index[i]
         return slice(int(self._offsets[document]), int(self._offsets[document + 1]))
 
 
@@ -224,19 +231,27 @@ def open_corpus(folder: str | Path, *, split: str | Sequence[str] | None) -> Uni
         ShardError: no shards, a broken one, or ids that occur twice. UnitSpecMismatch: shards of different units.
         BadInput: no clip is in that split.
     """
-    corpus = _open_flat(Path(folder))
+    corpus, facts = _open_flat(Path(folder))
     if split is None:
         return corpus
     wanted = {split} if isinstance(split, str) else set(split)
-    present = set(corpus.splits)
-    if "heldout" in wanted:
-        wanted |= present - {"train"}
-    chosen = np.flatnonzero([name in wanted for name in corpus.splits])
-    if not len(chosen):
+    present: set[str] = set()
+    parts = [np.zeros(0, dtype=bool)]
+    for batch in facts.iter_batches(columns=["split"]):  # never all of them in memory as text
+        names = batch.column(0).dictionary.to_pylist()
+        codes = batch.column(0).indices.to_numpy()
+        present |= set(names)
+        parts.append(np.array([_in_split(name, wanted) for name in names])[codes])
+    chosen = np.concatenate(parts)
+    if not chosen.any():
         raise BadInput(
             f"{folder}: no clip is in the split {split!r}; there are: {offenders(sorted(present), limit=20)}."
         )
-    return corpus.select(chosen)
+    return corpus if chosen.all() else corpus.select(np.flatnonzero(chosen))
+
+
+def _in_split(name: str, wanted: set[str]) -> bool:
+    return name in wanted or ("heldout" in wanted and name != "train")
 
 
 def shard_paths(folder: str | Path) -> list[Path]:
@@ -319,8 +334,8 @@ def _key(paths: Sequence[Path]) -> str:
     return hashlib.sha256(f"{_CACHE_VERSION} {facts}".encode()).hexdigest()[:16]
 
 
-def _open_flat(folder: Path) -> UnitCorpus:
-    """Open the cache of the shards as they are now; make it first when it is not there."""
+def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
+    """Open the cache of the shards as they are now, and its facts; make it first when it is not there."""
     paths = shard_paths(folder)
     if not paths:
         raise ShardError(f"{folder}: no unit shards (shard-00000.parquet …). Make them with `twist tokenize`.")
@@ -335,9 +350,11 @@ def _open_flat(folder: Path) -> UnitCorpus:
                     for other in cache.parent.iterdir():
                         if other.is_dir() and other != cache:  # of shards as they were; who has it open keeps it
                             shutil.rmtree(other, ignore_errors=True)
-        facts = pq.ParquetFile(cache / "facts.parquet").read()
+        # Open files, not paths: whoever has a corpus keeps it when its cache is replaced.
+        facts = pq.ParquetFile(cache / "facts.parquet", read_dictionary=["split"])
         units, runs = _map(cache / "units", np.uint16), _map(cache / "runs", np.int32)
-        return UnitCorpus(spec, facts, units, runs, np.load(cache / "offsets.npy"))
+        offsets = np.load(cache / "offsets.npy", mmap_mode="r")
+        return UnitCorpus(spec, lambda name: facts.read(columns=[name]).column(0), units, runs, offsets), facts
     except OSError as error:
         raise TwistError(
             f"{folder}: the units cannot be opened: {error}. twistlm keeps a cache in .cache/ there, so you need to be "

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
+from twistlm.lm.products import onednn_products
 from twistlm.types import Units
 
 
@@ -105,7 +106,7 @@ def generate_batch(
     ]
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
-    with lm.inference():
+    with lm.inference(), onednn_products(lm.model, rows=len(prompts)):
         made = _decode(lm, opened, draws, temperature, top_k, stop_at_end)
     return [
         Units(

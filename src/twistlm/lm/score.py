@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
+from twistlm.lm.products import onednn_products
+from twistlm.threads import in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +79,13 @@ def score(
     if batch_tokens is None:
         batch_tokens = 1024 if lm.device.type == "cpu" else 8192
     scores: dict[int, SequenceScore] = {}
-    with lm.inference():
-        for rows in batches([len(row) for row in tokens], batch_tokens):
-            for i, logprobs in zip(rows, _logprobs(lm, [tokens[i] for i in rows]), strict=True):
+    with lm.inference(), onednn_products(lm.model):
+        drawn = list(batches([len(row) for row in tokens], batch_tokens))
+        work = partial(_logprobs, lm, tokens)
+        # On a CPU each core takes a batch of its own: these products are too small to be shared out.
+        made = in_order(work, drawn) if lm.device.type == "cpu" and len(drawn) > 1 else map(work, drawn)
+        for rows, found in zip(drawn, made, strict=True):
+            for i, logprobs in zip(rows, found, strict=True):
                 scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)
     return [scores[i] for i in range(len(tokens))]
 
@@ -98,12 +105,14 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _logprobs(lm: UnitLM, rows: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-    """Return float32 [length - 1] for each row of tokens: what was given to each token after the first."""
+@torch.no_grad()  # a thread has its own
+def _logprobs(lm: UnitLM, tokens: list[NDArray[np.int64]], which: list[int]) -> list[NDArray[np.float32]]:
+    """Return float32 [length - 1] for each of these rows of tokens: what was given to each token after the first."""
+    rows = [tokens[i] for i in which]
     padded = np.full((len(rows), max(map(len, rows))), lm.vocab.pad, dtype=np.int64)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
-    tokens = torch.from_numpy(padded).to(lm.device)
-    logits = lm.forward_logits(tokens[:, :-1])
-    chosen = logits.gather(2, tokens[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
+    batch = torch.from_numpy(padded).to(lm.device)
+    logits = lm.forward_logits(batch[:, :-1])
+    chosen = logits.gather(2, batch[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
     return [line[: len(row) - 1].copy() for line, row in zip(chosen.cpu().numpy(), rows, strict=True)]

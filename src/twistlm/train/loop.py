@@ -19,6 +19,7 @@ from twistlm.errors import BadInput, TrainingError
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.train import checkpoint
+from twistlm.train.compile import compiled_layers
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.log import MetricsLog, Row, read_history
 from twistlm.train.optim import adamw
@@ -108,6 +109,7 @@ def train(
     with (
         Interrupts() as interrupts,
         checkpointed_activations(lm, enabled=config.checkpoint_activations),
+        compiled_layers(lm, enabled=config.compile),
         open_trackers(trackers, out, record, done=done) as send,
     ):
         if done is None:

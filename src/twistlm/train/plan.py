@@ -164,7 +164,7 @@ def count_update(
         optimizer.zero_grad(set_to_none=True)
         counter = _Counter([*parameters, *lm.model.buffers(), *tree_leaves(list(optimizer.state.values()))])
         lm.model.train()
-        with counter, checkpointed_activations(lm, enabled=config.checkpoint_activations):
+        with counter, lm.packed_attention(), checkpointed_activations(lm, enabled=config.checkpoint_activations):
             # The first part meets no gradients, every later one meets those of the first.
             for _ in range(min(config.accumulate, 2)):
                 _backward(lm, shape, precision)
@@ -181,18 +181,25 @@ def count_update(
     )
 
 
-def matmul_rate(device: torch.device, precision: Precision, *, size: int = 2048, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds`."""
+def matmul_rate(
+    device: torch.device,
+    precision: Precision,
+    *,
+    size: int = 2048,
+    seconds: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds` of `clock`."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     taken: list[float] = []
-    begun = time.perf_counter()
-    while len(taken) < 3 or time.perf_counter() - begun < seconds:
-        started = time.perf_counter()
+    begun = clock()
+    while len(taken) < 3 or clock() - begun < seconds:
+        started = clock()
         product = a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
         del product
     return 2 * size**3 / float(np.median(taken))
 
@@ -252,8 +259,11 @@ def _bytes(parameters: Sequence[torch.Tensor]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
-# torch counts attention on GPUs; the CPU's kernel has names of its own. With it, how many arguments have shapes.
+# torch counts attention on GPUs; the CPU's kernels have names of their own. With it, how many arguments have shapes.
 _CPU_ATTENTION: dict[Any, tuple[Callable[..., int], int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (sdpa_flop_count, 3),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (sdpa_backward_flop_count, 4),
+    torch.ops.twistlm.document_attention: (sdpa_flop_count, 3),
+    # The first argument is the gradient, its heads behind its tokens; it has the shape of the queries otherwise.
+    torch.ops.twistlm.document_attention_backward: (lambda _, q, k, v: sdpa_backward_flop_count(q, q, k, v), 4),
 }

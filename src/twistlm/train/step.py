@@ -63,7 +63,7 @@ def backward(lm: UnitLM, batch: Batch, *, parts: int, precision: Precision, seed
     device = lm.device
     lm.model.train()
     losses = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with lm.packed_attention(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         for part in batch.parts(parts):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):

@@ -1,0 +1,157 @@
+"""Causal attention inside each document of a packed row, on a CPU: nothing is computed that a mask would hide.
+
+torch's CPU kernel computes under a mask whatever the mask hides, and its products of 64 columns run at a tenth of the
+rate of a large matrix product. Here a block of queries meets the keys of its own document up to its own end, in one
+product for all heads. Probabilities are computed again in the backward pass, so no matrix of T x T is kept.
+
+Shapes: B rows, T tokens of a row, H heads, K heads of keys and values (H is a multiple of K), D channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "twistlm_documents"  # as transformers' `attn_implementation`
+BLOCK = 128  # queries; what they make for all heads should fit a core's cache
+
+
+def document_mask(segments: torch.Tensor) -> torch.Tensor:
+    """Return bool [B, 1, T, T], true where a token may look: earlier in its own document, or itself."""
+    causal = torch.ones(2 * segments.shape[1:], dtype=torch.bool, device=segments.device).tril()
+    # Padding (0) sees padding: a row of the mask that allows nothing would give NaN.
+    return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> Any:
+    """Be an attention function of transformers, which hands a 4-D `attention_mask` through as it is.
+
+    One of int32 [B, 1, 1, T] holds the segments of packed rows. With any other, and with dropout inside attention
+    (which hardly any model trains with), this is "sdpa".
+    """
+    packed = attention_mask is not None and attention_mask.dtype == torch.int32
+    if dropout or not packed:
+        mask = document_mask(attention_mask[:, 0, 0]) if packed else attention_mask
+        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
+    segments = attention_mask[:, 0, 0]
+    # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
+    return document_attention(query.to(value.dtype), key.to(value.dtype), value, segments, scaling), None
+
+
+@torch.library.custom_op("twistlm::document_attention", mutates_args=())
+def document_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Return [B, T, H, D]: softmax(scale * query . key) value, each document alone; zeros at padding.
+
+    In bf16 the logits are rounded to bf16 before the softmax, as in transformers' "eager" attention. An operator of its
+    own, so that compiled code around it needs no shapes of documents.
+
+    Args:
+        query: [B, H, T, D].
+        key, value: [B, K, T, D], of the type of `query`.
+        segments: int [B, T], see `UnitLM.forward_logits`.
+        scale: of the products.
+    """
+    made = query.new_zeros(query.transpose(1, 2).shape)
+    for row, first, last in _documents(segments):
+        out = _grouped(made[row, first:last].transpose(0, 1), key.shape[1])
+        q = _grouped(query[row, :, first:last], key.shape[1])
+        k, v = key[row, :, first:last], value[row, :, first:last]
+        for block, seen, p, _ in _probabilities(q, k, scale):
+            out[:, :, block] = (p @ v[:, seen]).view_as(out[:, :, block])
+    return made
+
+
+@torch.library.custom_op("twistlm::document_attention_backward", mutates_args=())
+def document_attention_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key and value for that of `document_attention`'s result, [B, T, H, D]."""
+    d_query, wide = torch.zeros_like(query), torch.promote_types(key.dtype, torch.float32)
+    d_key, d_value = (torch.zeros_like(key, dtype=wide) for _ in range(2))
+    for row, first, last in _documents(segments):
+        g = _grouped(gradient[row, first:last].transpose(0, 1), key.shape[1])
+        q, dq = (_grouped(x[row, :, first:last], key.shape[1]) for x in (query, d_query))
+        k, v, dk, dv = (x[row, :, first:last] for x in (key, value, d_key, d_value))
+        for block, seen, p, scaled in _probabilities(q, k, scale):
+            g_block = g[:, :, block].flatten(1, 2)
+            dv[:, seen] += p.mT @ g_block
+            d_logits = torch._softmax_backward_data(g_block @ v[:, seen].mT, p, -1, p.dtype)
+            dq[:, :, block] = (d_logits @ k[:, seen] * scale).view_as(dq[:, :, block])
+            dk[:, seen] += d_logits.mT @ scaled
+    return d_query, d_key.to(key.dtype), d_value.to(value.dtype)
+
+
+@document_attention.register_fake
+def _(query: torch.Tensor, *_: Any) -> Any:
+    return query.new_empty(query.transpose(1, 2).shape)
+
+
+@document_attention_backward.register_fake
+def _(_gradient: torch.Tensor, *like: Any) -> Any:
+    return tuple(map(torch.empty_like, like[:3]))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001  # its name
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (*document_attention_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+document_attention.register_autograd(_backward, setup_context=_keep)
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _documents(segments: torch.Tensor) -> Iterator[tuple[int, int, int]]:
+    """Yield (row, first token, token after the last) of every document."""
+    for row, line in enumerate(segments.cpu()):
+        edges = [0, *(torch.nonzero(line[1:] != line[:-1])[:, 0] + 1).tolist(), len(line)]
+        for first, last in pairwise(edges):
+            if line[first]:
+                yield row, first, last
+
+
+def _grouped(heads: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Return [K, H / K, n, D], a view of [H, n, D]: the heads that share keys together."""
+    return heads.unflatten(0, (n_groups, -1))
+
+
+def _probabilities(
+    q: torch.Tensor, k: torch.Tensor, scale: float
+) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
+    """Yield, for each block of m queries: which they are, which keys they see, p [K, H/K * m, seen], scaled queries."""
+    n_groups, per_group, n, _ = q.shape
+    future = torch.full((min(BLOCK, n), min(BLOCK, n)), -torch.inf, dtype=q.dtype).triu_(1)
+    for first in range(0, n, BLOCK):
+        last = min(first + BLOCK, n)
+        m, block, seen = last - first, slice(first, last), slice(0, last)
+        scaled = q[:, :, block].flatten(1, 2) * scale
+        logits = (scaled @ k[:, seen].mT).view(n_groups, per_group, m, last)
+        logits[..., first:] += future[:m, :m]
+        yield block, seen, logits.softmax(-1).flatten(1, 2), scaled

@@ -1,0 +1,49 @@
+"""Compiled layers: the eager run up to rounding, and stopped and resumed bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from test_train_loop import assert_same_run, corpus, losses, sigterm_at, tiny_lm, with_
+from twistlm.errors import TrainingError, TwistError
+from twistlm.train.compile import compiled_layers
+from twistlm.train.loop import train
+
+
+@pytest.mark.slow  # the compiler takes a quarter of a minute
+def test_compiled_is_eager_up_to_rounding_and_resumes_exactly(tmp_path: Path) -> None:
+    eager = train(tiny_lm(), corpus(), with_(eval_every=1), tmp_path / "eager", on_eval=sigterm_at())
+    config = with_(eval_every=1, compile=True)
+    straight = train(tiny_lm(), corpus(), config, tmp_path / "straight", on_eval=sigterm_at())
+    assert losses(straight.history) == pytest.approx(losses(eager.history), rel=1e-4)
+    with pytest.raises(TrainingError, match="SIGTERM"):
+        train(tiny_lm(), corpus(), config, tmp_path / "stopped", on_eval=sigterm_at(5))
+    torch.compiler.reset()  # a new process would compile again
+    train(tiny_lm(), corpus(), config, tmp_path / "stopped", on_eval=sigterm_at())
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_layers_are_as_before_afterwards_and_run_as_written_when_not_training() -> None:
+    lm = tiny_lm()
+    with compiled_layers(lm, enabled=True), torch.no_grad():
+        assert all("forward" in vars(layer) for layer in lm.model.model.layers)
+        lm.model.eval()
+        inside = lm.forward_logits(torch.tensor([[1, 5, 7]]))  # would compile if it were training
+    assert not any("forward" in vars(module) for module in lm.model.modules())
+    with torch.no_grad():
+        assert torch.equal(inside, lm.forward_logits(torch.tensor([[1, 5, 7]])))
+
+
+def test_no_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def missing() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    with pytest.raises(TwistError, match=r"C\+\+ compiler"), compiled_layers(tiny_lm(), enabled=True):
+        raise AssertionError("unreachable")
