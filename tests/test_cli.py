@@ -200,7 +200,7 @@ def test_nothing_to_judge_with(twist, tiny: Tiny):
 
 
 def test_a_run_without_results(twist, tmp_path):
-    twist("report", tmp_path).refused("results.json")
+    twist("report", tmp_path).refused("results.json", "twist eval")
     (tmp_path / "results.json").write_text('{"warm":')
     twist("report", tmp_path).refused("not JSON")
     (tmp_path / "results.json").write_text("{}")
