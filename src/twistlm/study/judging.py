@@ -91,6 +91,8 @@ def judge(
     Raises:
         BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
     """
+    if against_units is not None and (units is None or against is None):
+        raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
     if units is None and suite is None:
         raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
     lm = load_model(model)
@@ -98,9 +100,7 @@ def judge(
     if units is not None:
         p = perplexity(lm, open_corpus(units, split=split), context=context, seed=seed)
         values["perplexity"] = perplexity_values(p) | {"protocol": p.protocol}
-    if against_units is not None:
-        if units is None or against is None:
-            raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
+    if against is not None and against_units is not None:
         other = perplexity(load_model(against), open_corpus(against_units, split=split), context=context, seed=seed)
         values["perplexity_against"] = perplexity_values(other) | {"protocol": other.protocol}
         values["bits_per_second_difference"] = compare_per_second(p, other, seed=seed)._asdict()
