@@ -72,7 +72,10 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
     assert trained.json["updates"] == 2 and trained.json["last"]["val_nll"] > 0
 
     judged = twist("eval", run, "--units", units, "--context", 32)
-    assert judged.code == 0 and judged.out.startswith("perplexity ")
+    assert judged.code == 0 and judged.out.startswith("perplexity ") and " bits a second; on " in judged.out
+    both = twist("eval", run, "--units", units, "--context", 32, "--against", run, "--against-units", units)
+    assert "difference +0.00 [+0.00, +0.00] bits a second, p = 1" in both.out, both.err
+    twist("eval", run, "--units", units, "--against-units", units).refused("give --against")
 
     voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
     prompt = tiny.speech / "low" / "0.wav"
@@ -201,7 +204,7 @@ def test_nothing_to_judge_with(twist, tiny: Tiny):
 
 
 def test_a_run_without_results(twist, tmp_path):
-    twist("report", tmp_path).refused("results.json")
+    twist("report", tmp_path).refused("results.json", "twist eval")
     (tmp_path / "results.json").write_text('{"warm":')
     twist("report", tmp_path).refused("not JSON")
     (tmp_path / "results.json").write_text("{}")

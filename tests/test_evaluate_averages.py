@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from suite_standins import make_sblimp, make_swuggy
 from twistlm.errors import BadInput
 from twistlm.evaluate.averages import ScoredPairs, averages, differences, n_pairs
 from twistlm.evaluate.suites import Suite
-from twistlm.evaluate.zerospeech import sblimp, swuggy
+from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.types import Pair
 
 FACTS = {"suite": "toy", "version": "1", "checksum": "abc", "unit_spec": "def"}
@@ -61,6 +62,12 @@ def syntactic_oracle(rows, scores):
     return found
 
 
+def prosodic_oracle(rows, scores):
+    """ProsAudit: voices of a (type, id) first, then ids; the two types are what is published."""
+    found = syntactic_oracle([row | {"subtype": ""} for row in rows], scores)
+    return {name: value for name, value in found.items() if name != "all"}
+
+
 @st.composite
 def lexical_tables(draw):
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
@@ -89,6 +96,14 @@ def syntactic_tables(draw):
     return rows, {r["filename"]: float(rng.integers(-4, 0)) for r in rows}
 
 
+@st.composite
+def prosodic_tables(draw):
+    rows, scores = draw(syntactic_tables())
+    return [row | {"id": f"{row['subtype']}{row['id']}", "type": "lexical"} for row in rows if row["type"] == "t0"] + [
+        row | {"id": f"{row['subtype']}{row['id']}", "type": "protosyntax"} for row in rows if row["type"] == "t1"
+    ], scores
+
+
 def scored_from_gold(reader, task, rows, scores, folder, monkeypatch, order=None):
     """Read `rows` as the suite's gold table (in another order, if given) and join the scores."""
     import csv
@@ -101,7 +116,7 @@ def scored_from_gold(reader, task, rows, scores, folder, monkeypatch, order=None
         writer.writerows(rows if order is None else [rows[i] for i in order])
     monkeypatch.setattr("twistlm.evaluate.zerospeech.require_sounds", lambda *a, **k: None)  # sounds: another test
     suite = reader(folder, "dev")
-    return ScoredPairs.join(suite, {f: (s, 1) for f, s in scores.items()}, FACTS)
+    return ScoredPairs.join(suite, {row["filename"]: (scores[row["filename"]], 1) for row in rows}, FACTS)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +124,7 @@ def scored_from_gold(reader, task, rows, scores, folder, monkeypatch, order=None
     [
         (swuggy, "lexical", lexical_tables(), lexical_oracle),
         (sblimp, "syntactic", syntactic_tables(), syntactic_oracle),
+        (prosaudit, "english", prosodic_tables(), prosodic_oracle),
     ],
 )
 def test_official_averages_equal_a_slow_oracle_and_forget_the_order_of_rows(
@@ -155,6 +171,34 @@ def toy(sides, items=None):
 
 
 side = st.tuples(st.sampled_from([-3.0, -2.0, -1.5, -1.0]), st.integers(1, 3))
+
+
+speaker = st.sampled_from(["", "bm", "af", "x"])  # "": in no group of the facet
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(side, side, st.integers(0, 4), speaker), min_size=1, max_size=14),
+    st.sampled_from(["mean", "sum"]),
+    st.randoms(),
+)
+def test_any_suite_equals_exact_arithmetic(rows, normalize, shuffler):
+    """SALMon (each pair an item, facet part) and StoryCloze in several voices (items are stories) are cases of it."""
+    suite, scores = toy([(a, b) for a, b, _, _ in rows], [item for _, _, item, _ in rows])
+    facet = {p.id: row[3] for p, row in zip(suite.pairs, rows, strict=True) if row[3]}
+    order = shuffler.sample(suite.pairs, len(suite.pairs))
+    suite = dataclasses.replace(suite, facets={"speaker": facet}, pairs=tuple(order))
+    wins: dict[str, dict[int, list[Fraction]]] = {}
+    for up, down, item, group in rows:
+        a, b = (Fraction(total) / (n if normalize == "mean" else 1) for total, n in (up, down))
+        win = Fraction(1) if a > b else Fraction(1, 2) if a == b else Fraction(0)
+        for name in ("all", *([f"speaker={group}"] if group else [])):
+            wins.setdefault(name, {}).setdefault(item, []).append(win)
+    found = averages(ScoredPairs.join(suite, scores, FACTS), normalize=normalize, seed=0)
+    assert found.keys() == wins.keys()
+    for name, items in wins.items():
+        exact = sum(sum(w) / len(w) for w in items.values()) / len(items)
+        assert abs(found[name].value - exact) <= 1e-12 and found[name].n == len(items)
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.errors import BadInput, UnitSpecMismatch
-from twistlm.evaluate.perplexity import among, compare, heldout
+from twistlm.evaluate.perplexity import among, compare, compare_per_second, heldout
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.types import Units, UnitSpec
@@ -160,3 +160,24 @@ def test_some_of_the_documents_equal_a_corpus_of_just_those():
     )
     with pytest.raises(BadInput, match="none of the 1"):
         among(whole, {"elsewhere"})
+
+
+def test_seconds_compare_across_tokenizers():
+    coarse = dataclasses.replace(SPEC, n_units=8, centroids_sha256="2" * 64)
+    other = Corpus(
+        Units(u.ids % 7, u.runs, coarse, u.id) for u in reversed(make_corpus([7, 1, 30, 12, 25]))
+    )  # the same clips in another order
+    other.spec = coarse
+    a = heldout(LM, CORPUS, max_units=40, include_end=False)
+    b = heldout(tiny_lm(3, coarse), other, max_units=40, include_end=False)
+    gap = compare_per_second(a, b)
+    assert gap.mean == pytest.approx(a.bits_per_second - b.bits_per_second)
+    assert gap.ci[0] < gap.mean < gap.ci[1] and compare_per_second(b, a).mean == pytest.approx(-gap.mean)
+    assert a.nll_per_second_ci == pytest.approx([end * math.log(2) for end in a.bits_per_second_ci])
+    with pytest.raises(BadInput, match="different units"):
+        compare(a, b)
+    with pytest.raises(BadInput, match="only 4 documents are in both"):
+        compare_per_second(a, among(b, {f"doc-{i}" for i in range(4)}))
+    longer = dataclasses.replace(b, documents=tuple(dataclasses.replace(d, seconds=d.seconds + 1) for d in b.documents))
+    with pytest.raises(BadInput, match="5 documents are not equally long"):
+        compare_per_second(a, longer)

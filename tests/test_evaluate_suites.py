@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from standins import babble
+from standins import babble, make_suite
 from suite_standins import (
     make_multispeaker,
     make_prosaudit,
@@ -29,6 +29,7 @@ from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.salmon import PARTS, salmon
 from twistlm.evaluate.sounds import Cell, load
 from twistlm.evaluate.storycloze import storycloze
+from twistlm.evaluate.suites import mini_swuggy
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy, write_submission
 from twistlm.types import Units
@@ -187,7 +188,8 @@ BROKEN_GOLD = [
     (edit("A1n,", "A1w,"), r"1 files are listed more than once: A1w"),
     (edit("2,B2n", "1,B2n"), r"voice B, id 1: 1 correct, 2 incorrect, voice B, id 2: 1 correct, 0 incorrect"),
     (edit("frequency", "count"), r"lacks the columns frequency; its first line has id, filename"),
-    (edit(",300,", ",often,"), r"frequency holds 'often'"),
+    (edit(",300,", ",often,"), r"frequency holds 3 values that are no counts: A/1: 'often', B/1: 'often', C/1"),
+    (edit(",1\n", ",yes\n"), r"9 bad lines: line 3: correct is 'yes', not 0 or 1, line 5.*line 11.* … \(9 in all\)"),
     (edit(",1\n", ",yes\n", 1), r"line 3: correct is 'yes'"),
     (edit("A2w,A", "A2w, "), r"line 5: voice is empty"),
     (edit("A1n,A", "A1n"), r"line 2 does not have 8 fields"),
@@ -206,12 +208,47 @@ def test_a_broken_gold_table_is_an_error_that_says_where(tmp_path, damage, words
         swuggy(tmp_path, "dev")
 
 
-def test_a_huge_gold_file_is_refused_unread(tmp_path):
+def test_a_huge_table_is_refused_unread(tmp_path):
     gold = make_swuggy(tmp_path)
-    with gold.open("r+b") as file:
-        file.truncate(10**9)  # a hole: takes no space
-    with pytest.raises(BadInput, match="1000 MB large"):
-        swuggy(tmp_path, "dev")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "gold.csv").write_text("task")
+    make_suite(tmp_path / "mini")
+    for path, read in (
+        (gold, lambda: swuggy(tmp_path, "dev")),
+        (tmp_path / "own" / "gold.csv", lambda: storycloze(tmp_path / "own", name="storycloze")),
+        (tmp_path / "mini" / "pairs.jsonl", lambda: mini_swuggy(tmp_path / "mini")),
+    ):
+        with path.open("r+b") as file:
+            file.truncate(10**9)  # a hole: takes no space
+        with pytest.raises(BadInput, match=f"{path.name} is 1000 MB large"):
+            read()
+
+
+def test_a_broken_mini_suite_is_an_error_that_says_where(tmp_path):
+    table, whole = tmp_path / "mini" / "pairs.jsonl", None
+
+    def broken(change):
+        nonlocal whole
+        if whole is None:
+            make_suite(tmp_path / "mini")
+            whole = table.read_bytes()
+        table.write_bytes(change(whole))
+        return mini_swuggy(tmp_path / "mini")
+
+    odd = "café\u2028".encode()  # a line separator that ends no line
+    assert len(broken(lambda data: data.replace(b"word0", odd)).pairs) == 6
+    with pytest.raises(BadInput, match=r"6 bad lines: line 7 repeats the id '0', .* '4' … \(6 in all\)"):
+        broken(lambda data: data + data)
+    with pytest.raises(BadInput, match=r"1 bad lines: line 7 is not JSON"):
+        broken(lambda data: data + b"{\n")
+    with pytest.raises(BadInput, match=r"1 bad lines: line 2 needs the fields"):
+        broken(lambda data: data.replace(b'"word": "word1", ', b""))
+    with pytest.raises(BadInput, match="not UTF-8 text"):
+        broken(lambda data: data + b"\xff\n")
+    with pytest.raises(BadInput, match="is empty"):
+        broken(lambda data: b"")
+    with pytest.raises(BadInput, match=r"names clips that manifest.jsonl does not have: 9-positive"):
+        broken(lambda data: data.replace(b"0-positive", b"9-positive"))
 
 
 def test_only_the_first_five_are_named(tmp_path):
@@ -346,6 +383,47 @@ def test_broken_sounds_are_an_error_that_says_where(tmp_path):
     write_table(tmp_path / "t" / "bm" / "a.parquet", rows)
     with pytest.raises(AudioError, match=r"a.parquet \(row group 1, row 0, column negative_audio\): truncated"):
         tokenize_suite(storycloze(tmp_path / "t", name="storycloze"), Tokenizer(), cache=cache)
+
+
+def test_all_broken_sounds_are_counted_and_the_first_five_named(tmp_path):
+    make_salmon(tmp_path / "salmon")
+    paths = sorted((tmp_path / "salmon" / PARTS[0]).iterdir()) + sorted((tmp_path / "salmon" / PARTS[1]).iterdir())
+    suite = salmon(tmp_path / "salmon")
+    whole = [path.read_bytes() for path in paths]
+    for path in paths[:6]:
+        path.write_bytes(b"")
+    with pytest.raises(AudioError, match=rf"6 of 32 sounds.*{paths[0].name}: empty.*… \(6 in all\)") as raised:
+        tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache")
+    assert str(paths[4]) in str(raised.value) and str(paths[5]) not in str(raised.value)
+    for path, data in zip(paths[:6], whole, strict=False):  # headers are whole, sounds are cut short
+        path.write_bytes(data[: len(data) // 3])
+    with pytest.raises(AudioError, match=r"6 of 32 sounds cannot be used: .*truncated.*… \(6 in all\)"):
+        tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache")
+    for path, data in zip(paths, whole, strict=True):
+        path.write_bytes(data)
+    assert tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache").n_cut <= 6  # the others were kept
+
+
+def test_an_empty_ending_is_never_a_number(tmp_path):
+    import soundfile
+
+    make_storycloze(tmp_path / "files")
+    empty = tmp_path / "files" / "100_b_2_incorrect.wav"
+    soundfile.write(empty, np.zeros(0), 16_000)
+    with pytest.raises(AudioError, match=r"1 of 6 sounds cannot be used: .*100_b_2_incorrect.wav"):
+        tokenize_suite(storycloze(tmp_path / "files", name="storycloze"), Tokenizer(), cache=tmp_path / "cache")
+    columns = "task,id,voice,topic,prompt,correct,incorrect,pause,prompt_text,correct_text,incorrect_text"
+    own = tmp_path / "own"
+    for name in ("p", "c"):
+        wav(own / f"{name}.wav", 1)
+    soundfile.write(own / "i.wav", np.zeros(0), 16_000)
+    row = "storycloze,1,A,,p.wav,c.wav,i.wav,0.2,Once.,Well.,{}"
+    (own / "gold.csv").write_text(f"{columns}\n{row.format('')}\n")
+    with pytest.raises(BadInput, match="1 rows of storycloze have empty fields: A/1"):
+        storycloze(own, name="storycloze")
+    (own / "gold.csv").write_text(f"{columns}\n{row.format('Badly.')}\n")
+    with pytest.raises(AudioError, match=r"1 of 2 sounds cannot be used: .*i.wav"):
+        tokenize_suite(storycloze(own, name="storycloze"), Tokenizer(), cache=tmp_path / "cache")
 
 
 def test_suites_have_names(tmp_path):

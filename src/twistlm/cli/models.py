@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -129,7 +131,9 @@ def eval_(
         Literal["mean", "sum", "both"] | None,
         typer.Option(help="Compare the pairs of SUITES per unit, whole, or both; no default: it moves the number."),
     ] = None,
-    against: Annotated[Path | None, typer.Option(help="Second model of the same units, compared on SUITES.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Second model, compared on SUITES (then of the same units) or --against-units.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results on SUITES; default: eval/ in MODEL.")] = None,
     submission: Annotated[
         Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
@@ -138,6 +142,9 @@ def eval_(
         str | None, typer.Option(help="Text LM (name or folder) that reads the transcripts, where SUITES have them.")
     ] = None,
     units: Annotated[Path | None, typer.Option(help="Folder of units: gives held-out perplexity.")] = None,
+    against_units: Annotated[
+        Path | None, typer.Option(help="The clips of --units in those of --against: compares bits per second.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which clips of --units.")] = "heldout",
     context: Annotated[int, typer.Option(help="Window in tokens; the one of training.")] = 256,
     suite: Annotated[
@@ -151,10 +158,12 @@ def eval_(
     from twistlm.study.judging import judge
 
     facts: dict[str, Any] = {}
-    if units is not None or suite is not None or not suites:
+    if units is not None or against_units is not None or suite is not None or not suites:
         facts = judge(
             model,
             units=units,
+            against=against,
+            against_units=against_units,
             split=split,
             context=context,
             suite=suite,
@@ -164,9 +173,12 @@ def eval_(
         )
     lines = []
     if "perplexity" in facts:
-        p = facts["perplexity"]
-        (low, high), n = p["val_ppl_ci"], p["n_documents"]
-        lines.append(f"perplexity {p['val_ppl']:.2f} [{low:.2f}, {high:.2f}] on {n} clips")
+        lines.append(_perplexity(facts["perplexity"]))
+    if "perplexity_against" in facts:
+        gap = facts["bits_per_second_difference"]
+        low, high = (math.nan if end is None else end for end in gap["ci"])
+        lines.append(f"against {_perplexity(facts['perplexity_against'])}")
+        lines.append(f"difference {gap['mean']:+.2f} [{low:+.2f}, {high:+.2f}] bits a second, p = {gap['p']:.2g}")
     if "mini_swuggy" in facts:
         score = facts["mini_swuggy"]
         low, high = score["ci"]
@@ -189,6 +201,18 @@ def eval_(
         facts |= found
         lines.append(table(found))
     return Result(facts, "\n".join(lines))
+
+
+def _perplexity(p: Mapping[str, Any]) -> str:
+    """Per unit, and what compares across tokenizers; the perplexity of a second is too large a number to read."""
+    ppl, nats, bits = (
+        "[{:.2f}, {:.2f}]".format(*(math.nan if end is None else end for end in p[f"{name}_ci"]))
+        for name in ("val_ppl", "nll_per_second", "bits_per_second")
+    )
+    return (
+        f"perplexity {p['val_ppl']:.2f} {ppl} a unit; {p['nll_per_second']:.2f} {nats} nats and "
+        f"{p['bits_per_second']:.2f} {bits} bits a second; on {p['n_documents']} clips"
+    )
 
 
 @verb

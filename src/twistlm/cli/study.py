@@ -50,14 +50,29 @@ def doctor() -> Result:
 
 
 @verb
-def report(run: Annotated[Path, typer.Argument(help="Folder of a quickstart run.")]) -> Result:
-    """Write a run's report again."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folder of a quickstart run, or of models judged by twist eval.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file of the leaderboard; default: leaderboard.html in the first folder.")
+    ] = None,
+) -> Result:
+    """Write a quickstart's report again, or set what twist eval measured beside published numbers."""
+    if len(runs) == 1 and out is None and (runs[0] / "results.json").is_file():
+        return _report(runs[0])
+
+    from twistlm.study.leaderboard import leaderboard
+    from twistlm.study.leaderboard_page import text, values, write_page
+
+    sections = leaderboard(runs)
+    path = write_page(sections, out or runs[0] / "leaderboard.html")
+    return Result({"leaderboard": str(path), "benchmarks": values(sections)}, f"{text(sections)}\nleaderboard: {path}")
+
+
+def _report(run: Path) -> Result:
     from twistlm.errors import BadInput
     from twistlm.study.report import write_report
 
     source = run / "results.json"
-    if not source.is_file():
-        raise BadInput(f"{run} holds no results.json: name the folder of a finished twist quickstart.")
     try:
         results = json.loads(source.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

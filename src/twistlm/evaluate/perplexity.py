@@ -43,6 +43,7 @@ class Perplexity:
         ci: 95% bootstrap interval of `nll` over documents; (nan, nan) for a single document.
         ppl: exp(nll); `ppl_ci` is exp of the interval's ends.
         nll_per_second: nats of all documents over their seconds of speech; exp of it is the perplexity per second.
+        nll_per_second_ci: 95% bootstrap interval of it over documents.
         bits_per_second: the same in bits: the one of these numbers to compare across tokenizers. Where units are
             deduplicated, how long each lasts is not in it.
         bits_per_second_ci: 95% bootstrap interval of it over documents.
@@ -60,6 +61,7 @@ class Perplexity:
     ppl: float
     ppl_ci: tuple[float, float]
     nll_per_second: float
+    nll_per_second_ci: tuple[float, float]
     bits_per_second: float
     bits_per_second_ci: tuple[float, float]
     n_units: int
@@ -165,12 +167,37 @@ def among(whole: Perplexity, ids: Collection[str], *, seed: int = 0, n_resamples
     return _summarise(documents, whole.rule, whole.unit_spec, seed=seed, n_resamples=n_resamples)
 
 
+def compare_per_second(a: Perplexity, b: Perplexity, *, seed: int = 0) -> Paired:
+    """Return a - b in bits per second of speech, paired document by document; their units may differ.
+
+    Every second weighs the same. What a tokenizer leaves out costs its model nothing, so fewer bits are a better model
+    only where the units keep as much of the speech; how long deduplicated units last is in neither number.
+
+    Raises:
+        BadInput: not the same documents, of the same length to half a second.
+    """
+    of_b = {d.id: d for d in b.documents}
+    shared = [(d, of_b[d.id]) for d in a.documents if d.id in of_b]
+    if len(shared) != len(a.documents) or len(shared) != len(b.documents):
+        raise BadInput(
+            f"only {len(shared)} documents are in both perplexities ({len(a.documents)} and {len(b.documents)}): score "
+            "the same held-out clips with both."
+        )
+    if odd := [d.id for d, other in shared if abs(d.seconds - other.seconds) > 0.5]:
+        raise BadInput(f"{len(odd)} documents are not equally long in both: {offenders(odd)}. Are they the same clips?")
+    # Where the frames end, up to a hop short of the clip, differs between tokenizers.
+    seconds = np.array([(d.seconds + other.seconds) / 2 for d, other in shared])
+    bits_of_a = np.array([d.nll / d.seconds for d, _ in shared]) * seconds / math.log(2)
+    bits_of_b = np.array([d.nll / d.seconds for _, d in shared]) * seconds / math.log(2)
+    return paired_difference(bits_of_a, bits_of_b, sizes=seconds, seed=seed)
+
+
 def _summarise(documents: Sequence[Document], rule: str, unit_spec: str, *, seed: int, n_resamples: int) -> Perplexity:
     nll, counts = np.array([d.nll for d in documents]), np.array([d.n_units for d in documents])
     mean = float(nll.sum() / counts.sum())
     low, high = ratio_ci(nll, counts, seed=seed, n=n_resamples)
     seconds = np.array([d.seconds for d in documents])
-    slow, fast = ratio_ci(nll / math.log(2), seconds, seed=seed, n=n_resamples)
+    slow, fast = ratio_ci(nll, seconds, seed=seed, n=n_resamples)
     per_second = float(nll.sum() / seconds.sum())
     n_cut = sum(d.n_windows > 1 for d in documents)
     return Perplexity(
@@ -179,8 +206,9 @@ def _summarise(documents: Sequence[Document], rule: str, unit_spec: str, *, seed
         ppl=math.exp(mean),
         ppl_ci=(math.exp(low), math.exp(high)),
         nll_per_second=per_second,
+        nll_per_second_ci=(slow, fast),
         bits_per_second=per_second / math.log(2),
-        bits_per_second_ci=(slow, fast),
+        bits_per_second_ci=(slow / math.log(2), fast / math.log(2)),
         n_units=int(counts.sum()),
         n_documents=len(documents),
         n_cut=n_cut,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.sounds import Cell, Joined, Sound, table_rows
-from twistlm.evaluate.suites import Suite, fingerprint, require_sounds
+from twistlm.evaluate.suites import Suite, fingerprint, require_sounds, require_table
 from twistlm.types import Pair
 
 _NAME = re.compile(r"(?P<n>\d+)_(?P<story>.+)_(?P<side>correct|incorrect)\.wav")
@@ -55,6 +55,7 @@ def storycloze(folder: str | Path, *, name: str) -> Suite:
 
 
 def _from_parts(gold: Path, name: str) -> Suite:
+    require_table(gold, missing=".")
     try:
         with gold.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
 
 SEEN, UNSEEN = "seen_voice", "unseen_voice"
+MAX_TABLE_BYTES = 100_000_000  # tables are read whole; sWUGGY's test has some 300,000 rows of less than 100 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,25 +145,46 @@ def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str, suffix
         )
 
 
+def require_table(path: Path, *, missing: str) -> None:
+    """Raise unless `path` is a file that a table of pairs may be; nothing is read.
+
+    Raises:
+        BadInput: no such file (`missing` says what to do), or far larger than any such table.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist{missing}")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise BadInput(
+            f"{path} is {path.stat().st_size / 1e6:.0f} MB large: no table of pairs comes near "
+            f"{MAX_TABLE_BYTES / 1e6:.0f} MB. Another file may have been put in its place."
+        )
+
+
 def _rows(path: Path, fields: set[str]) -> list[dict[str, Any]]:
     """Read a JSON-lines table with unique ids."""
-    if not path.is_file():
-        raise BadInput(
-            f"{path} does not exist: the suite is incomplete. Get a whole copy, or make it with `make assets`."
-        )
+    require_table(path, missing=": the suite is incomplete. Get a whole copy, or make it with `make assets`.")
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path} line {number} is not JSON: {error.msg}.") from error
-        if not isinstance(row, dict) or not fields <= row.keys():
-            raise BadInput(f"{path} line {number} needs the fields {', '.join(sorted(fields))}.")
-        if row["id"] in seen:
-            raise BadInput(f"{path} line {number} repeats the id {row['id']!r}.")
-        seen.add(row["id"])
-        rows.append(row)
+    bad: list[str] = []
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    bad.append(f"line {number} is not JSON: {error.msg}")
+                    continue
+                if not isinstance(row, dict) or not fields <= row.keys():
+                    bad.append(f"line {number} needs the fields {', '.join(sorted(fields))}")
+                elif row["id"] in seen:
+                    bad.append(f"line {number} repeats the id {row['id']!r}")
+                else:
+                    seen.add(row["id"])
+                    rows.append(row)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason}. Get it again.") from error
+    if bad:
+        raise BadInput(f"{path}: {len(bad)} bad lines: {offenders(bad)}. Get a whole copy.")
     if not rows:
         raise BadInput(f"{path} is empty.")
     return rows

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
-from twistlm.errors import BadInput, offenders
+from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate.sounds import load, read_bytes, sample_rate
 from twistlm.evaluate.suites import Suite
 from twistlm.progress import track
@@ -53,17 +53,24 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
 
     Raises:
         BadInput: sounds of different sample rates in one suite.
-        AudioError: a sound is missing, damaged, or too short for one unit.
+        AudioError: sounds are missing, damaged, or too short for one unit; the first five are named. What could be cut
+            is in the cache.
     """
     rate = tok.spec.sample_rate
     digests: dict[str, str] = {}
     rates: dict[str, int] = {}
     # Sounds in tables are sorted so that each part of a table is read once.
     clips = sorted(suite.wanted(), key=lambda i: (str(type(suite.clips[i])), suite.clips[i]))
+    bad: list[str] = []
     for i in track(clips, description=f"sounds of {suite.name}", enabled=progress):
-        data = read_bytes(suite.clips[i])
+        try:
+            data = read_bytes(suite.clips[i])
+            rates[i] = sample_rate(data, suite.clips[i])
+        except AudioError as error:
+            bad.append(str(error))
+            continue
         digests[i] = hashlib.sha256(data).hexdigest()
-        rates[i] = sample_rate(data, suite.clips[i])
+    _refuse(suite, bad)
     _refuse_mixed(suite, rates)
 
     folder = Path(cache) / tok.spec.fingerprint
@@ -73,19 +80,34 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
         first = {digest: i for i, digest in reversed(digests.items()) if digest not in held}
         todo = [i for i in clips if first.get(digests[i]) == i]
 
-        def cut(i: str) -> Row:
-            clip = load(suite.clips[i], sample_rate=rate, id=i)
-            named = dataclasses.replace(tok(clip), id=digests[i])
+        def cut(i: str) -> Row | AudioError:
+            try:
+                clip = load(suite.clips[i], sample_rate=rate, id=i)
+                named = dataclasses.replace(tok(clip), id=digests[i])
+            except AudioError as error:
+                return error
             return Row(units=named, seconds=clip.seconds, source_sha256=digests[i])
 
         with ShardWriter(folder, tok.spec) as writer, closing(in_order(cut, todo)) as rows:
             shown = progress and bool(todo)
             for row in track(rows, description=f"units of {suite.name}", total=len(todo), enabled=shown):
-                writer.add(row)
+                if isinstance(row, AudioError):
+                    bad.append(str(row))
+                else:
+                    writer.add(row)
+        _refuse(suite, bad)
         corpus = open_corpus(folder, split=None)
     place = {digest: n for n, digest in enumerate(corpus.ids)}
     units = {i: dataclasses.replace(corpus[place[digest]], id=i) for i, digest in digests.items()}
     return SpokenSuite(suite, units, _checksum(suite, digests), len(todo))
+
+
+def _refuse(suite: Suite, bad: list[str]) -> None:
+    if bad:
+        raise AudioError(
+            f"{suite.name}: {len(bad)} of {len(suite.wanted())} sounds cannot be used: {offenders(bad)} "
+            "A score over part of a benchmark is another benchmark."
+        )
 
 
 def _refuse_mixed(suite: Suite, rates: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
-from twistlm.evaluate.perplexity import Perplexity, heldout
+from twistlm.evaluate.perplexity import Perplexity, compare_per_second, heldout
 from twistlm.evaluate.suites import SEEN, UNSEEN, Suite, mini_swuggy
 from twistlm.lm.model import UnitLM
 from twistlm.study.models import load_model
@@ -33,6 +33,7 @@ def perplexity_values(p: Perplexity) -> Values:
         "val_ppl": p.ppl,
         "val_ppl_ci": p.ppl_ci,
         "nll_per_second": p.nll_per_second,
+        "nll_per_second_ci": p.nll_per_second_ci,
         "bits_per_second": p.bits_per_second,
         "bits_per_second_ci": p.bits_per_second_ci,
         "n_units": p.n_units,
@@ -73,6 +74,8 @@ def judge(
     model: str | Path,
     *,
     units: str | Path | None,
+    against: str | Path | None = None,
+    against_units: str | Path | None = None,
     split: str,
     context: int,
     suite: str | None,
@@ -82,9 +85,14 @@ def judge(
 ) -> Values:
     """Return `perplexity` on a split of `units` and `mini_swuggy`, whichever was asked for.
 
+    With `against` and `against_units`, another model and the same clips in its units, also `perplexity_against` and
+    `bits_per_second_difference`, the first less the second.
+
     Raises:
         BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
     """
+    if against_units is not None and (units is None or against is None):
+        raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
     if units is None and suite is None:
         raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
     lm = load_model(model)
@@ -92,6 +100,10 @@ def judge(
     if units is not None:
         p = perplexity(lm, open_corpus(units, split=split), context=context, seed=seed)
         values["perplexity"] = perplexity_values(p) | {"protocol": p.protocol}
+    if against is not None and against_units is not None:
+        other = perplexity(load_model(against), open_corpus(against_units, split=split), context=context, seed=seed)
+        values["perplexity_against"] = perplexity_values(other) | {"protocol": other.protocol}
+        values["bits_per_second_difference"] = compare_per_second(p, other, seed=seed)._asdict()
     if suite is not None:
         tok = SpeechTokenizer.load(tokenizer)
         lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
