@@ -1,13 +1,10 @@
 """Make the bundled vocoder: a unit HiFi-GAN for one synthetic voice, from its recordings and a tokenizer.
 
-    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --minutes 20                      # stage 1
-    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --minutes 40 \
-        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500                 # stage 2
+    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --updates 12000 \
+        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
 
-Stage 1 needs no tokenizer, so it can run while that is still being trained: it learns the voice from stand-in units
-(k-means over MFCC). Stage 2 starts from it: all of the generator stays, and each new unit begins with the mean
-embedding of the stand-in units it is heard together with. Without stage 1, stage 2 starts from random weights. With
---start-from it goes on in the same way from any vocoder made in this --work, say that of an earlier tokenizer.
+It starts from random weights, or with --start-from and --start-tokenizer from the vocoder of another tokenizer: all of
+the generator stays, and each new unit begins with the mean embedding of the old units it is heard together with.
 
 Everything is kept in --work: a killed run goes on where it was, and --export writes what there is so far.
 """
@@ -33,8 +30,6 @@ from twistlm.corpus.manifest import Entry, load
 from twistlm.progress import track
 from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
-from twistlm.units import kmeans
-from twistlm.units.features import mfcc
 from twistlm.units.runs import dedup
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.crops import Crops, heldout_distance
@@ -43,12 +38,12 @@ from twistlm.vocoder.mel import SpectralLoss
 from twistlm.vocoder.train import VocoderConfig, train_vocoder, training_step
 from twistlm.vocoder.vocoder import Vocoder
 
-HOP, RATE, K, RECEPTIVE = 640, 16_000, 500, 720
+HOP, RATE = 640, 16_000
 HELDOUT = 24  # clips at the end of the manifest that are never trained on
 Pair = tuple[Units, NDArray[np.float32]]
 
 MODEL = HiFiGANConfig(
-    num_embeddings=K,
+    num_embeddings=500,  # replaced by the tokenizer's
     embedding_dim=128,
     model_in_dim=128,
     # Wide where frames are few and narrow at the waveform, and one residual block a stage: on a CPU four times as fast
@@ -68,14 +63,15 @@ MODEL = HiFiGANConfig(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs-manifest", type=Path, required=True, help="folder of one voice with a manifest.jsonl")
-    parser.add_argument("--tokenizer", help="name or folder; without it, stage 1")
+    parser.add_argument("--tokenizer", required=True, help="name or folder")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="train about so long, by a measurement at the start")
     length.add_argument("--updates", type=int, help="train exactly so many updates")
     parser.add_argument("--adversarial-share", type=float, default=0.0, help="share of the time that has critics")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="what stage 2 writes")
-    parser.add_argument("--start-from", type=Path, help="vocoder folder that stage 2 starts from (default: stage 1's)")
+    parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="folder to write")
+    parser.add_argument("--start-from", type=Path, help="folder of a vocoder to start from")
+    parser.add_argument("--start-tokenizer", help="name or folder of its tokenizer")
     parser.add_argument("--work", type=Path, default=Path(".assets-work/vocoder"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="train no further, write what the checkpoint holds")
@@ -84,51 +80,29 @@ def main() -> None:
 
     entries = load(options.pairs_manifest)
     waves = [read(e.path).samples for e in track(entries, description="read", enabled=True)]
-    standin_folder = options.work / "standin-vocoder"
-    if options.tokenizer is None:
-        stage, out, start = "standin", standin_folder, None
-        spec, units = standin_units(entries, waves, options.work)
-    else:
-        stage, out = "final", options.out
-        spec, units = tokenized(entries, waves, options.tokenizer, options.work)
-        before = options.start_from or standin_folder
-        start = carried_over(entries, waves, units, before, options.work) if before.exists() else None
+    spec, units = tokenized(entries, waves, options.tokenizer, options.work)
+    start = None
+    if options.start_from:
+        _, old = tokenized(entries, waves, options.start_tokenizer, options.work)
+        start = carried_over(units, old, Vocoder.load(options.start_from))
     pairs = list(zip(units, waves, strict=True))
     train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
 
     suffix = ""
     if options.start_from:
         suffix = "-" + hashlib.sha256((options.start_from / "model.safetensors").read_bytes()).hexdigest()[:8]
-    run = options.work / f"{stage}-{spec.fingerprint}{suffix}"
-    config = resolve_config(run, options, train, spec, first=start is None and stage == "standin")
+    run = options.work / f"vocoder-{spec.fingerprint}{suffix}"
+    config = resolve_config(run, options, train, spec)
     stop = json.loads((run / "checkpoint" / "state.json").read_text())["update"] if options.export else None
     began = time.monotonic()
     vocoder = train_vocoder(train, spec, config, run, heldout=heldout, start=start, progress=True, stop_after=stop)
-    vocoder.save(out)
+    vocoder.save(options.out)
     seconds = time.monotonic() - began
-    vocoder = Vocoder.load(out)  # what is measured is what ships, rounded to half precision
+    vocoder = Vocoder.load(options.out)  # what is measured is what ships, rounded to half precision
     measured = measure(vocoder, heldout, entries[-HELDOUT:], options.threads)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    vocoder.save(out, card=card(vocoder, config, entries, measured, history[-1]["update"], start is not None))
+    vocoder.save(options.out, card=card(vocoder, config, entries, measured, history[-1]["update"], start is not None))
     print(json.dumps({"updates": history[-1]["update"], "seconds": round(seconds), **measured}))
-
-
-def standin_units(entries: list[Entry], waves: list[NDArray[np.float32]], work: Path) -> tuple[UnitSpec, list[Units]]:
-    """Units for stage 1: k-means over MFCC, in frames as a 25 Hz HuBERT has them."""
-    codebook_path = work / "standin-codebook.safetensors"
-    features = [
-        mfcc(wave, (len(wave) - RECEPTIVE) // HOP + 1, hop=HOP)
-        for wave in track(waves, description="MFCC", enabled=True)
-    ]
-    if not codebook_path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        kmeans.fit(np.concatenate(features[:-HELDOUT]), K, seed=0).save(codebook_path)
-    codebook = kmeans.Codebook.load(codebook_path)
-    spec = UnitSpec(
-        encoder="mfcc", encoder_sha256="0" * 64, layer=0, tap="mfcc", normalize_input=False, sample_rate=RATE, hop=HOP,
-        n_units=K, centroids_sha256=codebook.sha256, deduplicate=True,
-    )  # fmt: skip
-    return spec, [Units(*dedup(codebook.assign(f)), spec=spec, id=e.id) for e, f in zip(entries, features, strict=True)]
 
 
 def tokenized(
@@ -136,36 +110,18 @@ def tokenized(
 ) -> tuple[UnitSpec, list[Units]]:
     """The tokenizer's units of all clips, kept in the work folder."""
     tok = SpeechTokenizer.load(name)
-    cache = units_cache(work, tok.spec)
+    cache = work / f"units-{tok.spec.fingerprint}.npz"
     if not cache.exists():
-        frames = [
-            tok(Clip(samples=wave, sample_rate=RATE, id=e.id)).frames
-            for e, wave in track(list(zip(entries, waves, strict=True)), description="tokenize", enabled=True)
-        ]
+        clips = [Clip(samples=wave, sample_rate=RATE, id=e.id) for e, wave in zip(entries, waves, strict=True)]
+        frames = list(in_order(lambda clip: tok(clip).frames, track(clips, description="tokenize", enabled=True)))
         with atomic_write(cache) as path:
             np.savez(path, **{e.id: f for e, f in zip(entries, frames, strict=True)})
-    return tok.spec, kept_units(entries, tok.spec, work)
+    kept = np.load(cache)
+    return tok.spec, [Units(*dedup(kept[e.id]), spec=tok.spec, id=e.id) for e in entries]
 
 
-def units_cache(work: Path, spec: UnitSpec) -> Path:
-    return work / f"units-{spec.fingerprint}.npz"
-
-
-def kept_units(entries: list[Entry], spec: UnitSpec, work: Path) -> list[Units]:
-    """Units that `tokenized` has made before."""
-    kept = np.load(units_cache(work, spec))
-    return [Units(*dedup(kept[e.id]), spec=spec, id=e.id) for e in entries]
-
-
-def carried_over(
-    entries: list[Entry], waves: list[NDArray[np.float32]], units: list[Units], before: Path, work: Path
-) -> dict[str, Tensor]:
-    """An earlier vocoder's weights, with embeddings for these units."""
-    earlier = Vocoder.load(before)
-    if earlier.spec.encoder == "mfcc":
-        _, old = standin_units(entries, waves, work)
-    else:
-        old = kept_units(entries, earlier.spec, work)
+def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict[str, Tensor]:
+    """An earlier vocoder's weights, with embeddings for these units in place of the `old` ones of the same clips."""
     weights = earlier.generator.state_dict()
     counts = np.zeros((units[0].spec.n_units, earlier.spec.n_units))  # [new, old]
     for new, was in zip(units, old, strict=True):
@@ -176,16 +132,12 @@ def carried_over(
     return {**weights, "dict.weight": shares @ weights["dict.weight"]}
 
 
-def resolve_config(
-    run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec, *, first: bool
-) -> VocoderConfig:
+def resolve_config(run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec) -> VocoderConfig:
     """The run's config: as kept beside it, or made from the options, with --minutes turned into updates by timing."""
     path = run / "run.json"
     model = dataclasses.replace(MODEL, num_embeddings=spec.n_units)
     if not path.exists():
         share = options.adversarial_share
-        # Stage 1 is not an end, so its rate does not fall to nothing.
-        floor = options.lr / 3 if first else options.lr / 20
         updates = options.updates
         if updates is None:
             if options.minutes is None:
@@ -202,7 +154,7 @@ def resolve_config(
             "updates": updates,
             "adversarial_from": critics,
             "lr": options.lr,
-            "lr_floor": floor,
+            "lr_floor": options.lr / 20,
             "checkpoint_every": 500,
         }
         with atomic_write(path) as temporary:
@@ -258,7 +210,7 @@ def card(
     hours = sum(e.seconds or 0 for e in entries) / 3600
     voices = ", ".join(sorted({e.speaker for e in entries}))
     n_parameters = sum(p.numel() for p in vocoder.generator.parameters())
-    stage = "after a first stage on other units of the same speech" if carried else "from random weights"
+    stage = "from the vocoder of an earlier tokenizer" if carried else "from random weights"
     critics = max(0, updates - config.adversarial_from)
     return f"""# A vocoder for 25 Hz units
 
