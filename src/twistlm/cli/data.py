@@ -88,14 +88,24 @@ def tokenize(
     out: Annotated[Path, typer.Option(help="Folder for the units (Parquet shards).")],
     tokenizer: TokenizerName = MINI,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Cut on a Ray cluster; local begins one on this machine.")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(help="Workers to ask Ray for; default: one for each core it has now.", min=1)
+    ] = None,
     progress: bool = True,
 ) -> Result:
     """Cut speech into units; a rerun adds what is missing."""
+    from functools import partial
+
+    from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
     from twistlm.units.tokenizer import SpeechTokenizer
 
     tok = SpeechTokenizer.load(tokenizer)
-    report = run(speech, out, tok, max_failures=max_failures, progress=progress)
+    cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
+    report = run(speech, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
     facts = {
         "units": str(out),
         "done": report.n_done,
