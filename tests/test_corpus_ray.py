@@ -159,7 +159,9 @@ def test_items_are_a_disjoint_cover_in_order(clips: list[tuple[str, float]]) -> 
     assert [i for first, stop in items for i in range(first, stop)] == list(range(len(entries)))
     for first, stop in items:
         assert sum(entry.seconds or 0 for entry in entries[first : stop - 1]) < module._ITEM_SECONDS
-        assert stop - first <= 4 or len({entry.path for entry in entries[first + 4 : stop]} | {entries[first].path}) == 1
+        assert (
+            stop - first <= 4 or len({entry.path for entry in entries[first + 4 : stop]} | {entries[first].path}) == 1
+        )
 
 
 def test_without_ray_the_extra_is_named_and_with_nothing_to_do_it_is_not_needed(

@@ -158,7 +158,9 @@ def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min
     if peak < _SILENCE:
         raise AudioError(f"{name}: silent: nothing louder than -80 dB in {seconds:.2f} s. Was the recorder muted?")
     if peak > _UNSCALED:
-        raise AudioError(f"{name}: samples up to {peak:g}, where full scale is 1. Divide by what its writer took for 1.")
+        raise AudioError(
+            f"{name}: samples up to {peak:g}, where full scale is 1. Divide by what its writer took for 1."
+        )
 
 
 def info(path: str | Path) -> tuple[float, int, int]:

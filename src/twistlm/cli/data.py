@@ -173,12 +173,16 @@ def hubert(
     ] = "filterbank",
     frame_rate: Annotated[int, typer.Option(help="Frames per second: 25 or 50.")] = 25,
     k: Annotated[int, typer.Option("--k", help="Number of target units.")] = 500,
+    size: Annotated[Literal["mini", "base", "large"], typer.Option(help="base and large hear waveforms.")] = "mini",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")] = False,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
-    """Pretrain a HuBERT encoder."""
+    """Pretrain a HuBERT encoder, on one process or under torchrun."""
     from twistlm.study.making import hubert_config, pretrain_hubert
 
-    config = hubert_config(front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed)
+    config = hubert_config(
+        front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed, size=size, bf16=bf16
+    )
     folder = pretrain_hubert(speech, out, config, teacher=teacher, progress=progress)
     return Result({"encoder": str(folder)}, f"{folder}: go on with twist kmeans {speech} --encoder {folder} …")
