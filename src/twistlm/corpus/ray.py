@@ -178,7 +178,7 @@ def _cluster(address: str) -> Iterator[Any]:
         raise TwistError("cutting on many machines needs Ray: pip install 'twistlm[ray]'.") from error
     own = not ray.is_initialized()
     if own:
-        local = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+        local: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -40,7 +40,13 @@ RATE = 16_000
 # Hsu et al. 2021, table I, with its learning rates, its seconds of speech an update over all ranks (2,800 on 32 GPUs,
 # 7,200 on 128) and its masks, loss on masked frames alone; it trained 250,000 to 400,000 updates. Only "mini" has been
 # trained here.
-_HUBERT = {"front_end": "waveform", "mask_start": 0.08, "unmasked_weight": 0.0, "crop_seconds": 15.6, "augment": 0.0}
+_HUBERT: dict[str, Any] = {
+    "front_end": "waveform",
+    "mask_start": 0.08,
+    "unmasked_weight": 0.0,
+    "crop_seconds": 15.6,
+    "augment": 0.0,
+}
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {"width": 256, "layers": 6, "heads": 4, "ffn": 1024, "crop_seconds": 4.0, "batch": 8, "lr": 1e-3},
     "base": {"width": 768, "layers": 12, "heads": 12, "ffn": 3072, "batch": 176, "lr": 5e-4} | _HUBERT,
@@ -81,8 +87,10 @@ def hubert_config(
         )
     n_convolutions = len(FRONT_ENDS[front_end, frame_rate][0])
     channels = (256, 384, 384) if front_end == "filterbank" else (192 if size == "mini" else 512,) * n_convolutions
-    paper = {} if size == "mini" else {"mask_frames": frame_rate // 5, "position_kernel": 128 * frame_rate // 50}
-    settings = {"front_end": front_end, **SIZES[size], **paper}
+    paper: dict[str, Any] = (
+        {} if size == "mini" else {"mask_frames": frame_rate // 5, "position_kernel": 128 * frame_rate // 50}
+    )
+    settings: dict[str, Any] = {"front_end": front_end, **SIZES[size], **paper}
     return HubertPretrainConfig(
         frame_rate=frame_rate,
         conv_dim=channels[:n_convolutions],

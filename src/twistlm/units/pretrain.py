@@ -278,7 +278,8 @@ def pretrain(
         CheckpointError: the checkpoint in `out` belongs to another configuration.
         TrainingError: the loss is not finite.
     """
-    out, rank, ranks = Path(out), *_rank()
+    out = Path(out)
+    rank, ranks = _rank()
     if config.batch % ranks:
         raise BadInput(f"{ranks} ranks cannot share {config.batch} crops evenly: use a number that divides the batch.")
     out.mkdir(parents=True, exist_ok=True)
@@ -290,9 +291,11 @@ def pretrain(
     )
     update = _restore(out / "checkpoint", config, model, optimizer)
     model.train()
-    # HF's own embedding of masked frames is not used and gets no gradient.
-    step_model = model if ranks == 1 else DistributedDataParallel(model, find_unused_parameters=True)
-    step_model = torch.compile(step_model) if config.compile else step_model  # type: ignore[assignment]
+    step_model: nn.Module = model
+    if ranks > 1:  # HF's own embedding of masked frames is not used and gets no gradient
+        step_model = DistributedDataParallel(model, find_unused_parameters=True)
+    if config.compile:
+        step_model = torch.compile(step_model)  # type: ignore[assignment]
     began = time.perf_counter()
     while update < config.updates:
         for group in optimizer.param_groups:
