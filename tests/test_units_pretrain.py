@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -13,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
+from transformers import HubertModel
 
 from test_units import noise, tiny_config
 from twistlm.errors import BadInput, CheckpointError
+from twistlm.study.making import hubert_config
 from twistlm.units.features import mfcc, position_means, without_position
 from twistlm.units.pretrain import (
     LabelledSpeech,
@@ -230,3 +236,98 @@ def test_without_position_takes_out_what_only_depends_on_the_place():
     assert features.var() > 50
     np.testing.assert_allclose(cleaned.var(), 1.0, atol=0.05)
     assert np.corrcoef(cleaned.ravel(), signal.ravel())[0, 1] > 0.99
+
+
+def test_ranks_draw_crops_of_their_own_and_the_only_rank_those_it_always_drew():
+    speech = LabelledSpeech(np.arange(640 * 100, dtype=np.int16), np.arange(100, dtype=np.int16)[None] % 10, 640)
+    config = tiny_config(batch=4)
+    with mock.patch.object(np.random, "default_rng", lambda key, real=np.random.default_rng: real(key[:2])):
+        before = draw_batch(speech, config, 3)  # as without ranks
+    assert all(torch.equal(a, b) for a, b in zip(draw_batch(speech, config, 3), before, strict=True))
+    first, second = (draw_batch(speech, config, 3, rank=rank, ranks=2) for rank in range(2))
+    assert first[0].shape[0] == second[0].shape[0] == 2 and not torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("size, published", [("base", 94_371_712), ("large", 315_438_720)])
+@pytest.mark.parametrize("frame_rate", [50, 25])
+def test_base_and_large_have_the_sizes_of_the_published_ones(size, published, frame_rate):
+    config = hubert_config(
+        front_end="waveform", frame_rate=frame_rate, n_targets=500, updates=250_000, seed=0, size=size
+    )
+    with torch.device("meta"):
+        model = HubertModel(config.hubert())
+    n = sum(p.numel() for p in model.parameters())
+    if frame_rate == 25:  # one more convolution, and a positional one over half as many frames for the same time
+        groups = config.width // 16
+        n += config.width * groups * 64 - (512 * 512 * 2 + 3 * 512)
+    assert n == pytest.approx(published, rel=2e-4)  # layer norm and biases in the convolutions, batch norm behind
+    assert model.config.do_stable_layer_norm == (size == "large")
+    assert np.prod(config.hubert().conv_stride) == 16_000 // frame_rate
+    assert (config.warmup, config.mask_frames) == (20_000, frame_rate // 5)
+
+
+def test_base_has_no_filterbank():
+    with pytest.raises(BadInput, match="--front-end waveform"):
+        hubert_config(front_end="filterbank", frame_rate=25, n_targets=9, updates=1, seed=0, size="base")
+
+
+def test_a_checkpoint_from_before_a_setting_existed_goes_on(speech, tmp_path):
+    pretrain(speech, tiny_config(updates=1, compile=False), tmp_path)
+    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+    del state["config"]["position_kernel"]
+    (tmp_path / "checkpoint/state.json").write_text(json.dumps(state))
+    pretrain(speech, tiny_config(updates=1, compile=False), tmp_path)
+    with pytest.raises(CheckpointError, match="position_kernel"):
+        pretrain(speech, tiny_config(updates=1, compile=False, position_kernel=32), tmp_path)
+
+
+RANK = """
+import json, os, sys, torch
+from datetime import timedelta
+import numpy as np
+from torch import distributed as dist
+import twistlm.units.pretrain as module
+from test_units import tiny_config
+rank, folder, stop = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "stop"
+torch.set_num_threads(1)
+store = f"file://{folder}/{sys.argv[3]}.store"
+dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+rng = np.random.default_rng(0)
+tones = rng.integers(0, 10, 120)
+wave = np.concatenate([np.sin(2 * np.pi * (200 + 150 * tone) * np.arange(3200) / 16_000) for tone in tones])
+speech = module.LabelledSpeech((wave * 9000).astype(np.int16), np.repeat(tones, 5).astype(np.int16)[None], 640)
+config = tiny_config(batch=4, compile=False)
+def die(*args, real=module._checkpoint):
+    real(*args)
+    os._exit(0)
+if stop:
+    module._checkpoint = die
+model = module.pretrain(speech, config, f"{folder}/run-{sys.argv[4]}")
+torch.save(model.state_dict(), f"{folder}/{sys.argv[4]}-{rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_and_a_stopped_pair_goes_on_to_the_same_weights(tmp_path):
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def run(how, name):
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path), how, name], env=here)
+            for rank in range(2)
+        ]
+        for rank in ranks:
+            if how == "stop" and rank is ranks[1]:  # its peer is gone
+                rank.kill()
+            rank.wait(timeout=120)
+        return [rank.returncode for rank in ranks]
+
+    assert run("straight", "straight") == [0, 0]
+    assert run("stop", "stopped")[0] == 0
+    assert json.loads((tmp_path / "run-stopped/checkpoint/state.json").read_text())["update"] == 2
+    assert run("on", "stopped") == [0, 0]
+    straight, other, resumed = (torch.load(tmp_path / f"{n}.pt") for n in ("straight-0", "straight-1", "stopped-0"))
+    for name, weight in straight.items():
+        assert torch.equal(weight, resumed[name]), name
+        assert torch.equal(weight, other[name]) or "batch_norm.running" in name, name
+    assert (tmp_path / "run-straight/metrics.jsonl").read_text().count("\n") == 1  # the first rank alone writes

@@ -24,13 +24,16 @@ from twistlm.types import Clip
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".sph")
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 
+RATES = (1_000, 768_000)  # Hz: nobody records speech below, no converter runs above; a header that says so is damaged
 TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables of parts are rounded
-_BLOCK = 1 << 18  # samples per channel read at once: a long file never lies in memory at its own rate and channels
+_BLOCK = 1 << 18  # samples read at once, of up to 8 channels: a long file never lies in memory at its own rate
 _SILENCE = 1e-4  # peak below which a clip is silent: -80 dB, three steps of 16-bit PCM
+_UNSCALED = 100.0  # peak above which a float file was not scaled to -1 … 1: 40 dB above full scale
 _MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: about 5000); a header that says so lies
 # What libsndfile notes when a header declares more bytes than the file holds ("data : 96000 (should be 47978)").
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTH = 0x7FFF_F000  # programs that write wav into a pipe declare this length or more
+_TRUST = 1 << 22  # samples: memory for more is taken as they are decoded, not as the header declares
 
 
 def seconds_to_samples(seconds: float, rate: int) -> int:
@@ -70,7 +73,7 @@ def read(
     """
     path = Path(path)
     with _opened(path) as sound:
-        samples, rate = _samples(sound, path, path.stat().st_size, sample_rate, start, seconds)
+        samples, rate = _samples(sound, path, sample_rate, start, seconds)
     return Clip(samples, rate, id=path.stem)
 
 
@@ -87,26 +90,25 @@ def decode(
     Raises:
         AudioError: as `read`.
     """
-    if not data:
-        raise _empty(name)
-    with _sound(io.BytesIO(data), name) as sound:
-        samples, rate = _samples(sound, name, len(data), sample_rate, start, seconds)
+    with _sound(_Bytes(data), name, len(data)) as sound:
+        samples, rate = _samples(sound, name, sample_rate, start, seconds)
     return Clip(samples, rate, id=name)
 
 
 def _samples(
-    sound: sf.SoundFile, path: str | Path, n_bytes: int, sample_rate: int | None, start: float, seconds: float | None
+    sound: sf.SoundFile, path: str | Path, sample_rate: int | None, start: float, seconds: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the mono samples [N] of an open file, or of a part of it, and their rate in Hz."""
     rate = sound.samplerate if sample_rate is None else sample_rate
     if rate < 1:
         raise BadInput(f"a sample rate must be positive, got {rate}.")
-    if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
-        raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
     first, last = _part(sound, path, start, seconds)
-    samples = np.empty(resampled_length(last - first, sound.samplerate, rate), dtype=np.float32)
+    expected = resampled_length(last - first, sound.samplerate, rate)
+    samples = np.empty(min(expected, _TRUST), dtype=np.float32)
     n_done = 0
     for piece in _resampled(sound, path, first, last, rate):
+        if n_done + len(piece) > len(samples):
+            samples.resize(min(expected, max(2 * len(samples), n_done + len(piece))), refcheck=False)
         samples[n_done : n_done + len(piece)] = piece
         n_done += len(piece)
     return samples[:n_done], rate
@@ -138,7 +140,8 @@ def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
     """Raise unless `clip` holds sound that can be cut into units.
 
     Raises:
-        AudioError: samples that are NaN or infinite, fewer than `min_seconds`, or nothing above -80 dB of full scale.
+        AudioError: samples that are NaN or infinite, fewer than `min_seconds`, nothing above -80 dB of full scale, or
+            something more than 40 dB above it.
     """
     name = clip.id or "the clip"
     if not np.isfinite(clip.samples).all():
@@ -154,6 +157,10 @@ def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min
         raise AudioError(f"{name}: too short: {seconds:.3f} s, needs {min_seconds} s. Leave it out.")
     if peak < _SILENCE:
         raise AudioError(f"{name}: silent: nothing louder than -80 dB in {seconds:.2f} s. Was the recorder muted?")
+    if peak > _UNSCALED:
+        raise AudioError(
+            f"{name}: samples up to {peak:g}, where full scale is 1. Divide by what its writer took for 1."
+        )
 
 
 def info(path: str | Path) -> tuple[float, int, int]:
@@ -222,36 +229,52 @@ def find_audio(folder: str | Path) -> list[Path]:
     return sorted(found)
 
 
+class _Bytes(io.BytesIO):
+    """Bytes that bear what damaged headers make libsndfile ask for, as a file does: to stand before the start."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: len(self.getbuffer())}[whence]
+        return super().seek(base + offset) if base + offset >= 0 else self.tell()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sf.SoundFile]:
     if not path.is_file():
         raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.")
-    if not path.stat().st_size:
-        raise _empty(path)
-    # RAW is the one format soundfile refuses by name and not by content.
-    if path.suffix.lower() == ".raw":
-        raise AudioError(f"{path}: a raw file does not say its rate. Give it a header, e.g. sox -t raw … out.wav.")
-    with _sound(path, path) as sound:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error}.") from error
+    with file, _sound(file, path, path.stat().st_size) as sound:
         yield sound
 
 
 @contextmanager
-def _sound(source: Path | io.BytesIO, path: str | Path) -> Iterator[sf.SoundFile]:
-    """Open what holds a sound file; `path` is what it is called in errors."""
+def _sound(source: io.BufferedReader | io.BytesIO, path: str | Path, n_bytes: int) -> Iterator[sf.SoundFile]:
+    """Open what holds a sound file of `n_bytes`; `path` is what it is called in errors."""
+    if not n_bytes:
+        raise _empty(path)
+    # By descriptor, not by name: by a name that ends in .au, .vox, … libsndfile takes any bytes for sound.
+    opened = source if isinstance(source, io.BytesIO) else source.fileno()
     try:
-        with sf.SoundFile(source) as sound:
+        with sf.SoundFile(opened, closefd=False) as sound:
             log = sound.extra_info
             for declared, held in _SHORT_CHUNK.findall(log):
                 if int(held) < int(declared) < _UNKNOWN_LENGTH:
                     raise _truncated(path, f"{held} of {declared} bytes")
             if "lacks an end-of-stream bit" in log:
                 raise _truncated(path, "an Ogg stream without its last page")
+            if not RATES[0] <= sound.samplerate <= RATES[1]:
+                raise AudioError(f"{path}: the header declares a sample rate of {sound.samplerate} Hz: corrupt.")
+            if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
+                raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
             yield sound
     except sf.SoundFileError as error:
-        detail = str(error).removeprefix(f"Error opening {str(source)!r}: ")
+        detail = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
         raise AudioError(
             f"{path}: not a sound file, or corrupt ({detail.strip().rstrip('.')}). "
-            "Convert it again, or leave it out; wav, flac, ogg (vorbis, opus) and mp3 are read."
+            "Convert it again, or leave it out; wav, flac, ogg (vorbis, opus) and mp3 are read, and no file without a "
+            "header."
         ) from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
@@ -259,10 +282,11 @@ def _sound(source: Path | io.BytesIO, path: str | Path) -> Iterator[sf.SoundFile
 
 def _blocks(sound: sf.SoundFile, path: str | Path, n_samples: int) -> Iterator[NDArray[np.float32]]:
     """Yield the next `n_samples` of the file, or what there is of them, as mono blocks, float32 [<= _BLOCK]."""
-    left = n_samples
-    while left and len(block := sound.read(min(left, _BLOCK), dtype="float32", always_2d=True)):
+    left, size = n_samples, max(1, min(_BLOCK, 8 * _BLOCK // sound.channels))
+    while left and len(block := sound.read(min(left, size), dtype="float32", always_2d=True)):
         left -= len(block)
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # it will be found below
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
         if not np.isfinite(mono).all():
             raise _not_finite(str(path))
         yield np.ascontiguousarray(mono)

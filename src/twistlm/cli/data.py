@@ -88,14 +88,24 @@ def tokenize(
     out: Annotated[Path, typer.Option(help="Folder for the units (Parquet shards).")],
     tokenizer: TokenizerName = MINI,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Cut on a Ray cluster; local begins one on this machine.")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(help="Workers to ask Ray for; default: one for each core it has now.", min=1)
+    ] = None,
     progress: bool = True,
 ) -> Result:
     """Cut speech into units; a rerun adds what is missing."""
+    from functools import partial
+
+    from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
     from twistlm.units.tokenizer import SpeechTokenizer
 
     tok = SpeechTokenizer.load(tokenizer)
-    report = run(speech, out, tok, max_failures=max_failures, progress=progress)
+    cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
+    report = run(speech, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
     facts = {
         "units": str(out),
         "done": report.n_done,
@@ -177,12 +187,16 @@ def hubert(
     ] = "filterbank",
     frame_rate: Annotated[int, typer.Option(help="Frames per second: 25 or 50.")] = 25,
     k: Annotated[int, typer.Option("--k", help="Number of target units.")] = 500,
+    size: Annotated[Literal["mini", "base", "large"], typer.Option(help="base and large hear waveforms.")] = "mini",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")] = False,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
-    """Pretrain a HuBERT encoder."""
+    """Pretrain a HuBERT encoder, on one process or under torchrun."""
     from twistlm.study.making import hubert_config, pretrain_hubert
 
-    config = hubert_config(front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed)
+    config = hubert_config(
+        front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed, size=size, bf16=bf16
+    )
     folder = pretrain_hubert(speech, out, config, teacher=teacher, progress=progress)
     return Result({"encoder": str(folder)}, f"{folder}: go on with twist kmeans {speech} --encoder {folder} …")

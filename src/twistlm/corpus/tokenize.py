@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def tokenize(
     *,
     max_failures: float = 0.0,
     shard_clips: int = 200,
+    cutter: Callable[[Sequence[Entry], Tokenizer], Generator[Row | Failure]] | None = None,
     progress: bool = False,
 ) -> Report:
     """Cut every clip of a manifest into units and store them as Parquet shards.
@@ -97,6 +98,7 @@ def tokenize(
         tok: the tokenizer; it gets each clip at its own sample rate, whole and alone.
         max_failures: share of the clips, 0 … 1, that may fail; the good ones are stored in any case.
         shard_clips: clips per shard (fewer when they are long): what is lost at most when the process is killed.
+        cutter: cuts the clips instead of `cut`, somewhere else (`corpus.ray.cut_on_ray`): the shards are the same.
         progress: show a bar.
 
     Raises:
@@ -113,7 +115,7 @@ def tokenize(
             pending, stale = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
-            with closing(cut(pending, tok)) as made:
+            with closing((cutter or cut)(pending, tok)) as made:
                 for row in made:
                     if isinstance(row, Failure):
                         failures.append(row)

@@ -2,9 +2,12 @@
 
 Targets are any unit sequence at the encoder's frame rate: MFCC k-means for a first iteration, a layer of an earlier
 encoder for the next ones, or a teacher encoder. Speech is one long waveform with one target a frame; batches are crops
-of it, so nothing is padded. There may be several streams of targets, each with its own head, as in the paper's cluster
-ensembles. A departure from the paper: unmasked frames count too, with `unmasked_weight` (0 there), which makes training
-from a good teacher much shorter.
+of it, all of one length, so nothing is padded and there is nothing to bucket. There may be several streams of targets,
+each with its own head, as in the paper's cluster ensembles. A departure from the paper: unmasked frames count too, with
+`unmasked_weight` (0 there), which makes training from a good teacher much shorter.
+
+Under torchrun each rank computes its share of the crops (DDP: gradients are averaged) and the first writes. The batch
+norm before the positional convolution takes its statistics from a rank's own crops; what is saved is the first's.
 
 Shapes: B crops, N samples, F frames, S streams of targets, K targets of a stream, D model width.
 """
@@ -26,7 +29,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig, HubertModel
 
 from twistlm.atomic import atomic_folder
@@ -54,12 +59,13 @@ class HubertPretrainConfig:
         conv_dim: channels of each convolution of the front end; a filterbank's first is a multiple of 4.
         width, layers, heads, ffn: of the transformer.
         n_targets: K of each stream.
-        crop_seconds, batch: crops of this length, this many an update.
+        crop_seconds, batch: crops of this length, this many an update, over all ranks.
         updates, lr, warmup, weight_decay, clip_norm: AdamW, linear warm-up then cosine to a tenth.
         mask_start, mask_frames: share of frames that start a mask, and its length.
         unmasked_weight: weight of the loss on frames that are not masked (HuBERT: 0).
         augment: share of crops that get noise, room or gain (targets stay those of the clean speech).
         warp: an augmented crop is played up to this factor faster or slower, pitch and formants with it.
+        position_kernel: frames that the positional convolution spans (HuBERT: 128 at 50 Hz).
         checkpoint_every: updates between checkpoints.
         compile: fuse the model with torch.compile (needs a C++ compiler; about 1.2 times faster on a CPU).
         bf16: matrix products in bfloat16 (autocast); weights, norms and the loss stay float32.
@@ -86,20 +92,23 @@ class HubertPretrainConfig:
     unmasked_weight: float = 1.0
     augment: float = 0.6
     warp: float = 0.0
+    position_kernel: int = 64
     checkpoint_every: int = 500
     compile: bool = True
     bf16: bool = False
     seed: int = 0
 
     def hubert(self) -> HubertConfig:
-        """The HF configuration of the encoder; layer norm in the convolutions, so no statistic runs over time."""
+        """The HF configuration of the encoder; layer norm in the convolutions, so no statistic runs over time.
+
+        Deep ones normalise before each block and not behind it, as HuBERT large does."""
         kernels, strides = FRONT_ENDS[self.front_end, self.frame_rate]
         return HubertConfig(
             conv_dim=self.conv_dim, conv_kernel=kernels, conv_stride=strides, conv_bias=True, feat_extract_norm="layer",
             hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
-            intermediate_size=self.ffn, num_conv_pos_embeddings=64, num_conv_pos_embedding_groups=16,
+            intermediate_size=self.ffn, num_conv_pos_embeddings=self.position_kernel, num_conv_pos_embedding_groups=16,
             hidden_dropout=0.0, activation_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
-            conv_pos_batch_norm=True, apply_spec_augment=False, do_stable_layer_norm=False,
+            conv_pos_batch_norm=True, apply_spec_augment=False, do_stable_layer_norm=self.layers > 12,
         )  # fmt: skip
 
 
@@ -192,20 +201,23 @@ def augment(wave: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.
     return (wave * 10 ** (rng.uniform(-10, 6) / 20)).astype(np.float32)
 
 
-def draw_batch(speech: LabelledSpeech, config: HubertPretrainConfig, update: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops of one update: waves float32 [B, N], targets int64 [S, B, F] (-100: none), masks bool [B, F].
+def draw_batch(
+    speech: LabelledSpeech, config: HubertPretrainConfig, update: int, *, rank: int = 0, ranks: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A rank's crops of one update: waves float32 [B, N], targets int64 [S, B, F] (-100: none), masks bool [B, F].
 
-    A pure function of (seed, update): that is what makes resuming exact.
+    A pure function of (seed, update, rank): that is what makes resuming exact. B is the rank's share of `config.batch`.
     """
-    rng = np.random.default_rng((config.seed, update))
+    rng = np.random.default_rng((config.seed, update, rank))
+    n_crops = config.batch // ranks
     hubert = config.hubert()
     n = round(config.crop_seconds * 16_000)
     frames = frames_of(n, hubert.conv_kernel, hubert.conv_stride)
     longest = round(n * (1 + config.warp)) + speech.hop
-    waves = np.empty((config.batch, n), np.float32)
-    targets = np.empty((len(speech.targets), config.batch, frames), np.int64)
-    masks = np.zeros((config.batch, frames + config.mask_frames), bool)
-    for row in range(config.batch):
+    waves = np.empty((n_crops, n), np.float32)
+    targets = np.empty((len(speech.targets), n_crops, frames), np.int64)
+    masks = np.zeros((n_crops, frames + config.mask_frames), bool)
+    for row in range(n_crops):
         first = int(rng.integers(0, speech.targets.shape[1] - longest // speech.hop - 1))
         begin = first * speech.hop
         source = np.arange(frames)
@@ -248,41 +260,55 @@ def loss_of(
 
 def pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: str | Path, *,
-    initial: Mapping[str, Tensor] | None = None, on_log: Callable[[dict[str, Any]], None] | None = None,
+    device: str = "cpu", initial: Mapping[str, Tensor] | None = None,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> MaskedUnitPredictor:  # fmt: skip
-    """Train, or go on from the checkpoint in `out`, and return the model.
+    """Train, or go on from the checkpoint in `out`, and return the model; one rank of several in a process group.
+
+    Going on is exact on one device and on two ranks; more add up their gradients in an order that may change.
 
     Args:
         speech: waveform and targets at the encoder's frame rate.
-        config: the run; a checkpoint of another configuration is refused.
+        config: the run; a checkpoint of another configuration is refused. It can go on with another number of ranks.
+        device: what this rank computes on.
         out: folder of `checkpoint/` and `metrics.jsonl`.
         initial: weights of an encoder of this very shape to begin from (names as in transformers' `HubertModel`); the
             heads are new all the same. None: random weights.
         on_log: called with the metrics of every 20th update.
 
     Raises:
+        BadInput: the ranks cannot share the batch evenly.
         CheckpointError: the checkpoint in `out` belongs to another configuration.
         TrainingError: the loss is not finite.
     """
     out = Path(out)
+    rank, ranks = _rank()
+    if config.batch % ranks:
+        raise BadInput(f"{ranks} ranks cannot share {config.batch} crops evenly: use a number that divides the batch.")
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MaskedUnitPredictor(config)
     if initial is not None:
         _begin_from(initial, model.hubert)
+    model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=config.weight_decay, fused=True
     )
     update = _restore(out / "checkpoint", config, model, optimizer)
     model.train()
-    step_model: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    step_model: nn.Module = model
+    if ranks > 1:  # HF's own embedding of masked frames is not used and gets no gradient
+        step_model = DistributedDataParallel(model, find_unused_parameters=True)
+    if config.compile:
+        step_model = torch.compile(step_model)  # type: ignore[assignment]
     began = time.perf_counter()
     while update < config.updates:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, update)
-        batch = draw_batch(speech, config, update)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        waves, targets, masks = draw_batch(speech, config, update, rank=rank, ranks=ranks)
+        batch = waves.to(device), targets.to(device), masks.to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
             loss, parts = loss_of(step_model, batch, config)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at update {update}: lower the learning rate ({config.lr}).")
@@ -291,13 +317,13 @@ def pretrain(
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         update += 1
-        if update % 20 == 0 or update == config.updates:
+        if rank == 0 and (update % 20 == 0 or update == config.updates):
             line = {"update": update, "loss": loss.item(), **parts, "seconds": time.perf_counter() - began}
             with (out / "metrics.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             if on_log:
                 on_log(line)
-        if update % config.checkpoint_every == 0 or update == config.updates:
+        if rank == 0 and (update % config.checkpoint_every == 0 or update == config.updates):
             _checkpoint(out / "checkpoint", config, model, optimizer, update)
     return model.eval()
 
@@ -312,6 +338,11 @@ def _begin_from(initial: Mapping[str, Tensor], hubert: HubertModel) -> None:
             f"the weights to begin from are of another shape than the configuration asks for: {offenders(wrong)}"
         )
     hubert.load_state_dict({name: tensor.float() for name, tensor in initial.items()}, strict=False)
+
+
+def _rank() -> tuple[int, int]:
+    """Which rank this is, and of how many."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def learning_rate(config: HubertPretrainConfig, update: int) -> float:
@@ -343,7 +374,8 @@ def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optim
         return 0
     state = json.loads((folder / "state.json").read_text())
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = [key for key in wanted if wanted[key] != state["config"].get(key)]
+    made_with = {field.name: field.default for field in dataclasses.fields(config)} | state["config"]
+    changed = [key for key in wanted if wanted[key] != made_with[key]]
     if changed:
         raise CheckpointError(
             f"{folder} was made with another configuration ({', '.join(changed)} differ): "

@@ -1,0 +1,192 @@
+"""Cutting on a Ray cluster: actors cut the clips, and this process alone plans and writes, as on one machine.
+
+`tokenize` is the same but for who cuts. So the shards have the same names and the same bytes, wherever the clips were
+cut (by processors that round alike); a worker that is killed costs its work item, which another cuts again; and a
+driver or a cluster that is killed costs what was in no shard yet, which a rerun does.
+
+Why actors and not Ray Data: what is wanted is one ordered stream of rows for one writer, while a dataset's sink numbers
+and groups its files in its own way; and a clip that kills its worker must be found and named, while Ray Data cuts its
+block again for ever. Scaling is left to Ray: an actor that finds no room waits, and an autoscaling cluster adds a node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import logging
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from twistlm.corpus.manifest import Entry
+from twistlm.corpus.shards import Row
+from twistlm.corpus.tokenize import Failure, Tokenizer, cut
+from twistlm.errors import TwistError
+from twistlm.threads import cores
+
+_ITEM_CLIPS = 32  # of a work item: what is cut again at most when a worker is killed …
+_ITEM_SECONDS = 1200.0  # … where the manifest says how long they are
+_ARCHIVE_CLIPS = 512  # of a work item inside one archive, whose table is read for each item
+_AHEAD = 4  # items a worker that may be under way or done before the row that is written next
+_TRIES = 3  # deaths of workers before an item is cut clip by clip, and before a clip is given up
+
+
+def cut_on_ray(
+    entries: Sequence[Entry], tok: Tokenizer, *, address: str, workers: int | None = None
+) -> Generator[Row | Failure]:
+    """Cut clips as `corpus.tokenize.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
+
+    Each worker is an actor with one core and its own copy of `tok`. All of them must see the sound files under the same
+    paths, and have the same versions of twistlm and torch, of which units are made. A clip whose worker dies when it is
+    cut alone, again and again, becomes a failure.
+
+    Args:
+        entries: what to cut; clips of one archive should come together.
+        tok: the tokenizer; it is sent to the cluster once.
+        address: of the cluster, as `ray.init` takes it ("auto", "10.0.0.1:6379", "ray://…"), or "local" for one of its
+            own on this machine.
+        workers: actors asked for; None for one for each core that the cluster has now.
+
+    Raises:
+        TwistError: Ray is not installed, there is no such cluster, or a worker has other versions.
+    """
+    if not entries:
+        return
+    here = [dataclasses.replace(entry, path=entry.path.absolute()) for entry in entries]  # workers stand elsewhere
+    with _cluster(address) as cluster:
+        n_workers = workers or max(1, int(cluster.cluster_resources().get("CPU", 1)))
+        shared = cluster.put(tok)
+        actor = cluster.remote(num_cpus=1, max_restarts=-1)(_Cutter)
+        actors = [actor.remote(shared) for _ in range(n_workers)]
+        try:
+            yield from _rows(cluster, actors, here, address)
+        finally:
+            for each in actors:
+                cluster.kill(each)
+
+
+class _Cutter:
+    def __init__(self, tok: Tokenizer) -> None:
+        self.tok = tok
+
+    def versions(self) -> dict[str, str]:
+        return _versions()
+
+    def cut(self, entries: Sequence[Entry]) -> list[Row | Failure]:
+        return list(cut(entries, self.tok))
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("twistlm", "torch")}
+
+
+def _rows(cluster: Any, actors: Sequence[Any], entries: Sequence[Entry], address: str) -> Iterator[Row | Failure]:
+    """Yield a row or a failure for each entry, in their order. An item is a range of entries, the first goes first."""
+    items = _items(entries)
+    heapq.heapify(items)
+    deaths: Counter[tuple[int, int]] = Counter()
+    done: dict[int, Row | Failure] = {}
+    # An actor is given work when it answers: one that waits for a machine, or is being restarted, holds none up.
+    asked = {_ask(actor): actor for actor in actors}
+    busy: dict[Any, tuple[Any, tuple[int, int]]] = {}
+    idle: list[Any] = []
+    n_yielded = 0
+    while n_yielded < len(entries):
+        while idle and items and items[0][0] <= n_yielded + _AHEAD * len(actors) * _ITEM_CLIPS:
+            item = heapq.heappop(items)
+            worker = idle.pop()
+            busy[worker.cut.remote(entries[slice(*item)])] = worker, item
+        [ref], _ = cluster.wait([*asked, *busy])
+        if ref in asked:
+            _check(cluster, ref, address)
+            idle.append(asked.pop(ref))
+            continue
+        worker, item = busy.pop(ref)
+        try:
+            made = cluster.get(ref)
+        except cluster.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except cluster.exceptions.RayError as error:  # the worker died, or its node
+            asked[_ask(worker)] = worker
+            deaths[item] += 1
+            if deaths[item] < _TRIES:
+                heapq.heappush(items, item)
+                continue
+            start, stop = item
+            if stop - start > 1:
+                for at in range(start, stop):
+                    heapq.heappush(items, (at, at + 1))
+                continue
+            made = [_given_up(entries[start], error)]
+        else:
+            idle.append(worker)
+        done.update(zip(range(*item), made, strict=True))
+        while n_yielded in done:
+            yield done.pop(n_yielded)
+            n_yielded += 1
+
+
+def _items(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """Share out entries into ranges (first, one behind the last)."""
+    items, first, seconds = [], 0, 0.0
+    for at, entry in enumerate(entries):
+        one_archive = at > first and bool(entry.member) and entry.path == entries[first].path
+        if at - first >= (_ARCHIVE_CLIPS if one_archive else _ITEM_CLIPS) or seconds >= _ITEM_SECONDS:
+            items.append((first, at))
+            first, seconds = at, 0.0
+        seconds += entry.seconds or 0.0
+    return [*items, (first, len(entries))]
+
+
+def _ask(actor: Any) -> Any:
+    return actor.versions.options(max_task_retries=-1).remote()
+
+
+def _check(cluster: Any, ref: Any, address: str) -> None:
+    try:
+        there = cluster.get(ref)
+    except cluster.exceptions.RayError as error:
+        raise TwistError(
+            f"{address}: a worker could not begin: {error}. Is twistlm installed on every machine of the cluster?"
+        ) from error
+    if there != _versions():
+        raise TwistError(
+            f"{address}: a worker has {there}, this process {_versions()}: units would not be the same everywhere. "
+            "Install the same versions on every machine of the cluster."
+        )
+
+
+def _given_up(entry: Entry, error: Exception) -> Failure:
+    return Failure(
+        id=entry.id,
+        path=f"{entry.path}{entry.part}",
+        error=f"{entry.path}{entry.part}: {_TRIES} workers died while they cut it alone ({type(error).__name__}): it "
+        "crashes its decoder, or needs more memory than a worker has. Convert it again, or leave it out.",
+    )
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Connect to a cluster, or begin one, unless this process is connected already; disconnect in the end."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone who was not asked about it
+    try:
+        import ray
+    except ImportError as error:
+        raise TwistError("cutting on many machines needs Ray: pip install 'twistlm[ray]'.") from error
+    own = not ray.is_initialized()
+    if own:
+        local: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise TwistError(
+                f"{address}: no Ray cluster there ({error}). Begin one with `ray start --head`, or use --ray local."
+            ) from error
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
