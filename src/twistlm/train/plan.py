@@ -29,7 +29,7 @@ from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.trainable import Freeze
 from twistlm.lm.warmstart import cold_start
-from twistlm.train.loop import checkpointed_activations
+from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import Precision, adamw, choose_precision
 from twistlm.types import UnitSpec
 
