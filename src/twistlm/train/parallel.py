@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from twistlm.atomic import atomic_folder
@@ -36,10 +36,12 @@ class Ranks:
     Attributes:
         rank: which one this is, from 0.
         world: how many there are.
+        mesh: torch's name for them, over which a model is shared out; None alone.
     """
 
     rank: int = 0
     world: int = 1
+    mesh: DeviceMesh | None = None
 
     @property
     def first(self) -> bool:
@@ -112,9 +114,6 @@ def join(device: torch.device) -> Iterator[Ranks]:
     Args:
         device: what this rank computes on. GPUs talk by NCCL, CPUs by gloo.
     """
-    if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-        return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield ALONE
         return
@@ -123,7 +122,8 @@ def join(device: torch.device) -> Iterator[Ranks]:
     # gloo on GPUs too: the few numbers that ranks compare lie on the CPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        world = dist.get_world_size()
+        yield Ranks(dist.get_rank(), world, init_device_mesh(device.type, (world,)))
     finally:
         dist.destroy_process_group()
 
@@ -134,17 +134,16 @@ def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
     Alone, nothing is done and `lm` returned. A layer's parameters are put together before it computes and let go after,
     forward and backward; so are the tables and what else is not in a layer, for the whole of a pass.
     """
-    if ranks.world == 1:
+    if ranks.mesh is None:
         return lm
     memo = {
         id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in lm.model.parameters()
     }
     empty = dataclasses.replace(lm, model=copy.deepcopy(lm.model, memo))
-    mesh = init_device_mesh(lm.device.type, (ranks.world,))
     module: torch.nn.Module
     for module in (*find_layers(lm.model), lm.model):
         # True also for the outermost module, whose parameters would else be whole ones after an evaluation.
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        fully_shard(module, mesh=ranks.mesh, reshard_after_forward=True)
         assert isinstance(module, FSDPModule)
         # The ranks' losses are shares of one mean, so gradients are summed; gloo knows no other way to scale a sum.
         module.set_force_sum_reduction_for_comms(True)
