@@ -49,18 +49,18 @@ class Ranks:
         return self.rank == 0
 
     def parts(self, config: TrainConfig) -> int:
-        """Return in how many parts each rank computes its rows: together they make the run's `accumulate`, or more.
+        """Return in how many equal parts each rank computes its rows: the fewest that make the run's `accumulate`.
 
         Raises:
             ConfigError: the rows cannot be shared out evenly.
         """
-        parts = -(-config.accumulate // self.world)
-        if config.batch_rows % (self.world * parts):
+        rows, left = divmod(config.batch_rows, self.world)
+        if left:
             raise ConfigError(
-                f"batch_rows is {config.batch_rows} and accumulate {config.accumulate}: {self.world} ranks cannot "
-                f"share that evenly, {parts} parts each. Use a number of ranks that divides batch_rows."
+                f"{self.world} ranks cannot share the {config.batch_rows} rows of a batch evenly: use a number "
+                "of ranks that divides batch_rows."
             )
-        return parts
+        return next(n for n in range(-(-config.accumulate // self.world), rows + 1) if rows % n == 0)
 
     def sum(self, value: float) -> float:
         """Return the sum of every rank's `value`, in float64; the same on all."""
