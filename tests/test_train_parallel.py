@@ -20,6 +20,7 @@ from test_train_loop import assert_same_run, corpus, losses, tiny_lm, weights, w
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import ConfigError, Stopped
 from twistlm.lm.model import UnitLM
+from twistlm.train import watch
 from twistlm.train.log import read_history
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
@@ -38,7 +39,10 @@ def evaluation(*, stop: int | None = None) -> OnEval:
     return on_eval
 
 
-def run(out: Path, *, stop: int | None = None, nan: bool = False, **changes: object) -> None:
+def run(
+    out: Path, *, stop: int | None = None, nan: bool = False, window: int = watch.WINDOW, **changes: object
+) -> None:
+    watch.WINDOW = window
     lm = tiny_lm()
     if nan:
         with torch.no_grad():
@@ -81,6 +85,7 @@ ranks(2, "stopped")
 ranks(4, "to-four")
 ranks(2, "from-one")
 ranks(2, "nan", nan=True)
+ranks(2, "spike", window=3, max_loss_rise=1e-3)
 ranks(2, "again", checkpoint_activations=True)
 (root / "damaged/checkpoint/update-6/shard-00002-model-00001-of-00001.safetensors").unlink()
 ranks(2, "damaged")
@@ -160,6 +165,14 @@ def test_a_bad_loss_stops_all_ranks_and_is_kept_once(root: Path) -> None:
     assert codes == [1, 1] and {e["kind"] for e in errors} == {"TrainingError"}
     kept = json.loads((root / "nan" / "bad_batch.json").read_text())
     assert np.shape(kept["tokens"]) == (4, 24) and len(kept["rows"]) == 4 and kept["batch"] == 0
+
+
+def test_a_loss_that_rises_stops_all_ranks_and_the_state_before_it_is_kept(root: Path) -> None:
+    codes, errors = said(root, "spike")
+    assert codes == [1, 1] and all("max_loss_rise" in e["says"] for e in errors)
+    done = read_history(root / "spike" / "metrics.jsonl")[-1]["update"]
+    assert [path.name for path in (root / "spike" / "checkpoint").iterdir()] == [f"update-{done}"]
+    assert json.loads((root / "spike" / "bad_batch.json").read_text())["batch"] == done >= 3
 
 
 def test_activations_computed_again_are_the_same_on_ranks(root: Path) -> None:

@@ -153,6 +153,7 @@ def train(
                     number=signalled,
                 )
         log.sync()
+        optimizer.state.clear()  # the moments make room for the whole model
         parallel.gather(lm, whole, ranks)
         with ranks.first_goes_first():
             if ranks.first:
