@@ -106,7 +106,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Stopped):
         run(root / "from-one", stop=6)
     command = [sys.executable, "-c", RANKS, str(Path(__file__).parent), str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (root / "said.jsonl").write_text(done.stdout)
     run(root / "to-one")
