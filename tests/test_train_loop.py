@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
-from twistlm.errors import BadInput, CheckpointError, TrainingError, TwistError, UnitSpecMismatch
+from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError, TwistError, UnitSpecMismatch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.train import checkpoint
@@ -138,8 +138,9 @@ def test_stopped_twice_and_resumed_is_the_straight_run(tmp_path: Path, dropout: 
     config = with_(eval_every=1, accumulate=accumulate)
     train(tiny_lm(dropout=dropout), corpus(), config, tmp_path / "straight", on_eval=sigterm_at())
     for stop in (5, 7):
-        with pytest.raises(TrainingError, match=f"SIGTERM after update {stop} of 12.*same command again"):
+        with pytest.raises(Stopped, match=f"SIGTERM after update {stop} of 12.*same command again") as stopped:
             train(tiny_lm(dropout=dropout), corpus(), config, tmp_path / "stopped", on_eval=sigterm_at(stop))
+        assert stopped.value.exit_code == 143
     train(tiny_lm(dropout=dropout), corpus(), config, tmp_path / "stopped", on_eval=sigterm_at())
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
@@ -211,16 +212,18 @@ def test_other_units_are_refused_before_anything_is_written(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "config"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "lost", "config"])
 def test_a_damaged_run_is_refused(tmp_path: Path, damage: str) -> None:
     config = with_(eval_every=1)
     with pytest.raises(TrainingError, match="SIGTERM"):
         train(tiny_lm(), corpus(), config, tmp_path, on_eval=sigterm_at(5))
-    state = tmp_path / "checkpoint" / "state.safetensors"
+    state = tmp_path / "checkpoint" / "update-5" / "state.safetensors"
     if damage == "truncated":
         state.write_bytes(state.read_bytes()[:-100])
     elif damage == "text":
         state.write_text("hello")
+    elif damage == "lost":
+        state.unlink()
     else:
         (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError):
@@ -228,7 +231,7 @@ def test_a_damaged_run_is_refused(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_checkpoint_of_another_run_or_model_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "state.safetensors"
+    path = tmp_path / "checkpoint"
     lm = tiny_lm()
     optimizer = torch.optim.AdamW(lm.model.parameters())
     lm.model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()

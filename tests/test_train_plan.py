@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from test_train_loop import SPEC, with_
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, ConfigError
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.train.plan import count_update, matmul_rate, plan
 
@@ -70,6 +70,26 @@ def test_what_saves_memory_is_planned_to(folder: Path) -> None:
     assert body.trainable == 22 * WIDTH and body.optimizer < whole.optimizer / 10 and body.flops < whole.flops
     half = count_update(folder, SPEC, CONFIG, precision="bf16")
     assert half.flops == whole.flops and half.weights == whole.weights and half.activations != whole.activations
+
+
+def test_ranks_share_all_but_activations(folder: Path) -> None:
+    alone = count_update(folder, SPEC, CONFIG, precision="float32")
+    shared = count_update(folder, SPEC, CONFIG, precision="float32", ranks=2)
+    assert (shared.parameters, shared.trainable) == (alone.parameters, alone.trainable)
+    for name in ("weights", "gradients", "optimizer", "flops"):
+        assert getattr(shared, name) * 2 == getattr(alone, name)
+    # Half the rows, but layers put together from both ranks.
+    assert alone.activations / 2 < shared.activations < alone.activations and shared.peak < alone.peak
+    assert not torch.distributed.is_initialized()
+    with pytest.raises(ConfigError, match="3 ranks"):
+        count_update(folder, SPEC, CONFIG, precision="float32", ranks=3)
+    lengths, cpu = np.full(30, 15), torch.device("cpu")
+    both = [
+        plan(folder, SPEC, lengths, CONFIG, device=cpu, share=0.5, flops_per_second=1e9, ranks=ranks)
+        for ranks in (1, 2)
+    ]
+    one, two = both
+    assert two.flops == one.flops and two.disk == one.disk and two.hours == one.hours / 2 and two.tokens == one.tokens
 
 
 def test_a_plan_adds_up_and_takes_nothing(folder: Path) -> None:

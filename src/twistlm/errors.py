@@ -49,6 +49,18 @@ class TrainingError(TwistError):
     """Training cannot go on: a loss that is not finite, or no data to train on."""
 
 
+class Stopped(TrainingError):
+    """A signal ended the training between two updates; its state is saved.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, *, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def offenders(items: Sequence[object], *, limit: int = 5) -> str:
     """Return the first `limit` items, comma separated, and the total when there are more."""
     shown = ", ".join(str(item) for item in items[:limit])

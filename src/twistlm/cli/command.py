@@ -83,7 +83,8 @@ def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[
         except BaseException:
             sys.excepthook = sys.__excepthook__ if debug else _unexpected
             raise
-        print(json.dumps(result.facts, indent=1, default=str) if as_json else result.text)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank has the same result
+            print(json.dumps(result.facts, indent=1, default=str) if as_json else result.text)
         if result.exit_code:
             raise typer.Exit(result.exit_code)
 

@@ -46,6 +46,7 @@ def train(
         float | None, typer.Option(help="FLOP/s of the hardware, for --plan; default: a matrix product measured here.")
     ] = None,
     mfu: Annotated[float, typer.Option(help="Share of the FLOP/s that training reaches, for --plan.")] = 0.4,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes under torchrun, for --plan.")] = 1,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -68,7 +69,9 @@ def train(
     if plan:
         if lora is not None:
             raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
-        planned = plan_units(units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen)
+        planned = plan_units(
+            units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen, ranks=ranks
+        )
         return Result(dataclasses.asdict(planned), _plan_text(planned))
     result = train_units(
         units,
@@ -91,16 +94,17 @@ def train(
 
 
 def _plan_text(plan: Plan) -> str:
-    once = plan.update
+    once, each = plan.update, f" on each of {plan.ranks} ranks" if plan.ranks > 1 else ""
     return (
         f"model   {once.parameters / 1e6:,.1f} M parameters, {once.trainable / 1e6:,.1f} M of them train\n"
         f"data    {plan.tokens:,} tokens, {plan.epochs:.2f} epochs, {plan.padding:.1%} of the rows is padding\n"
-        f"work    {plan.flops:.2e} FLOPs in {plan.precision}, {once.flops:.2e} an update\n"
-        f"memory  {once.peak / 1e9:.2f} GB beside Python and its libraries: weights {once.weights / 1e9:.2f}, "
+        f"work    {plan.flops:.2e} FLOPs in {plan.precision}, {plan.ranks * once.flops:.2e} an update\n"
+        f"memory  {once.peak / 1e9:.2f} GB{each} beside Python and its libraries: weights {once.weights / 1e9:.2f}, "
         f"gradients {once.gradients / 1e9:.2f}, optimizer {once.optimizer / 1e9:.2f}, "
         f"activations {once.activations / 1e9:.2f}\n"
         f"disk    {plan.disk / 1e9:.2f} GB\n"
-        f"time    {plan.hours:,.2f} hours at {plan.share:.0%} of {plan.flops_per_second:.2e} FLOP/s, evaluations aside"
+        f"time    {plan.hours:,.2f} hours at {plan.share:.0%} of {plan.flops_per_second:.2e} FLOP/s{each}, "
+        "evaluations aside"
     )
 
 

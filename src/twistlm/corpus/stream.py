@@ -114,18 +114,24 @@ class PackedStream:
         epoch, row = divmod(update * self.rows, self.rows_per_epoch)
         return {"epoch": epoch, "row": row}
 
-    def batch(self, update: int) -> Batch:
-        """Return the batch of `update` (from 0). The same for every caller, whatever was asked before."""
+    def batch(self, update: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Return the batch of `update` (from 0), or the part of it that is `rank`'s: the same whenever it is asked for.
+
+        Args:
+            update: which batch.
+            rank, world: of the batch's rows, in order, the `rank`-th of `world` equal shares; `world` must divide B.
+        """
         if update < 0:
             raise BadInput(f"updates count from 0, got {update}.")
-        shape = (self.rows, self.context)
+        rows = self._rows_of(update)[rank * self.rows // world : (rank + 1) * self.rows // world]
+        shape = (len(rows), self.context)
         batch = Batch(
             tokens=np.full(shape, self.vocab.pad, dtype=np.int64),
             segments=np.zeros(shape, dtype=np.int32),
             positions=np.zeros(shape, dtype=np.int64),
             targets=np.full(shape, IGNORE, dtype=np.int64),
         )
-        for b, row in enumerate(self._rows_of(update)):
+        for b, row in enumerate(rows):
             self._fill(batch, b, row)
         return batch
 

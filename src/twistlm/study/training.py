@@ -84,12 +84,13 @@ def plan_units(
     flops_per_second: float | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Return what `train_units` with these arguments will take on this machine, warm or cold; nothing is written.
 
     Args:
         units, text_lm, config, layers, freeze: as of `train_units`.
-        share, flops_per_second: as of `train.plan.plan`.
+        share, flops_per_second, ranks: as of `train.plan.plan`.
 
     Raises:
         As `open_corpus` and `plan`.
@@ -105,6 +106,7 @@ def plan_units(
         flops_per_second=flops_per_second,
         layers=layers,
         freeze=freeze,
+        ranks=ranks,
     )
 
 

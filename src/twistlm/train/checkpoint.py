@@ -1,69 +1,118 @@
-"""The state of an unfinished run: one safetensors file with weights and optimiser moments, replaced in one step.
+"""The state of an unfinished run: weights and optimiser moments, in safetensors that any number of ranks can read.
 
-Nothing random is stored: batches and dropout are functions of (seed, update).
+    checkpoint/update-120/run.json        which run, how many files
+    checkpoint/update-120/*.safetensors   one, or one a rank
+
+One process writes its tensors as they are. Several write through torch.distributed.checkpoint (DCP), each its own
+slices, with their offsets in the files' headers; all read through it, whatever slices they need. DCP's usual format
+keeps a pickle, which would run code when it is read; its `HuggingFaceStorageWriter`, used here, writes and reads
+safetensors and JSON only.
+
+Nothing random is stored: batches and dropout are functions of (seed, update, rank). Nor are AdamW's step counts: each
+is the number of updates.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from twistlm.atomic import atomic_write
-from twistlm.errors import CheckpointError
+from twistlm.errors import CheckpointError, TwistError
+from twistlm.train.parallel import ALONE, Ranks
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, update: int, fingerprint: str
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    update: int,
+    fingerprint: str,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write the state after `update` updates. A kill at any moment leaves the previous file or this one, whole.
+    """Write the state after `update` updates. A kill at any moment leaves the previous checkpoint or this one, whole.
 
     Raises:
-        TwistError: the disk is full.
+        TwistError: the disk is full, or a rank could not write.
     """
     tensors = {}
     for name, tensor in _state(model).items():
         tensors[f"model/{name}"] = tensor.detach().contiguous()
-        for key, value in optimizer.state.get(tensor, {}).items():
-            tensors[f"{key}/{name}"] = value.contiguous()
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"update": str(update), "fingerprint": fingerprint})
+        kept = optimizer.state.get(tensor, {})
+        tensors |= {f"{key}/{name}": kept[key].contiguous() for key in MOMENTS if key in kept}
+    new = folder / f"update-{update}"
+    try:
+        with ranks.shared_folder(new) as temporary:
+            if ranks.world == 1:
+                save_file(tensors, temporary / "state.safetensors")  # DCP would copy all of it in memory, twice
+            else:
+                dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+            if ranks.first:
+                run = {"fingerprint": fingerprint, "files": len(list(temporary.glob("*.safetensors")))}
+                (temporary / "run.json").write_text(json.dumps(run))
+    except CheckpointException as error:
+        raise TwistError(f"the checkpoint {new} could not be written: {_causes(error)}.") from error
+    if ranks.first:
+        for older in _saved(folder).values():
+            if older != new:
+                shutil.rmtree(older)
 
 
-def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int | None:
-    """Put the saved state into `model` and `optimizer`; return its update, or None when there is no checkpoint.
+def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int | None:
+    """Put the newest state into `model` and `optimizer`; return its update, or None when there is none.
 
     Raises:
-        CheckpointError: the file is damaged, or of another run.
+        CheckpointError: it is damaged, or of another run.
     """
-    if not path.exists():
+    saved = _saved(folder)
+    if not saved:
         return None
+    update = max(saved)
+    path = saved[update]
+    reader = dcp.HuggingFaceStorageReader(str(path))
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint:
-                raise CheckpointError(f"{path} belongs to another run ({metadata}); train in a new folder.")
-            names = set(file.keys())
-            state = _state(model)
-            wanted = {f"{kind}/{name}" for name in state for kind in ("model", *_moments(state[name]))}
-            if names != wanted:
-                odd = sorted(names ^ wanted)[:5]
-                raise CheckpointError(f"{path} is of another model: {', '.join(odd)} missing or unknown.")
-            for name, tensor in state.items():
-                with torch.no_grad():
-                    tensor.copy_(file.get_tensor(f"model/{name}"))
-                if _moments(tensor):
-                    moments = {key: file.get_tensor(f"{key}/{name}") for key in _moments(tensor)}
-                    # Fused AdamW keeps its step count beside the parameter. Copied: the file may be replaced meanwhile.
-                    optimizer.state[tensor] = {k: v.to(tensor.device, copy=True) for k, v in moments.items()}
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}. It was changed after it was written; remove it to begin this run anew."
-        ) from error
-    return int(metadata["update"])
+        run = json.loads((path / "run.json").read_text())
+        if run["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{path} belongs to another run ({run}); train in a new folder.")
+        if (found := len(list(path.glob("*.safetensors")))) != run["files"]:
+            raise CheckpointError(f"{path} has {found} of its {run['files']} safetensors files. {_GONE}")
+        there = reader.read_metadata().state_dict_metadata
+        sizes = {name: about.size for name, about in there.items() if isinstance(about, TensorStorageMetadata)}
+        wanted, moments = {}, {}
+        for name, tensor in _state(model).items():
+            wanted[f"model/{name}"] = tensor.detach()
+            if tensor.requires_grad:
+                moments[tensor] = {key: torch.zeros_like(tensor.detach()) for key in MOMENTS}
+                wanted |= {f"{key}/{name}": moment for key, moment in moments[tensor].items()}
+        if odd := sorted(n for n in sizes.keys() | wanted.keys() if n not in wanted or sizes.get(n) != wanted[n].shape):
+            raise CheckpointError(
+                f"{path} is of another model: {', '.join(odd[:5])} missing, unknown or of other size."
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # one process: meant, but warned of
+            dcp.load(wanted, storage_reader=reader)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}. {_GONE}") from error
+    except CheckpointException as error:
+        raise CheckpointError(f"{path} cannot be read: {_causes(error)}. {_GONE}") from error
+    for tensor, state in moments.items():
+        # Fused AdamW keeps its step count beside the parameter.
+        optimizer.state[tensor] = {"step": torch.tensor(float(update), device=tensor.device), **state}
+    return update
+
+
+_GONE = "It was changed after it was written; remove it to go on from an older one, or to begin this run anew."
 
 
 def remove(folder: Path) -> None:
@@ -72,11 +121,16 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _saved(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints by update: the last one, and the one before it where a kill left that too."""
+    return {int(path.name.removeprefix("update-")): path for path in folder.glob("update-*")}
+
+
 def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters (tied ones once) and the buffers that belong to the model's state."""
     kept = model.state_dict().keys()
     return dict(model.named_parameters()) | {name: b for name, b in model.named_buffers() if name in kept}
 
 
-def _moments(tensor: torch.Tensor) -> tuple[str, ...]:
-    return ("step", "exp_avg", "exp_avg_sq") if tensor.requires_grad else ()
+def _causes(error: CheckpointException) -> str:
+    return "; ".join(f"rank {rank}: {cause!r}" for rank, (cause, _) in error.failures.items())

@@ -11,12 +11,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While open, the first signal is only noted, in `name`; a second one acts as it would without us.
+    """While open, the first signal is only noted, in `number`; a second one acts as it would without us.
 
     Python gives signals to the main thread; in any other nothing is caught and nothing noted.
+
+    Args:
+        again: whether later signals are only noted too. Under torchrun one Ctrl-C or one scontrol reaches a rank twice,
+            from the terminal or the scheduler and from torchrun, which kills in the end what does not end by itself.
     """
 
-    name: str = ""
+    number: int = 0
+
+    def __init__(self, *, again: bool = False) -> None:
+        self._again = again
 
     def __enter__(self) -> Self:
         self._old: dict[signal.Signals, Any] = {}
@@ -32,8 +39,9 @@ class Interrupts:
         self._restore()
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self._restore()
+        self.number = number
+        if not self._again:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._old.items():

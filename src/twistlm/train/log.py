@@ -37,17 +37,18 @@ def read_history(path: str | Path) -> list[Row]:
 class MetricsLog:
     """The open metrics file of a run; lines after update `keep` are dropped, they will be made again."""
 
-    def __init__(self, path: Path, *, keep: int | None) -> None:
+    def __init__(self, path: Path, *, keep: int | None, write: bool = True) -> None:
         """Open `path` for appending.
 
         Args:
             path: the file, created when missing.
             keep: the update the run goes on from; None starts an empty file.
+            write: False only reads, and keeps the new lines in memory: another process writes the file.
 
         Raises:
             CheckpointError: lines up to `keep` are missing.
         """
-        self.path = path
+        self.path, self.write = path, write
         self.rows: list[Row] = []
         if keep is not None:
             self.rows = [row for row in (read_history(path) if path.exists() else []) if row["update"] <= keep]
@@ -57,14 +58,16 @@ class MetricsLog:
                     f"{path} lacks updates {offenders(missing)} although the checkpoint is of update {keep}. "
                     "The file was changed or lost; train again in a new folder."
                 )
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+        if write:
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
     def append(self, row: Row) -> None:
         """Add one line."""
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        if self.write:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
 
     def sync(self) -> None:
         """Force the lines to disk; called before a checkpoint, which must not be ahead of them after a power cut."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ import torch
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
-from twistlm.errors import BadInput, TrainingError
+from twistlm.errors import BadInput, Stopped, TrainingError
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
-from twistlm.train import checkpoint
+from twistlm.train import checkpoint, parallel
+from twistlm.train.activations import checkpointed_activations
 from twistlm.train.compile import compiled_layers
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.log import MetricsLog, Row, read_history
@@ -67,8 +69,9 @@ def train(
 ) -> TrainResult:
     """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
 
-    On one device with the same number of threads, a run stopped anywhere and resumed gives the same weights and the
-    same losses, bit for bit, as one that was not stopped.
+    On one kind of device, with the same number of threads and of ranks, a run stopped anywhere and resumed gives the
+    same weights and the same losses, bit for bit, as one that was not stopped. On another number of ranks it sees the
+    same batches and differs by rounding. All of this is every rank's work, unless it says the first's: see `parallel`.
 
     Args:
         lm: the starting model, on the device to train on. Its weights are trained in place.
@@ -78,92 +81,88 @@ def train(
             lm/ and result.json at the end.
         on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
-            change the model.
+            change the model. On several ranks every one calls it, since they hold the model together; it must do the
+            same on all, call the model as a whole (`forward_logits`), and the first's values are kept.
         trackers: where the lines of metrics are shown as well, see `track.open_trackers`.
         progress: show a progress bar.
 
     Raises:
         UnitSpecMismatch: the corpus and the model do not speak the same units.
         CheckpointError: `out` holds another run, or a damaged one.
-        TrainingError: a loss or gradient is not finite, or a loss rose too far (the batch is in bad_batch.json), or a
-            signal ended the run (its state is saved).
+        Stopped: a signal ended the run; its state is saved.
+        TrainingError: a loss or gradient is not finite, or a loss rose too far: the batch is in bad_batch.json.
+        ConfigError: the ranks cannot share the rows of a batch evenly.
         BadInput: the model's architecture cannot compute activations again; an unknown tracker.
         TwistError: a tracker's package is not installed.
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
-    record = open_record(out / "config.json", lm, corpus, config)
-    if (out / "result.json").exists():
-        return _finish(out)
+    with parallel.join(lm.device) as ranks, Interrupts(again=ranks.world > 1) as interrupts, ExitStack() as stack:
+        ranks.parts(config)
+        with ranks.first_goes_first():
+            record = open_record(out / "config.json", lm, corpus, config)
+        if (out / "result.json").exists():
+            return _finish(out, ranks)
+        whole = parallel.shard(lm, ranks)
+        stream = PackedStream(corpus, lm.vocab, rows=config.batch_rows, context=config.context, seed=config.seed)
+        optimizer = adamw(lm.model, config)
+        saved, run = out / "checkpoint", record["run_fingerprint"]
+        done = checkpoint.load(saved, lm.model, optimizer, fingerprint=run)
+        with ranks.first_goes_first():
+            log = MetricsLog(out / "metrics.jsonl", keep=done, write=ranks.first)
+        stack.enter_context(checkpointed_activations(lm, enabled=config.checkpoint_activations))
+        stack.enter_context(compiled_layers(lm, enabled=config.compile))
+        send = stack.enter_context(open_trackers(trackers if ranks.first else (), out, record, done=done))
 
-    stream = PackedStream(corpus, lm.vocab, rows=config.batch_rows, context=config.context, seed=config.seed)
-    optimizer = adamw(lm.model, config)
-    saved = out / "checkpoint" / "state.safetensors"
-    done = checkpoint.load(saved, lm.model, optimizer, fingerprint=record["run_fingerprint"])
-    log = MetricsLog(out / "metrics.jsonl", keep=done)
+        def keep(update: int) -> None:
+            log.sync()
+            checkpoint.save(saved, lm.model, optimizer, update=update, fingerprint=run, ranks=ranks)
 
-    def keep(update: int) -> None:
-        log.sync()
-        checkpoint.save(saved, lm.model, optimizer, update=update, fingerprint=record["run_fingerprint"])
-
-    with (
-        Interrupts() as interrupts,
-        checkpointed_activations(lm, enabled=config.checkpoint_activations),
-        compiled_layers(lm, enabled=config.compile),
-        open_trackers(trackers, out, record, done=done) as send,
-    ):
         if done is None:
             log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
             send(log.rows[-1])
-        for update in track(range(done or 0, config.updates), description="training", enabled=progress):
-            batch = stream.batch(update)
+        todo = range(done or 0, config.updates)
+        for update in track(todo, description="training", enabled=progress and ranks.first):
+            batch = stream.batch(update, rank=ranks.rank, world=ranks.world)
             limit = loss_limit(log.rows, config)
             row = take_step(
-                lm, optimizer, batch, config, update=update, precision=record["precision"], loss_limit=limit
+                lm,
+                optimizer,
+                batch,
+                config,
+                update=update,
+                precision=record["precision"],
+                loss_limit=limit,
+                ranks=ranks,
             )
             if "tokens" not in row:
                 if update and limit < row["loss"] < math.inf:
                     keep(update)
-                raise refused(row, stream, corpus.ids, config, out, limit=limit)
+                raise refused(row, stream, corpus.ids, config, out, limit=limit, write=ranks.first)
             done = update + 1
             last = done == config.updates
             if last or (config.eval_every and done % config.eval_every == 0):
                 row |= _evaluate(lm, done, on_eval)
             log.append(row)
             send(row)
-            if not last and (interrupts.name or (config.checkpoint_every and done % config.checkpoint_every == 0)):
+            signalled = int(ranks.max(interrupts.number))
+            if not last and (signalled or (config.checkpoint_every and done % config.checkpoint_every == 0)):
                 keep(done)
-            if not last and interrupts.name:
-                raise TrainingError(
-                    f"training was stopped by {interrupts.name} after update {done} of {config.updates}; its state is "
-                    f"in {saved.parent}. Run the same command again to go on from there."
+            if not last and signalled:
+                raise Stopped(
+                    f"training was stopped by {Signals(signalled).name} after update {done} of {config.updates}; its "
+                    f"state is in {saved}. Run the same command again to go on from there.",
+                    number=signalled,
                 )
-    log.sync()
-    lm.model.eval()
-    lm.save(out / "lm")
-    write_json(out / "result.json", {"run_fingerprint": record["run_fingerprint"], "last": log.rows[-1]})
-    return _finish(out)
-
-
-@contextmanager
-def checkpointed_activations(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
-    """Inside the block, a model in training mode computes its layers' activations again in the backward pass.
-
-    Raises:
-        BadInput: its architecture cannot.
-    """
-    if not enabled:
-        yield
-        return
-    if not lm.model.supports_gradient_checkpointing:
-        raise BadInput(f"{type(lm.model).__name__} cannot compute activations again: set checkpoint_activations=false.")
-    # The newer transformers of version 5 warn of the older name.
-    verb = "activation" if hasattr(lm.model, "activation_checkpointing_enable") else "gradient"
-    getattr(lm.model, f"{verb}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        getattr(lm.model, f"{verb}_checkpointing_disable")()
+        log.sync()
+        optimizer.state.clear()  # the moments make room for the whole model
+        parallel.gather(lm, whole, ranks)
+        with ranks.first_goes_first():
+            if ranks.first:
+                whole.model.eval()
+                whole.save(out / "lm")
+                write_json(out / "result.json", {"run_fingerprint": run, "last": log.rows[-1]})
+        return _finish(out, ranks)
 
 
 def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:
@@ -181,9 +180,10 @@ def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:
     return values | {"eval_seconds": time.perf_counter() - started}
 
 
-def _finish(out: Path) -> TrainResult:
+def _finish(out: Path, ranks: parallel.Ranks) -> TrainResult:
     """Read the result of a finished run, and remove the state that only an unfinished one needs."""
-    checkpoint.remove(out / "checkpoint")
+    if ranks.first:
+        checkpoint.remove(out / "checkpoint")
     history = read_history(out / "metrics.jsonl")
     return TrainResult(
         updates=max((row["update"] for row in history), default=0),

@@ -1,7 +1,8 @@
 """What a run will cost, before it is spent: parameters, tokens, operations, memory, hours.
 
 Nothing is estimated that can be counted: the update itself is made, of tensors that have a shape and no data (torch's
-FakeTensorMode), while the bytes alive and the operations are counted.
+FakeTensorMode), while the bytes alive and the operations are counted. Of several ranks the first one's update is made,
+the others being imagined (torch's "fake" process group): its slice is never smaller than another's.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -10,15 +11,20 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -29,22 +35,23 @@ from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.trainable import Freeze
 from twistlm.lm.warmstart import cold_start
-from twistlm.train.loop import checkpointed_activations
+from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import Precision, adamw, choose_precision
+from twistlm.train.parallel import ALONE, Ranks, shard
 from twistlm.types import UnitSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update takes.
+    """What one update takes of one rank.
 
     Attributes:
-        parameters, trainable: how many there are, tied ones once, and how many of them train.
+        parameters, trainable: how many there are on all ranks, tied ones once, and how many of them train.
         flops: floating-point operations of matrix products and attention, two for a multiplication and addition.
             Activations computed again count again.
         weights, gradients, optimizer: bytes.
         activations: bytes of everything else when the most is alive: what the backward pass needs, bf16 copies of the
-            weights, what is being computed.
+            weights, layers put together from all ranks, what is being computed.
         peak: bytes alive at that moment. Less than the sum when gradients and activations do not meet.
     """
 
@@ -63,19 +70,21 @@ class Plan:
     """What a run takes.
 
     Attributes:
-        update: one of its updates.
+        update: one of its updates, on one rank.
+        ranks: how many there are.
         tokens: targets of all updates.
         epochs: how often each document is seen.
         padding: share of the places in the rows that hold none.
-        flops: of all updates; evaluations are not counted.
+        flops: of all updates on all ranks; evaluations are not counted.
         precision: of the matrix products.
-        flops_per_second: what the hardware does.
-        share: of it that training reaches.
-        hours: flops / flops_per_second / share.
+        flops_per_second: what the hardware of one rank does.
+        share: of it that training reaches, waiting for other ranks included.
+        hours: flops / ranks / flops_per_second / share.
         disk: bytes of a checkpoint and of the model.
     """
 
     update: Update
+    ranks: int
     tokens: int
     epochs: float
     padding: float
@@ -98,6 +107,7 @@ def plan(
     flops_per_second: float | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Return what training a model of this shape takes; no weights are read and nothing is written.
 
@@ -110,22 +120,25 @@ def plan(
         share: of the hardware's rate that training reaches, above 0 to 1 ("model FLOP utilisation").
         flops_per_second: the hardware's rate; None measures a matrix product on `device`, in about a second.
         layers, freeze: as of `cold_start`.
+        ranks: processes the run is to be shared out over, each with hardware like `device`.
 
     Raises:
-        As `cold_start`. BadInput: no documents, or a share or rate out of range.
+        As `cold_start`. BadInput: no documents, or a share or rate out of range. ConfigError: the ranks cannot share
+        a batch's rows evenly.
     """
     if not len(lengths):
         raise BadInput("the corpus has no documents to plan for.")
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
     precision, _ = choose_precision(config.precision, device)
-    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze)
+    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze, ranks=ranks)
     layout = pack(lengths + 1, context=config.context, seed=config.seed)
     full = float(layout.length.sum()) / (len(layout) * config.context)
     rate = matmul_rate(device, precision) if flops_per_second is None else flops_per_second
-    flops = float(update.flops) * config.updates
+    flops = float(update.flops) * ranks * config.updates
     return Plan(
         update=update,
+        ranks=ranks,
         tokens=round(config.updates * config.batch_rows * config.context * full),
         epochs=config.updates * config.batch_rows / len(layout),
         padding=1 - full,
@@ -133,8 +146,8 @@ def plan(
         precision=precision,
         flops_per_second=rate,
         share=share,
-        hours=flops / rate / share / 3600,
-        disk=2 * update.weights + update.optimizer,
+        hours=flops / ranks / rate / share / 3600,
+        disk=ranks * (2 * update.weights + update.optimizer),
     )
 
 
@@ -146,15 +159,17 @@ def count_update(
     precision: Precision,
     layers: int | None = None,
     freeze: Freeze | None = None,
+    ranks: int = 1,
 ) -> Update:
     """Make one update on the CPU without data, the optimiser's moments being there, and count what it takes.
 
     Architectures that no mask of documents is given to are counted as if each row were one document.
     """
-    rows = config.batch_rows // config.accumulate
-    shape = (rows, config.context)
-    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+    with _imagined(ranks) as group, torch.random.fork_rng(devices=[]), FakeTensorMode():
+        parts = group.parts(config)
+        shape = (config.batch_rows // ranks // parts, config.context)
         lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze)
+        shard(lm, group)
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
         optimizer = adamw(lm.model, config)
@@ -163,20 +178,21 @@ def count_update(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         counter = _Counter([*parameters, *lm.model.buffers(), *tree_leaves(list(optimizer.state.values()))])
+        weights, gradients = _bytes(parameters), _bytes(trainable)
         lm.model.train()
         with counter, lm.packed_attention(), checkpointed_activations(lm, enabled=config.checkpoint_activations):
             # The first part meets no gradients, every later one meets those of the first.
-            for _ in range(min(config.accumulate, 2)):
+            for _ in range(min(parts, 2)):
                 _backward(lm, shape, precision)
-    weights, gradients, moments = _bytes(parameters), _bytes(trainable), 2 * _bytes(trainable)
+    moments = 2 * gradients
     return Update(
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in trainable),
-        flops=counter.flops * config.accumulate // min(config.accumulate, 2),
+        flops=counter.flops * parts // min(parts, 2),
         weights=weights,
         gradients=gradients,
         optimizer=moments,
-        activations=counter.peak - weights - moments - (gradients if config.accumulate > 1 else 0),
+        activations=counter.peak - weights - moments - (gradients if parts > 1 else 0),
         peak=max(counter.peak, weights + gradients + moments),
     )
 
@@ -240,23 +256,60 @@ class _Counter(TorchDispatchMode):
             self.flops += count(*(item.shape for item in args[:shapes]))
         return made
 
+    def __enter__(self) -> Self:
+        resize = torch.UntypedStorage.resize_
+
+        def noted(storage: torch.UntypedStorage, size: int) -> None:
+            """FSDP empties and refills the storage of a whole layer, which no operation shows."""
+            resize(storage, size)
+            if (key := storage._cdata) in self.sizes:
+                self._set(key, size)
+
+        self._resize, torch.UntypedStorage.resize_ = resize, noted  # type: ignore[assignment, method-assign]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
+
     def _note(self, item: Any) -> None:
         if not isinstance(item, torch.Tensor):
             return
-        storage = item.untyped_storage()
+        storage = _local(item).untyped_storage()
         key = storage._cdata
         if key not in self.sizes:
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
+            self._set(key, storage.nbytes())
             weakref.finalize(storage, self._gone, key)
+
+    def _set(self, key: int, size: int) -> None:
+        self.now += size - self.sizes.get(key, 0)
+        self.sizes[key] = size
+        self.peak = max(self.peak, self.now)
 
     def _gone(self, key: int) -> None:
         self.now -= self.sizes.pop(key, 0)
 
 
 def _bytes(parameters: Sequence[torch.Tensor]) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)
+    return sum(p.numel() * p.element_size() for p in map(_local, parameters))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's slice of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def _imagined(ranks: int) -> Iterator[Ranks]:
+    """Be the first of so many ranks, of which there are no others: messages go nowhere."""
+    if ranks == 1:
+        yield ALONE
+        return
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield Ranks(0, ranks, init_device_mesh("cpu", (ranks,)))
+    finally:
+        dist.destroy_process_group()
 
 
 # torch counts attention on GPUs; the CPU's kernels have names of their own. With it, how many arguments have shapes.

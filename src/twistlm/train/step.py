@@ -16,6 +16,7 @@ from twistlm.corpus.stream import IGNORE, Batch
 from twistlm.lm.model import UnitLM
 from twistlm.train.log import Row
 from twistlm.train.optim import Precision, learning_rate
+from twistlm.train.parallel import ALONE, Ranks
 
 
 def take_step(
@@ -27,16 +28,20 @@ def take_step(
     update: int,
     precision: Precision,
     loss_limit: float = math.inf,
+    ranks: Ranks = ALONE,
 ) -> Row:
     """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
 
-    When it or the gradient is not finite, or the loss above `loss_limit`, no step is made: the line has no `tokens`.
+    `batch` is this rank's share of the update's; all ranks return the same numbers, which are those of the whole. When
+    loss or gradient is not finite, or the loss above `loss_limit`, no step is made: the line has no `tokens`.
     """
     started = time.perf_counter()
     lr = learning_rate(update, config)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    loss = backward(lm, batch, parts=config.accumulate, precision=precision, seed=(config.seed, update))
+    targets = int(ranks.sum(batch.n_targets))
+    parts, seed = ranks.parts(config), (config.seed, update, ranks.rank)
+    loss = ranks.sum(backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed))
     norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
     row = {"update": update + 1, "loss": loss, "lr": lr, "grad_norm": norm.item()}
     good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
@@ -45,11 +50,13 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
     if not good:
         return row
-    return row | {"tokens": batch.n_targets, "seconds": time.perf_counter() - started}
+    return row | {"tokens": targets, "seconds": time.perf_counter() - started}
 
 
-def backward(lm: UnitLM, batch: Batch, *, parts: int, precision: Precision, seed: tuple[int, int]) -> float:
-    """Add the gradient of the mean loss over the targets of `batch` to the parameters; return that loss, in nats.
+def backward(
+    lm: UnitLM, batch: Batch, *, parts: int, targets: int, precision: Precision, seed: tuple[int, ...]
+) -> float:
+    """Add the gradient of the loss of `batch`, summed and divided by `targets`, to the parameters; return it, in nats.
 
     Each part counts by its share of the targets, so the parts add up to the whole whatever their padding.
 
@@ -57,6 +64,7 @@ def backward(lm: UnitLM, batch: Batch, *, parts: int, precision: Precision, seed
         lm: put in training mode.
         batch: of any B that `parts` divides.
         parts: how many the batch is computed in, one after the other.
+        targets: of the whole of which `batch` is a share: its own give the mean.
         precision: "bf16" computes under autocast.
         seed: of dropout, where the model has any. It draws from torch's global generator, which is given back after.
     """
@@ -67,7 +75,7 @@ def backward(lm: UnitLM, batch: Batch, *, parts: int, precision: Precision, seed
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         for part in batch.parts(parts):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                loss = mean_nll(lm, part) * (part.n_targets / batch.n_targets)
+                loss = mean_nll(lm, part) * (part.n_targets / targets)
             loss.backward()
             losses.append(loss.detach())
     return torch.stack(losses).sum().item()

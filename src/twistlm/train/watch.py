@@ -28,7 +28,7 @@ def loss_limit(history: Sequence[Row], config: TrainConfig) -> float:
 
 
 def refused(
-    row: Row, stream: PackedStream, ids: Sequence[str], config: TrainConfig, out: Path, *, limit: float
+    row: Row, stream: PackedStream, ids: Sequence[str], config: TrainConfig, out: Path, *, limit: float, write: bool
 ) -> TrainingError:
     """Keep the batch of an update that was not made in bad_batch.json, and return the error that says so.
 
@@ -39,20 +39,20 @@ def refused(
         config: of the run.
         out: its folder.
         limit: the highest loss that would have done.
+        write: False only returns the error: another process writes the file.
     """
     path, batch = out / "bad_batch.json", row["update"] - 1
     pieces = stream.pieces(batch)
     parts = stream.batch(batch)
-    write_json(
-        path,
-        {
-            **{name: str(value) for name, value in row.items()},
-            "limit": str(limit),
-            "batch": batch,
-            "rows": [[{"id": ids[d], "start": start, "tokens": n} for d, start, n in row_] for row_ in pieces],
-            **{name: getattr(parts, name).tolist() for name in ("tokens", "segments", "targets")},
-        },
-    )
+    kept = {
+        **{name: str(value) for name, value in row.items()},
+        "limit": str(limit),
+        "batch": batch,
+        "rows": [[{"id": ids[d], "start": start, "tokens": n} for d, start, n in row_] for row_ in pieces],
+        **{name: getattr(parts, name).tolist() for name in ("tokens", "segments", "targets")},
+    }
+    if write:
+        write_json(path, kept)
     held = offenders(list(dict.fromkeys(ids[d] for row_ in pieces for d, _, _ in row_)))
     where = f"The batch ({held}) is in {path}"
     if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]):

@@ -1,0 +1,5 @@
+"""`python -m twistlm` is `twist`: what torchrun starts (`torchrun -m twistlm train …`)."""
+
+from twistlm.cli.command import main
+
+main()

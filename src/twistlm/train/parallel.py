@@ -1,0 +1,161 @@
+"""Many processes, one run: whose rows are whose, sums over all, the model shared out and put together again.
+
+torchrun starts the processes (ranks) and tells each in its environment which one it is; without torchrun there is one,
+which does everything and waits for nobody. All go through the same loop in step and see the same losses, so they
+decide alike without asking; only what one alone can know (a signal) is asked for. FSDP2 (`fully_shard`, Zhao et al.
+2023, "PyTorch FSDP") keeps of each parameter, gradient and moment one slice a rank, and puts a layer together while it
+computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from twistlm.atomic import atomic_folder
+from twistlm.config import TrainConfig
+from twistlm.errors import ConfigError
+from twistlm.lm.model import UnitLM
+from twistlm.lm.trainable import find_layers
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: which one this is, from 0.
+        world: how many there are.
+        mesh: torch's name for them, over which a model is shared out; None alone.
+    """
+
+    rank: int = 0
+    world: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files, shows progress and sends metrics."""
+        return self.rank == 0
+
+    def parts(self, config: TrainConfig) -> int:
+        """Return in how many equal parts each rank computes its rows: the fewest that make the run's `accumulate`.
+
+        Raises:
+            ConfigError: the rows cannot be shared out evenly.
+        """
+        rows, left = divmod(config.batch_rows, self.world)
+        if left:
+            raise ConfigError(
+                f"{self.world} ranks cannot share the {config.batch_rows} rows of a batch evenly: use a number "
+                "of ranks that divides batch_rows."
+            )
+        return next(n for n in range(-(-config.accumulate // self.world), rows + 1) if rows % n == 0)
+
+    def sum(self, value: float) -> float:
+        """Return the sum of every rank's `value`, in float64; the same on all."""
+        return self._reduced(value, dist.ReduceOp.SUM)
+
+    def max(self, value: float) -> float:
+        """Return the largest of every rank's `value`; the same on all."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        self.max(0)
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Run the block on the first rank, then on all others: they find what it wrote, and fail where it failed."""
+        if not self.first:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.first:
+                self.wait()
+
+    @contextmanager
+    def shared_folder(self, path: Path) -> Iterator[Path]:
+        """`atomic_folder` of the first rank, in which all write; the ranks' machines must see the same `path`."""
+        with ExitStack() as stack:
+            temporary = [stack.enter_context(atomic_folder(path)) if self.first else path]
+            if self.world > 1:
+                dist.broadcast_object_list(temporary, src=0)
+            yield temporary[0]
+            self.wait()
+        self.wait()
+
+    def _reduced(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
+        if self.world == 1:
+            return value
+        total = torch.tensor(float(value), dtype=torch.float64)
+        dist.all_reduce(total, how)
+        return total.item()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join(device: torch.device) -> Iterator[Ranks]:
+    """Be one of the ranks that torchrun started until the block ends; alone without torchrun.
+
+    Args:
+        device: what this rank computes on. GPUs talk by NCCL, CPUs by gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # gloo on GPUs too: the few numbers that ranks compare lie on the CPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        world = dist.get_world_size()
+        yield Ranks(dist.get_rank(), world, init_device_mesh(device.type, (world,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
+    """Share the parameters of `lm` out over the ranks, in place; return what `gather` fills to have it whole again.
+
+    Alone, nothing is done and `lm` returned. A layer's parameters are put together before it computes and let go after,
+    forward and backward; so are the tables and what else is not in a layer, for the whole of a pass.
+    """
+    if ranks.mesh is None:
+        return lm
+    memo = {
+        id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in lm.model.parameters()
+    }
+    empty = dataclasses.replace(lm, model=copy.deepcopy(lm.model, memo))
+    module: torch.nn.Module
+    for module in (*find_layers(lm.model), lm.model):
+        # True also for the outermost module, whose parameters would else be whole ones after an evaluation.
+        fully_shard(module, mesh=ranks.mesh, reshard_after_forward=True)
+        assert isinstance(module, FSDPModule)
+        # The ranks' losses are shares of one mean, so gradients are summed; gloo knows no other way to scale a sum.
+        module.set_force_sum_reduction_for_comms(True)
+        module.set_gradient_divide_factor(1.0)
+    return empty
+
+
+def gather(lm: UnitLM, whole: UnitLM, ranks: Ranks) -> None:
+    """Fill `whole`, which `shard(lm, …)` returned, with the parameters of `lm`, on the first rank and in its memory."""
+    if whole is lm:
+        return
+    for empty, shared in zip(whole.model.parameters(), lm.model.parameters(), strict=True):
+        full = shared.full_tensor().detach().cpu()  # type: ignore[attr-defined]  # a DTensor
+        if ranks.first:
+            torch.utils.swap_tensors(empty, torch.nn.Parameter(full, shared.requires_grad))

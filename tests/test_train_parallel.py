@@ -1,0 +1,208 @@
+"""Several ranks are one run: two and four processes over gloo, against one process that is none of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from test_train_loop import assert_same_run, corpus, losses, tiny_lm, weights, with_
+from twistlm.corpus.stream import PackedStream
+from twistlm.errors import ConfigError, Stopped
+from twistlm.lm.model import UnitLM
+from twistlm.train import watch
+from twistlm.train.log import read_history
+from twistlm.train.loop import OnEval, train
+from twistlm.train.parallel import ALONE, Ranks
+
+CONFIG = with_(batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=4)
+
+
+def evaluation(*, stop: int | None = None) -> OnEval:
+    """A number that needs the whole model; rank 1 alone (or the only one) is sent SIGTERM after update `stop`."""
+
+    def on_eval(lm: UnitLM, update: int) -> dict[str, float]:
+        if update == stop and os.environ.get("RANK", "1") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"logit": lm.forward_logits(torch.arange(2, 12)[None]).double().sum().item()}
+
+    return on_eval
+
+
+def run(
+    out: Path, *, stop: int | None = None, nan: bool = False, window: int = watch.WINDOW, **changes: object
+) -> None:
+    watch.WINDOW = window
+    lm = tiny_lm()
+    if nan:
+        with torch.no_grad():
+            lm.model.model.norm.weight[0] = torch.inf
+    train(lm, corpus(), dataclasses.replace(CONFIG, **changes), out, on_eval=None if nan else evaluation(stop=stop))
+
+
+# Forks ranks instead of starting them: torch is imported once. A line a rank: its exit code and what it raised.
+RANKS = """
+import json, os, shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from torch.distributed.tensor import DTensor
+torch.set_num_threads(1)
+from test_train_parallel import free_port, run
+
+def ranks(world, out, **how):
+    port, children = str(free_port()), []
+    for rank in range(world):
+        if (child := os.fork()) == 0:
+            os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            try:
+                run(root / out, **how)
+            except Exception as error:
+                said = {"rank": rank, "out": out, "kind": type(error).__name__, "says": str(error)}
+                print(json.dumps(said), flush=True)
+                os._exit(getattr(error, "exit_code", 99))
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps({"out": out, "codes": codes}), flush=True)
+
+root = Path(sys.argv[2])
+ranks(2, "straight")
+ranks(2, "stopped", stop=6)
+for other in ("to-one", "to-four", "damaged"):
+    shutil.copytree(root / "stopped", root / other)
+ranks(2, "stopped")
+ranks(4, "to-four")
+ranks(2, "from-one")
+ranks(2, "nan", nan=True)
+ranks(2, "spike", window=3, max_loss_rise=1e-3)
+ranks(2, "again", checkpoint_activations=True)
+(root / "damaged/checkpoint/update-6/shard-00002-model-00001-of-00001.safetensors").unlink()
+ranks(2, "damaged")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two and four ranks, and of one; what the ranks said is in said.jsonl."""
+    root = tmp_path_factory.mktemp("ranks")
+    run(root / "alone")
+    with pytest.raises(Stopped):
+        run(root / "from-one", stop=6)
+    command = [sys.executable, "-c", RANKS, str(Path(__file__).parent), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (root / "said.jsonl").write_text(done.stdout)
+    run(root / "to-one")
+    return root
+
+
+def said(root: Path, out: str) -> tuple[list[int], list[dict]]:
+    """Return the exit codes of the last ranks in `out`, and what any rank raised there."""
+    lines = [json.loads(line) for line in (root / "said.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["out"] == out]
+    return [line["codes"] for line in lines if "codes" in line][-1], [line for line in lines if "rank" in line]
+
+
+def assert_close_run(one: Path, other: Path) -> None:
+    """Up to rounding: the losses, the evaluations, the weights; and exactly the same targets."""
+    a, b = read_history(one / "metrics.jsonl"), read_history(other / "metrics.jsonl")
+    assert [row.get("tokens") for row in a] == [row.get("tokens") for row in b]
+    assert losses(a) == pytest.approx(losses(b), rel=1e-5)
+    for name in ("logit", "grad_norm"):
+        assert [r[name] for r in a if name in r] == pytest.approx([r[name] for r in b if name in r], rel=1e-3, abs=1e-4)
+    for name, weight in weights(one / "lm").items():
+        torch.testing.assert_close(weights(other / "lm")[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
+    assert said(root, "straight") == ([0, 0], [])
+    assert_close_run(root / "alone", root / "straight")
+    assert {path.name for path in (root / "straight").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "lm",
+        "result.json",
+    }
+    architectures = json.loads((root / "straight" / "lm" / "config.json").read_text())["architectures"]
+    assert architectures == ["LlamaForCausalLM"]
+
+
+def test_a_signal_to_one_rank_stops_all_and_they_go_on_bit_for_bit(root: Path) -> None:
+    codes, errors = said(root, "stopped")
+    assert codes == [0, 0] and sorted(e["rank"] for e in errors) == [0, 1]
+    assert all(e["kind"] == "Stopped" and "SIGTERM after update 6 of 12" in e["says"] for e in errors)
+    assert_same_run(root / "straight", root / "stopped")
+
+
+@pytest.mark.parametrize("out", ["to-one", "to-four", "from-one"])
+def test_a_checkpoint_is_read_by_any_number_of_ranks(root: Path, out: str) -> None:
+    assert_close_run(root / "straight", root / out)
+    # Up to the stop it is another run's history, after it its own.
+    history = read_history(root / out / "metrics.jsonl")
+    other = read_history(root / ("alone" if out == "from-one" else "straight") / "metrics.jsonl")
+    assert losses(history)[:6] == losses(other)[:6]
+
+
+def test_a_bad_loss_stops_all_ranks_and_is_kept_once(root: Path) -> None:
+    codes, errors = said(root, "nan")
+    assert codes == [1, 1] and {e["kind"] for e in errors} == {"TrainingError"}
+    kept = json.loads((root / "nan" / "bad_batch.json").read_text())
+    assert np.shape(kept["tokens"]) == (4, 24) and len(kept["rows"]) == 4 and kept["batch"] == 0
+
+
+def test_a_loss_that_rises_stops_all_ranks_and_the_state_before_it_is_kept(root: Path) -> None:
+    codes, errors = said(root, "spike")
+    assert codes == [1, 1] and all("max_loss_rise" in e["says"] for e in errors)
+    done = read_history(root / "spike" / "metrics.jsonl")[-1]["update"]
+    assert [path.name for path in (root / "spike" / "checkpoint").iterdir()] == [f"update-{done}"]
+    assert json.loads((root / "spike" / "bad_batch.json").read_text())["batch"] == done >= 3
+
+
+def test_activations_computed_again_are_the_same_on_ranks(root: Path) -> None:
+    assert said(root, "again") == ([0, 0], [])
+    assert_same_run(root / "straight", root / "again")
+
+
+def test_a_checkpoint_without_one_of_its_files_is_refused_by_all(root: Path) -> None:
+    codes, errors = said(root, "damaged")
+    assert codes == [2, 2] and all("1 of its 2 safetensors files" in e["says"] for e in errors)
+
+
+def test_shares_of_a_batch_are_the_batch() -> None:
+    stream = PackedStream(corpus(), tiny_lm().vocab, rows=8, context=24, seed=1)
+    for update in (0, 3):
+        whole = stream.batch(update)
+        for world in (1, 2, 4, 8):
+            shares = [stream.batch(update, rank=rank, world=world) for rank in range(world)]
+            for name in ("tokens", "segments", "positions", "targets"):
+                assert np.array_equal(np.concatenate([getattr(s, name) for s in shares]), getattr(whole, name))
+
+
+@pytest.mark.parametrize(
+    ("world", "accumulate", "parts"), [(1, 4, 4), (2, 4, 2), (4, 4, 1), (8, 4, 1), (3, 4, 2), (8, 12, 3)]
+)
+def test_parts_are_dealt_to_ranks(world: int, accumulate: int, parts: int) -> None:
+    assert Ranks(0, world).parts(with_(batch_rows=24, accumulate=accumulate)) == parts
+    assert math.isclose(ALONE.sum(0.1), 0.1)
+
+
+def test_rows_that_cannot_be_shared_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 ranks cannot share the 4 rows"):
+        Ranks(0, 3).parts(CONFIG)
