@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The claim, tested: warm against cold over three sizes and three amounts of at least 20 hours of speech, with ablations.
 # GRID=two-cores (shorter runs, for two CPU cores) or full (the default; one GPU). Stopped anywhere, it goes on where it
-# was; tables and plots of what is finished: twist study report runs/study/two-cores, at any moment.
+# was; tables and plots of what is finished: twist study report runs/study/two-cores, at any moment. Options go to plan and
+# run: --set train.updates=60.
 # Making the speech needs what runs/assets.sh names; SPEECH and GOLD may name folders that are there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,12 +22,14 @@ for pair in "units $speech" "heldout $gold"; do
   env -u OMP_NUM_THREADS "$bin/twist" tokenize "${pair#* }" --out "runs/study/${pair%% *}" --tokenizer mini-25hz-100
 done
 
-"$bin/twist" study plan "$grid"
+"$bin/twist" study plan "$grid" "$@"
 pids=()
 for _ in $(seq "$workers"); do
-  "$bin/twist" study run "$grid" &
+  "$bin/twist" study run "$grid" "$@" &
   pids+=($!)
 done
 trap 'kill "${pids[@]}" 2>/dev/null' INT TERM
-for pid in "${pids[@]}"; do wait "$pid"; done
+failed=0
+for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 "$bin/twist" study report "runs/study/$grid"
+exit $failed
