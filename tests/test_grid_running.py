@@ -137,7 +137,8 @@ def test_validation_and_test_share_nothing_with_training_and_amounts_are_nested(
 def test_a_rerun_does_nothing(finished, monkeypatch):
     config, _ = finished
     before = (Path(config.out) / rows.NAME).read_bytes()
-    monkeypatch.setattr(running, "train", lambda *a, **k: pytest.fail("a finished run was made again"))
+    for name in ("train", "measure"):
+        monkeypatch.setattr(running, name, lambda *a, **k: pytest.fail("a finished run was made again"))
     running.run(config, tell=pytest.fail)
     assert (Path(config.out) / rows.NAME).read_bytes() == before
 

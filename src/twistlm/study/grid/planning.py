@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,14 +117,14 @@ def in_words(hours: float) -> str:
 
 
 def foreseen(config: GridConfig, known: Known) -> Known:
-    """Return `known`, where a tuning run that is not finished is taken to end the better the nearer to the middle."""
+    """Return `known`, but of the tuning runs that are not finished the one in the middle ends best."""
 
     def guess(cell: Cell) -> float | None:
         loss = known(cell)
         if loss is not None or cell.split == "test":
             return loss
         rates = getattr(config, cell.arm).rates
-        return -1.0 if cell.rate == rates[len(rates) // 2] else 0.0
+        return -1.0 if cell.rate == rates[len(rates) // 2] else math.inf
 
     return guess
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from twistlm.lm.warmstart import Rows, cold_start, warm_start
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import SIDES, Arm, Cell, key, losses, train_config, wanted
 from twistlm.study.grid.inputs import Inputs, open_inputs
-from twistlm.study.grid.planning import hours_left, in_words, measure
+from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
 from twistlm.study.models import place
@@ -57,14 +57,9 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
     inputs = open_inputs(config, progress=progress)
     out = Path(config.out)
     write_json(out / STUDY, describe(config, inputs))
-    speeds = {layers: measure(config, inputs, layers) for layers in config.layers}
-    while True:
-        done = rows.read(out)
-        todo = [
-            c for c in wanted(config, losses(config, inputs.fingerprint, done)) if _key(config, c, inputs) not in done
-        ]
-        if not todo:
-            return out
+    speeds: dict[int, Speed] = {}
+    while todo := _todo(config, inputs, done := rows.read(out)):
+        speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
         with _claim(config, inputs, out, todo) as cell:
             if cell is None:
                 time.sleep(_POLL)
@@ -75,6 +70,7 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
         n_done, n, hours = hours_left(config, inputs, known, done, speeds)
         ended = "diverged" if row["nll"] is None else f"{row['nll']:.3f} nats a unit"
         tell(f"{n_done} of {n} runs: {cell}: {ended}, {row['wall']:.0f} s; about {in_words(hours)} of one process left")
+    return out
 
 
 def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
@@ -108,6 +104,12 @@ def _key(config: GridConfig, cell: Cell, inputs: Inputs) -> str:
     return key(config, cell, inputs.fingerprint)
 
 
+def _todo(config: GridConfig, inputs: Inputs, done: Mapping[str, Row]) -> list[Cell]:
+    """Return what is wanted and not finished, as far as is known now."""
+    cells = wanted(config, losses(config, inputs.fingerprint, done))
+    return [cell for cell in cells if _key(config, cell, inputs) not in done]
+
+
 @contextmanager
 def _claim(config: GridConfig, inputs: Inputs, out: Path, todo: Sequence[Cell]) -> Iterator[Cell | None]:
     """Hold the first cell that no other process holds inside the block; None when all are held."""
@@ -121,9 +123,10 @@ def _claim(config: GridConfig, inputs: Inputs, out: Path, todo: Sequence[Cell]) 
             continue
         try:
             if name in rows.read(out):  # finished by another process since we looked
+                Path(lock.lock_file).unlink(missing_ok=True)
                 continue
             yield cell
-            Path(lock.lock_file).unlink()
+            Path(lock.lock_file).unlink(missing_ok=True)
             return
         finally:
             lock.release()
