@@ -163,3 +163,29 @@ def test_the_real_text_lm() -> None:
         logits = lm.forward_logits(tokens[:, :-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     assert abs(loss.item() - math.log(502)) < 1.0  # 0.4 to 0.6 measured; 1.8 to 2.0 with the architecture's own 1/24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shuffled_weights_are_the_same_values_inside_each_kept_tensor_and_nothing_else_changes(
+    kind: str, tmp_path: Path
+) -> None:
+    folder = make_text_lm(tmp_path / "text", kind)
+    before = torch.random.get_rng_state()
+    plain, control, again, other = (
+        parameters(warm_start(folder, make_spec(), rows="random", seed=seed, shuffled=shuffled).model)
+        for seed, shuffled in ((3, False), (3, True), (3, True), (4, True))
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+    moved = 0
+    for name, value in control.items():
+        assert torch.equal(value, again[name])
+        if name in TABLES[kind]:
+            assert torch.equal(value, plain[name]), "the new rows are those of the warm start"
+            continue
+        assert torch.equal(value.flatten().sort().values, plain[name].flatten().sort().values), name
+        if len(value.unique()) > 8:
+            moved += 1
+            assert not torch.equal(value, plain[name]) and not torch.equal(value, other[name]), name
+    assert moved > 3
+    lm = warm_start(folder, make_spec(), rows="random", seed=3, shuffled=True)
+    assert lm.provenance["shuffled"] and lm.provenance["start"] == "warm"

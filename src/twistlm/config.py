@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import tomllib
@@ -160,6 +161,99 @@ class QuickstartConfig(_Checked):
                 raise ConfigError(f"{name} is empty.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmConfig(_Checked):
+    """What is an arm's own in a grid: its learning rate is tuned, its warm-up and clipping are given.
+
+    Attributes:
+        rates: tried on the tuning seed, each the same factor above the one before; while the best is at an edge, the
+            next one beyond it is tried too. A single one is taken as it is; none takes what warm's tuning found.
+        warmup, clip_norm: as of `TrainConfig`.
+    """
+
+    rates: tuple[float, ...]
+    warmup: int
+    clip_norm: float
+
+    def _check(self) -> None:
+        self._at_least(0, "warmup")
+        if self.clip_norm <= 0 or any(rate <= 0 for rate in self.rates):
+            raise ConfigError(f"rates is {self.rates!r} and clip_norm {self.clip_norm!r}; they must be above 0.")
+        steps = [high / low for low, high in itertools.pairwise(self.rates)]
+        if any(not (step > 1 and math.isclose(step, steps[0], rel_tol=0.05)) for step in steps):
+            raise ConfigError(f"rates is {self.rates!r}; each must be the same factor above the one before.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridConfig(_Checked):
+    """Warm against cold over sizes and amounts of data, and ablations at the first size and amount.
+
+    Attributes:
+        text_lm, tokenizer: artifact names or folders.
+        units: folder of units; its split "train" is trained on, but for the documents of the validation.
+        heldout: folder of units whose other splits are the test; it may be the same.
+        layers: sizes: the first so many layers of the text LM. The first one is the most telling, and goes first.
+        amounts: shares of the training documents, nested in each other, 0 … 1. Likewise.
+        seeds: of the new weights, the order and the choice of the documents; reported.
+        tuning_seed: the same for tuning; not one of `seeds`.
+        most_rates: how many rates a side may try.
+        tune_each_amount: tune for each amount of data, or at the first one only.
+        validation_units: about how many units of training documents are held back; rates are chosen on them.
+        curve_units: about how many units of the test are scored at every evaluation.
+        test_units: about how many units of the test the final numbers are over; 0 takes all.
+        cut: what is left out: "12x0.1" for 12 layers and a tenth of the data, or an ablation's name.
+        train: what all runs share; `lr`, `warmup`, `clip_norm` and `seed` are the cell's, `lr_floor` follows `lr`.
+        warm, cold: the two sides: the text LM's weights under new random rows, and its shape with random weights.
+        shuffled: warm, with the values of each kept tensor permuted inside it.
+        frozen_body: warm, where only the tables train.
+        mean_rows, first_rows: warm, with other new rows; see `warm_start`.
+        out: folder of the study.
+    """
+
+    text_lm: str
+    tokenizer: str
+    units: str
+    heldout: str
+    layers: tuple[int, ...]
+    amounts: tuple[float, ...]
+    seeds: tuple[int, ...]
+    tuning_seed: int
+    most_rates: int
+    tune_each_amount: bool
+    validation_units: int
+    curve_units: int
+    test_units: int
+    cut: tuple[str, ...]
+    train: TrainConfig
+    warm: ArmConfig
+    cold: ArmConfig
+    shuffled: ArmConfig
+    frozen_body: ArmConfig
+    mean_rows: ArmConfig
+    first_rows: ArmConfig
+    out: str
+
+    def _check(self) -> None:
+        for name in ("text_lm", "tokenizer", "units", "heldout", "out", "layers", "amounts", "seeds"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty.")
+        for name in ("layers", "amounts", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; one is named twice.")
+        self._at_least(1, "most_rates", "validation_units", "curve_units")
+        self._at_least(0, "test_units", "tuning_seed")
+        if self.tuning_seed in self.seeds:
+            raise ConfigError(f"tuning_seed is {self.tuning_seed}, one of seeds: what was tuned on is not reported.")
+        if not all(0 < amount <= 1 for amount in self.amounts) or min(self.layers) < 1 or min(self.seeds) < 0:
+            raise ConfigError("amounts must be above 0 to 1, layers at least 1 and seeds at least 0.")
+        if not self.warm.rates or not self.cold.rates:
+            raise ConfigError("warm.rates and cold.rates must not be empty: each side is tuned by itself.")
+        cells = {f"{layers}x{amount:g}" for layers in self.layers for amount in self.amounts}
+        cells |= {"shuffled", "frozen_body", "mean_rows", "first_rows"}
+        if unknown := sorted(set(self.cut) - cells):
+            raise ConfigError(f"cut names {', '.join(unknown)}, which are not in the grid: {', '.join(sorted(cells))}.")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the configuration as nested plain dicts, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -260,9 +354,12 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         raise ConfigError(f"{name} is {value!r}{_nearest(str(value), typing.get_args(hint))}.")
     if origin is tuple:
         inner = typing.get_args(hint)
+        if inner[-1] is Ellipsis and isinstance(value, (list, tuple)):
+            inner = inner[:1] * len(value)
         if isinstance(value, (list, tuple)) and len(value) == len(inner):
             return tuple(_coerce(v, h, f"{name}[{i}]") for i, (v, h) in enumerate(zip(value, inner, strict=True)))
-        raise ConfigError(f"{name} is {value!r}; it must be a list of {len(inner)} values.")
+        size = "" if inner[-1] is Ellipsis else f" of {len(inner)} values"
+        raise ConfigError(f"{name} is {value!r}; it must be a list{size}.")
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twistlm.config import PairConfig, QuickstartConfig, TrainConfig, load_toml
+from twistlm.config import ArmConfig, GridConfig, PairConfig, QuickstartConfig, TrainConfig, load_toml
 from twistlm.errors import ConfigError
 
 
@@ -106,6 +106,81 @@ def twist_13b() -> PairConfig:
     return PairConfig(text_lm="llama-13b", warm=_llama(), cold=_llama())
 
 
+def full() -> GridConfig:
+    """Warm against cold over three sizes and three amounts of data, as `runs/warm_vs_cold.sh` makes the speech for it.
+
+    8.2 million tokens a run, about six times all of 22 hours of speech; five seeds, each side tuned for each size and
+    amount.
+
+    Hardware: one GPU. Time and expected result: not measured; `twist study plan full` says how many hours on the
+    machine it runs on.
+    """
+    return GridConfig(
+        text_lm="smollm2-135m",
+        tokenizer="mini-25hz-100",
+        units="runs/study/units",
+        heldout="runs/study/heldout",
+        layers=(30, 12, 4),
+        amounts=(1.0, 0.1, 0.01),
+        seeds=(0, 1, 2, 3, 4),
+        tuning_seed=100,
+        most_rates=6,
+        tune_each_amount=True,
+        validation_units=20_000,
+        curve_units=20_000,
+        test_units=0,
+        cut=(),
+        train=dataclasses.replace(
+            _short_run(lr=1e-3, warmup=0, clip_norm=1.0),
+            updates=2_000,
+            batch_rows=8,
+            context=512,
+            eval_every=100,
+            checkpoint_every=500,
+        ),
+        warm=ArmConfig(rates=(1e-4, 3e-4, 9e-4), warmup=200, clip_norm=1000.0),
+        cold=ArmConfig(rates=(3e-4, 9e-4, 2.7e-3), warmup=200, clip_norm=1.0),
+        shuffled=ArmConfig(rates=(1e-4, 3e-4, 9e-4), warmup=200, clip_norm=1000.0),
+        frozen_body=ArmConfig(rates=(1e-3, 3e-3, 9e-3), warmup=200, clip_norm=1000.0),
+        mean_rows=ArmConfig(rates=(1e-4, 3e-4, 9e-4), warmup=200, clip_norm=1000.0),
+        first_rows=ArmConfig(rates=(1e-4, 3e-4, 9e-4), warmup=200, clip_norm=1000.0),
+        out="runs/study/full",
+    )
+
+
+def two_cores() -> GridConfig:
+    """The grid of `full` for two CPU cores. Cut: the length of each run, not its cells.
+
+    30,720 tokens a run instead of 8.2 million, in batches of one row, which learn more from so few tokens (RESULTS.md);
+    three seeds instead of five; each side is tuned for each size, but at the whole data only; the two other rows take
+    warm's rate; scored are a part of the held-out documents. So few tokens do not reach the end of a tenth of 22 hours:
+    only the hundredth part is seen more than once.
+
+    Hardware: two CPU cores; bf16 where the CPU computes it. Time: `twist study plan two-cores`.
+    """
+    short: dict[str, Any] = {"warmup": 16, "clip_norm": 1000.0}
+    base = full()
+    return dataclasses.replace(
+        base,
+        seeds=(0, 1, 2),
+        most_rates=5,
+        tune_each_amount=False,
+        validation_units=2_500,
+        curve_units=1_000,
+        test_units=8_000,
+        train=dataclasses.replace(
+            base.train, updates=120, batch_rows=1, context=256, eval_every=15, checkpoint_every=0
+        ),
+        warm=ArmConfig(rates=(2e-4, 4e-4, 8e-4), **short),
+        cold=ArmConfig(rates=(2.5e-4, 5e-4, 1e-3), warmup=16, clip_norm=1.0),
+        shuffled=ArmConfig(rates=(2e-4, 4e-4, 8e-4), **short),
+        frozen_body=ArmConfig(rates=(1e-3, 2e-3, 4e-3), **short),
+        mean_rows=ArmConfig(rates=(), **short),
+        first_rows=ArmConfig(rates=(), **short),
+        out="runs/study/two-cores",
+    )
+
+
 RECIPES: dict[str, Callable[[], QuickstartConfig]] = {"quickstart": quickstart, "laptop": laptop}
 TRAINING: dict[str, Callable[[], PairConfig]] = {
     "twist-125m": twist_125m,
@@ -114,6 +189,7 @@ TRAINING: dict[str, Callable[[], PairConfig]] = {
     "twist-7b": twist_7b,
     "twist-13b": twist_13b,
 }
+GRIDS: dict[str, Callable[[], GridConfig]] = {"full": full, "two-cores": two_cores}
 
 
 def load(name_or_path: str | Path) -> QuickstartConfig:
@@ -142,6 +218,15 @@ def load_training(name_or_path: str | Path) -> QuickstartConfig | PairConfig:
     if str(name_or_path) in bases:
         return bases[str(name_or_path)]()
     return load_toml(name_or_path, bases=bases)
+
+
+def load_grid(name_or_path: str | Path) -> GridConfig:
+    """Return the grid of this name, or the one in this TOML file.
+
+    Raises:
+        ConfigError: see `twistlm.config.load_toml`.
+    """
+    return GRIDS[str(name_or_path)]() if str(name_or_path) in GRIDS else load_toml(name_or_path, bases=GRIDS)
 
 
 def _opt(*, warm: bool) -> TrainConfig:

@@ -1,16 +1,20 @@
-"""Verbs about the whole: quickstart, doctor, report, show."""
+"""Verbs about the whole: quickstart, doctor, report, show, study."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from twistlm.cli.command import Recipe, Result, Set, verb
+from twistlm.cli.command import Recipe, Result, Set, group, verb
+
+Grid = Annotated[str, typer.Argument(help="Grid: full, two-cores, or a TOML file with what differs from one.")]
+grid_verb = group("study", help="Warm against cold over sizes and amounts of data, with ablations.")
 
 
 @verb
@@ -88,6 +92,53 @@ def show(path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer
 
     facts = describe(path)
     return Result(facts, _lines(facts))
+
+
+@grid_verb
+def plan(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
+    """Say which runs a grid holds and how long they take here, by a short trial."""
+    from twistlm.study.grid.planning import plan as run
+
+    planned = run(_grid(grid, set_), progress=progress)
+    rows = [
+        f"{part['what']:48} {part['tuning']:3} tuning {part['reported']:3} reported {part['finished']:3} finished "
+        f"{part['hours_left']:7.2f} h left"
+        for part in planned["parts"]
+    ]
+    rows += [f"{n} layers: {s['update']:.2f} s an update" for n, s in planned["seconds"].items()]
+    total = (
+        f"{planned['finished']} of {planned['wanted']} runs finished; {planned['hours_left']:.2f} hours of one process"
+    )
+    return Result(planned, "\n".join([*rows, f"{total} left, loading aside"]))
+
+
+@grid_verb
+def run(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
+    """Make the runs of a grid that are not there yet; several processes may share the work."""
+    from twistlm.study.grid.report import report as write
+    from twistlm.study.grid.running import run as make
+
+    config = _grid(grid, set_)
+    make(config, tell=lambda line: print(line, file=sys.stderr, flush=True), progress=progress)
+    write(config.out)
+    return Result({"study": config.out}, f"all runs are finished\nreport: {Path(config.out) / 'report.html'}")
+
+
+@grid_verb
+def report_(study: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")]) -> Result:
+    """Write the tables and plots of what is finished."""
+    from twistlm.study.grid.report import report as write
+    from twistlm.study.grid.tables import markdown
+
+    results = write(study)
+    return Result(results, f"{markdown(results)}report: {study / 'report.html'}")
+
+
+def _grid(name: str, changes: list[str] | None) -> Any:
+    from twistlm import recipes
+    from twistlm.config import override
+
+    return override(recipes.load_grid(name), changes or [])
 
 
 def _table(results: Mapping[str, Any]) -> str:

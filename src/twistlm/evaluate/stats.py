@@ -132,6 +132,36 @@ def outcome_difference(a: ArrayLike, b: ArrayLike, *, seed: int, n: int = RESAMP
     return Paired(total / len(a), outcome_ci(a - b, seed=seed, n=n), (extreme + 1) / (n + 1))
 
 
+def t_interval(values: ArrayLike) -> tuple[float, float]:
+    """Return Student's 95% interval of the mean of a few independent `values` [M], such as one a seed.
+
+    A bootstrap of three values would be too narrow. (nan, nan) for one value.
+
+    Raises:
+        BadInput: as `bootstrap_ci`.
+    """
+    from scipy.special import stdtrit
+
+    values = _vector(values, "values")
+    if len(values) == 1:
+        return (math.nan, math.nan)
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return (float(values.mean()) - half, float(values.mean()) + half)
+
+
+def sign_test(differences: ArrayLike) -> float:
+    """Return the two-sided p-value of the exact sign test of `differences` [M]; zeros say nothing and are left out.
+
+    It cannot be below 2 / 2^M, 0.25 for three. 1 when nothing is left.
+
+    Raises:
+        BadInput: as `bootstrap_ci`.
+    """
+    signs = np.sign(_vector(differences, "differences"))
+    n, fewer = int((signs != 0).sum()), int(min((signs > 0).sum(), (signs < 0).sum()))
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
 def updates_to_reach(history: Sequence[Mapping[str, Any]], loss: float) -> float | None:
     """Return the first update at which held-out loss is at or below `loss`, straight lines drawn between evaluations.
 

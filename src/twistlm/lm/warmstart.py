@@ -36,6 +36,7 @@ def warm_start(
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
+    shuffled: bool = False,
     prefer: Prefer = "registry",
 ) -> UnitLM:
     """Return a text LM with its vocabulary swapped for units; every other tensor is bit-identical.
@@ -56,6 +57,8 @@ def warm_start(
         layers: keep only the first so many; None keeps all.
         freeze: what does not train, see `trainable.restrict`; None trains everything.
         lora: train adapters and the tables only.
+        shuffled: a control: permute the values inside each kept tensor (seeded). What the text LM knew is gone, the
+            scale and the histogram of every tensor stay.
         prefer: which source a named artifact comes from first; see `artifacts.resolve`.
 
     Raises:
@@ -95,6 +98,10 @@ def warm_start(
     head.out_features = vocab.size
     model.generation_config = generation_config(vocab)
     kept = {name for name, value in model.named_parameters() if body[name] is value}
+    if shuffled:
+        with torch.no_grad():
+            for value in (value for name, value in model.named_parameters() if name in kept):
+                value.copy_(value.flatten()[torch.randperm(value.numel(), generator=generator)].view_as(value))
     after = _named_sizes(model)
     counted = {
         "tied": tied,
@@ -111,6 +118,7 @@ def warm_start(
             **_origin("warm", text_lm, folder, spec, seed),
             "rows": rows,
             "rows_std": std if rows == "random" else None,
+            "shuffled": shuffled,
             **counted,
             **restrict(model, freeze, lora, seed=seed),
         },

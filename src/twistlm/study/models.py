@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from twistlm.artifacts import file_sha256
 from twistlm.lm.model import UnitLM
 from twistlm.lm.published import load_published
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -27,6 +28,12 @@ def import_published(folder: str | Path, tokenizer: str | Path, out: str | Path)
     lm = load_published(folder, SpeechTokenizer.load(tokenizer).spec)
     lm.save(out)
     return lm
+
+
+def text_lm_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file that makes a text LM what it is."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return {file.name: file_sha256(file) for file in files if file.is_file()}
 
 
 def place(lm: UnitLM) -> UnitLM:

@@ -64,7 +64,7 @@ def head(results: Mapping[str, Any]) -> str:
 
 def curves(results: Mapping[str, Any]) -> str:
     histories = {side: results[side]["history"] for side in ("warm", "cold")}
-    drawn = _both_widths(lambda width: plots.loss_curves(histories, width=width), wide=900)
+    drawn = both_widths(lambda width: plots.loss_curves(histories, width=width), wide=900)
     faint = any(r.get("train_loss") is not None for h in histories.values() for r in h)
     fraction = results["updates_to_cold_loss"]
     mark = "Warm did not reach cold’s final loss." if fraction is None else (
@@ -90,7 +90,7 @@ def scores(results: Mapping[str, Any]) -> str:
             if cell is not None and finite(cell["accuracy"]):
                 ci = cell["ci"] if interval(cell["ci"], "g") else (math.nan, math.nan)
                 rows.append((label, side, cell["accuracy"], ci))
-    drawn = _both_widths(lambda width: plots.intervals(rows, chance=0.5, width=width), wide=900)
+    drawn = both_widths(lambda width: plots.intervals(rows, chance=0.5, width=width), wide=900)
     return (
         "<h2>Scores</h2>\n<div class=scroll><table><thead><tr><th></th><th class=cold scope=col>cold</th>"
         f"<th class=warm scope=col>warm</th></tr></thead><tbody>{body}</tbody></table></div>\n"
@@ -219,7 +219,7 @@ def go_on(results: Mapping[str, Any]) -> str:
     return f"<h2>Go on</h2>\n{''.join(lines)}"
 
 
-def _both_widths(draw: Callable[[int], str], *, wide: int) -> str:
+def both_widths(draw: Callable[[int], str], *, wide: int) -> str:
     """The drawing for a desk and for a phone: SVG text shrinks with its drawing, so one size cannot serve both."""
     return f'<div class="wide">{draw(wide)}</div><div class="narrow">{draw(340)}</div>'
 

@@ -102,15 +102,20 @@ def intervals(
     width: int,
     names: Mapping[str, str] | None = None,
     label: str = "Accuracies with 95% intervals, and chance",
+    mark: str = "chance",
+    scale: float = 100.0,
+    unit: str = "%",
 ) -> str:
     """Draw values with their intervals as dots and whiskers, and a line for chance.
 
     Args:
-        rows: (label, side, value, (low, high)), values in 0 … 1; rows with the same label stand together.
+        rows: (label, side, value, (low, high)); rows with the same label stand together.
         chance: where the vertical line stands; None draws none.
         width: px.
         names: what a side is called when pointed at; None: as it is.
         label: what the drawing shows, for those who do not see it.
+        mark: what stands at the line.
+        scale, unit: how values are written: times `scale`, then `unit`.
     """
     spans = [end for _, _, value, ci in rows for end in (value, *ci) if math.isfinite(end)]
     spans += [] if chance is None else [chance]
@@ -128,7 +133,8 @@ def intervals(
             marks.append(_text(left - 10, at + gap + 1, row, "axis", "end"))
         before, centre = row, at + gap / 2
         called = escape((names or {}).get(side, side))
-        tip = f"{escape(row)}, {called}: {100 * value:.1f}% [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]"
+        shown, ends = f"{scale * value:.4g}{unit}", ", ".join(f"{scale * end:.4g}" for end in ci)
+        tip = f"{escape(row)}, {called}: {shown} [{ends}]"
         whisker = _line(x(ci[0]), centre, x(ci[1]), centre, f"whisker {side}") if math.isfinite(ci[0]) else ""
         marks.append(
             f'<g>{whisker}<circle class="dot {side}" cx="{x(value):.1f}" cy="{centre:.1f}" r="5"/>'
@@ -138,10 +144,10 @@ def intervals(
     bottom = at + 6
     for tick in ticks(low, high, 6 if width > 500 else 4):
         out.append(_line(x(tick), over, x(tick), bottom, "grid"))
-        out.append(_text(x(tick), bottom + 18, f"{100 * tick:g}%", "axis", "middle"))
+        out.append(_text(x(tick), bottom + 18, f"{scale * tick:g}{unit}", "axis", "middle"))
     if chance is not None:
         out.append(_line(x(chance), over - 6, x(chance), bottom, "chance"))
-        out.append(_text(x(chance), over - 11, "chance", "note", "middle"))
+        out.append(_text(x(chance), over - 11, mark, "note", "middle"))
     return _svg(width, round(bottom + 26), out + marks, label)
 
 

@@ -35,7 +35,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
-from twistlm.study.models import device, load_model
+from twistlm.study.models import device, load_model, text_lm_files
 from twistlm.study.report import write_report
 from twistlm.study.stages import Stages
 from twistlm.study.training import VAL_UNITS, Init, train_units
@@ -153,7 +153,7 @@ class _Job:
                 "precision": record["precision"],
             }
 
-        key = {"train": to_dict(config), "text_lm": _identity(text_lm), "seed": seed, "corpus": self._corpus()}
+        key = {"train": to_dict(config), "text_lm": text_lm_files(text_lm), "seed": seed, "corpus": self._corpus()}
         value = self.stages.run(side, key, work, folder=folder)
         gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
         return value
@@ -329,12 +329,6 @@ def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
             f"twist quickstart --out runs/longer --set warm.updates={longer} --set cold.updates={longer}",
         ),
     ]
-
-
-def _identity(folder: Path) -> Values:
-    """The sha256 of each file that makes a text LM what it is."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return {f.name: artifacts.file_sha256(f) for f in files if f.is_file()}
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
@@ -112,6 +113,11 @@ def plan_units(
 
 def subset(corpus: UnitCorpus, *, units: int, seed: int) -> UnitCorpus:
     """Return documents in a seeded choice, as many as it takes to make `units` units, or all."""
+    return corpus.select(choose(corpus, units=units, seed=seed))
+
+
+def choose(corpus: UnitCorpus, *, units: int, seed: int) -> NDArray[np.int64]:
+    """Return which documents `subset` takes, ascending: more units with the same seed only add to them."""
     order = np.random.default_rng(seed).permutation(len(corpus))
     n = int(np.searchsorted(np.cumsum(corpus.lengths[order]), units)) + 1
-    return corpus.select(np.sort(order[:n]))
+    return np.sort(order[:n])

@@ -1,0 +1,215 @@
+"""Running a grid: one process or several in the same folder, each cell once, stopped anywhere and gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from twistlm.atomic import atomic_folder
+from twistlm.config import GridConfig, to_dict
+from twistlm.corpus.shards import UnitCorpus
+from twistlm.errors import TrainingError
+from twistlm.evaluate.pairs import score_pairs
+from twistlm.lm.model import UnitLM
+from twistlm.lm.warmstart import Rows, cold_start, warm_start
+from twistlm.study.grid import rows
+from twistlm.study.grid.cells import SIDES, Arm, Cell, key, losses, train_config, wanted
+from twistlm.study.grid.inputs import Inputs, open_inputs
+from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
+from twistlm.study.grid.rows import Row
+from twistlm.study.judging import perplexity
+from twistlm.study.models import place
+from twistlm.train.loop import train
+from twistlm.train.record import hardware, versions, write_json
+from twistlm.types import UnitSpec
+
+STUDY = "study.json"
+_POLL = 2.0  # seconds between two looks at what the other processes finished
+_ROWS: dict[Arm, Rows] = {"mean_rows": "mean", "first_rows": "first-rows"}
+
+
+def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = False) -> Path:
+    """Make every run of the grid that is not in `config.out`'s study.jsonl yet; return that folder.
+
+    Any number of processes may do this at once: each takes the next cell that nobody works on, and waits only for
+    tunings that others are at. Stopped (a signal, kill -9), finished runs stay, and the cell that was being trained
+    goes on from its last checkpoint. The folder gets study.json (what was asked), study.jsonl, `cells/` (runs under
+    way) and `best/warm/`, `best/cold/` (of the reported runs of each side the one with the lowest test loss).
+
+    Args:
+        config: the grid.
+        tell: called with a line of text for every finished run, with an estimate of the time left.
+        progress: show a bar within each run.
+
+    Raises:
+        As `open_inputs`. TrainingError: a signal ended a run; its state is saved.
+    """
+    inputs = open_inputs(config, progress=progress)
+    out = Path(config.out)
+    write_json(out / STUDY, describe(config, inputs))
+    speeds: dict[int, Speed] = {}
+    while todo := _todo(config, inputs, done := rows.read(out)):
+        speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
+        with _claim(config, inputs, out, todo) as cell:
+            if cell is None:
+                time.sleep(_POLL)
+                continue
+            row = _run_cell(config, cell, inputs, out / "cells" / _key(config, cell, inputs), progress=progress)
+        done[row["key"]] = row
+        known = losses(config, inputs.fingerprint, done)
+        n_done, n, hours = hours_left(config, inputs, known, done, speeds)
+        ended = "diverged" if row["nll"] is None else f"{row['nll']:.3f} nats a unit"
+        tell(f"{n_done} of {n} runs: {cell}: {ended}, {row['wall']:.0f} s; about {in_words(hours)} of one process left")
+    return out
+
+
+def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
+    """Return the content of study.json: the grid and what it is given."""
+    corpora = {name: getattr(inputs, name) for name in ("train", "validation", "test", "curve")}
+    return {
+        "config": to_dict(config),
+        "inputs": inputs.fingerprint,
+        "unit_spec": inputs.train.spec.fingerprint,
+        "corpora": {name: _size(corpus) for name, corpus in corpora.items()},
+        "mini_swuggy": {"version": inputs.spoken.suite.version, "pairs": len(inputs.spoken.suite.pairs)},
+    }
+
+
+def begin(cell: Cell, text_lm: Path, spec: UnitSpec) -> UnitLM:
+    """Return the model a cell begins with."""
+    if cell.arm == "cold":
+        return cold_start(text_lm, spec, seed=cell.seed, layers=cell.layers)
+    return warm_start(
+        text_lm,
+        spec,
+        rows=_ROWS.get(cell.arm, "random"),
+        seed=cell.seed,
+        layers=cell.layers,
+        freeze="body" if cell.arm == "frozen_body" else None,
+        shuffled=cell.arm == "shuffled",
+    )
+
+
+def _key(config: GridConfig, cell: Cell, inputs: Inputs) -> str:
+    return key(config, cell, inputs.fingerprint)
+
+
+def _todo(config: GridConfig, inputs: Inputs, done: Mapping[str, Row]) -> list[Cell]:
+    """Return what is wanted and not finished, as far as is known now."""
+    cells = wanted(config, losses(config, inputs.fingerprint, done))
+    return [cell for cell in cells if _key(config, cell, inputs) not in done]
+
+
+@contextmanager
+def _claim(config: GridConfig, inputs: Inputs, out: Path, todo: Sequence[Cell]) -> Iterator[Cell | None]:
+    """Hold the first cell that no other process holds inside the block; None when all are held."""
+    for cell in todo:
+        name = _key(config, cell, inputs)
+        lock = FileLock(out / "cells" / f"{name}.lock")
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            if name in rows.read(out):  # finished by another process since we looked
+                Path(lock.lock_file).unlink(missing_ok=True)
+                continue
+            yield cell
+            Path(lock.lock_file).unlink(missing_ok=True)
+            return
+        finally:
+            lock.release()
+    yield None
+
+
+def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, progress: bool) -> Row:
+    """Train and judge one cell in `folder`, add its line to study.jsonl, and remove the folder."""
+    started = time.perf_counter()
+    documents = inputs.documents(cell.amount, seed=cell.seed)
+    scored = inputs.validation if cell.split == "validation" else inputs.curve
+    settings = train_config(config, cell)
+
+    def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
+        return {"val_nll": perplexity(lm, scored, context=settings.context, seed=0, n_resamples=1).nll}
+
+    lm = place(begin(cell, inputs.text_lm, documents.spec))
+    row: Row = {"key": folder.name, "cell": dataclasses.asdict(cell)}
+    try:
+        result = train(lm, documents, settings, folder, on_eval=on_eval, progress=progress)
+    except TrainingError as error:
+        if not (folder / "bad_batch.json").exists():  # a signal: not an outcome
+            raise
+        row |= {"nll": None, "diverged": str(error)}
+    else:
+        history = [row for row in result.history if "val_nll" in row]
+        row |= {
+            "nll": history[-1]["val_nll"],
+            "history": [{"update": r["update"], "train_loss": r.get("loss"), "val_nll": r["val_nll"]} for r in history],
+            "tokens": result.tokens,
+            "epochs": result.tokens / int((documents.lengths + 1).sum()),
+            "seconds": result.seconds,
+        }
+        if cell.split == "test":
+            row |= _judge(result.lm, config, inputs)
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    row |= {"precision": record["precision"], "start": record["start"], "wall": time.perf_counter() - started}
+    row |= {"hardware": hardware(lm.device), "versions": versions()}
+    out = Path(config.out)
+    if cell.split == "test" and cell.arm in SIDES and row["nll"] is not None:
+        _keep_best(out / "best" / cell.arm, row, folder / "lm")
+    rows.append(out, row)
+    shutil.rmtree(folder)
+    del lm
+    gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
+    return row
+
+
+def _judge(lm: UnitLM, config: GridConfig, inputs: Inputs) -> Row:
+    """Return the final numbers of a reported run, document by document and word by word."""
+    lm = place(lm)
+    found = perplexity(lm, inputs.test, context=config.train.context, seed=0, n_resamples=1)
+    suite = inputs.spoken.suite
+    _, outcomes = score_pairs(
+        lm, inputs.spoken.units, suite.pairs, normalize="mean", seed=0, name=suite.name, clusters=suite.clusters
+    )
+    words: dict[str, list[float]] = {}
+    for pair in outcomes:
+        words.setdefault(pair["cluster"], []).append(pair["outcome"])
+    return {
+        "nll": found.nll,
+        "rule": found.rule,
+        "documents": {"nll": [d.nll for d in found.documents], "n_units": [d.n_units for d in found.documents]},
+        "words": {"wins": [sum(words[w]) for w in sorted(words)], "pairs": [len(words[w]) for w in sorted(words)]},
+    }
+
+
+def _keep_best(home: Path, row: Row, model: Path) -> None:
+    """Put the model in `home`, unless a better one is there."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_name(f".{home.name}.lock")):
+        there = home / "cell.json"
+        if there.exists() and json.loads(there.read_text(encoding="utf-8"))["nll"] <= row["nll"]:
+            return
+        with atomic_folder(home) as temporary:
+            shutil.copytree(model, temporary / "lm", copy_function=os.link)
+            write_json(temporary / "cell.json", {name: row[name] for name in ("key", "cell", "nll")})
+
+
+def _size(corpus: UnitCorpus) -> dict[str, Any]:
+    return {
+        "documents": len(corpus),
+        "units": int(corpus.lengths.sum()),
+        "hours": sum(corpus.seconds) / 3600,
+        "voices": len(set(corpus.speakers)),
+    }
