@@ -20,11 +20,11 @@ from transformers import HubertConfig, HubertModel
 
 from twistlm.artifacts import bundled
 from twistlm.corpus.manifest import build
+from twistlm.products import linear
 from twistlm.threads import in_order
 from twistlm.types import Clip
 from twistlm.units import kmeans
 from twistlm.units.encoder import SSLEncoder, cut
-from twistlm.units.products import linear
 
 RATE, K = 16_000, 500
 CONV_25HZ = {

@@ -10,8 +10,8 @@ from torch import nn
 
 from encoders import ARCHITECTURES, stand_in
 from standins import babble
+from twistlm.products import Linear, linear, quicken
 from twistlm.units.frontend import PIECE_SECONDS, FrontEnd
-from twistlm.units.products import Linear, linear, quicken
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
-from twistlm.lm.products import onednn_products
+from twistlm.products import onednn_products
 from twistlm.types import Units
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
-from twistlm.lm.products import onednn_products
+from twistlm.products import onednn_products
 from twistlm.threads import in_order
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import distributed as dist
 
 from twistlm.artifacts import bundled
 from twistlm.atomic import atomic_folder
@@ -24,7 +21,9 @@ from twistlm.corpus.slamkit import Imported, import_units
 from twistlm.corpus.sounds import Sounds
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.progress import track
+from twistlm.study.models import device as device_of_rank
 from twistlm.threads import in_order
+from twistlm.train.parallel import join
 from twistlm.types import Clip, Units, UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.encoder import SSLEncoder, frames_of
@@ -134,35 +133,19 @@ def pretrain_hubert(
         BadInput: the teacher has another frame rate or number of units than `config`. AudioError: an unusable file.
     """
     out = Path(out)
-    with _torchrun() as (rank, ranks, device):
-        if ranks == 1:
+    device = device_of_rank()
+    with join(device) as ranks:
+        if ranks.world == 1:
             labelled = _labelled(speech, config, teacher, progress=progress)
         else:
-            if rank == 0:
-                _save_labelled(_labelled(speech, config, teacher, progress=progress), out / "speech")
-            dist.barrier()
+            with ranks.first_goes_first():
+                if ranks.first:
+                    _save_labelled(_labelled(speech, config, teacher, progress=progress), out / "speech")
             labelled = _load_labelled(out / "speech")
-        model = pretrain(labelled, config, out, device=device, on_log=on_log)
-        if rank == 0:
+        model = pretrain(labelled, config, out, device=str(device), on_log=on_log)
+        if ranks.first:
             _save_encoder(model, config, out / "encoder")
     return out / "encoder"
-
-
-@contextmanager
-def _torchrun() -> Iterator[tuple[int, int, str]]:
-    """Be the rank that torchrun's environment says, of how many, on which device; without torchrun the only one."""
-    gpu = torch.cuda.is_available()
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
-    if "RANK" not in os.environ:
-        yield 0, 1, device
-        return
-    if gpu:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size(), device
-    finally:
-        dist.destroy_process_group()
 
 
 def _labelled(speech: str | Path, config: HubertPretrainConfig, teacher: str, *, progress: bool) -> LabelledSpeech:

@@ -26,8 +26,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
 from twistlm.errors import ArtifactError, AudioError, BadInput
+from twistlm.products import quicken
 from twistlm.units.frontend import FrontEnd
-from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
 # dropped: memory stays bounded, and units equal the unwindowed ones except where attention reaches past the context.

@@ -23,8 +23,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 
 from twistlm.audio.stream import Survey
 from twistlm.errors import ArtifactError, AudioError
+from twistlm.products import quicken
 from twistlm.units.encoder import Window
-from twistlm.units.products import quicken
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
