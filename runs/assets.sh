@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make what is missing of assets/: the speech sample, mini-swuggy, the tokenizers and the vocoders. Delete one to make it anew.
+# Make what is missing of assets/: the speech sample, the tokenizers, the vocoders and the suites. Delete one to make it anew.
 # Needs Debian packages (apt install flite espeak-ng festival festvox-kdlpc16k bible-kjv bible-kjv-text pocketsphinx-testdata
 # asterisk-core-sounds-{en,es,fr,it,ru}-g722 npm) and the project's .venv (make .venv). Stopped, it goes on where it was.
 set -euo pipefail
@@ -17,7 +17,6 @@ speak gold $work/gold 1
 speak real $work/real 1
 speak slt $work/slt 3
 speak sample assets/speech 0.87
-[ -f assets/mini-swuggy/pairs.jsonl ] || $python assets/make/swuggy.py --out assets/mini-swuggy --seed 0
 
 # Both 500s. What ships as mini-25hz-100 (tokenizer and vocoder), which the quickstart uses, is of the encoder before this one:
 # its recipe is this script at commit ed91891. In the quickstart's short training a warm start is no better than a cold one on
@@ -27,3 +26,26 @@ speak sample assets/speech 0.87
   --encoder assets/encoder/mini-25hz --out assets/tokenizer
 [ -f assets/vocoder/mini-25hz-500/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
   --updates 12000 --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
+
+# The suites: four voices in turn, of which flite:rms is in nothing that anything was trained on. What bench check finds goes
+# into the cards; a shortcut stops the script.
+suite() { # suite FOLDER LICENCE ABOUT VERB ARGUMENT…
+  [ -f assets/$1/SHA256SUMS ] || .venv/bin/twist bench "${@:4}" --out assets/$1 --voice flite:slt --voice flite:awb \
+    --voice flite:kal16 --voice flite:rms --rotate --format ogg --kbps 14 --licence "$2" --about "$3"
+  grep -q '^## Checked' assets/$1/CARD.md || .venv/bin/twist bench check assets/$1 --tokenizer mini-25hz-500 \
+    --training assets/speech --topline smollm2-135m --card
+}
+mkdir -p $work/texts
+$python assets/make/words.py --words 600 --out $work/texts/words.txt
+$python assets/make/blimp.py --seed 0 --out $work/texts/blimp.jsonl
+voices="The voice \`flite-rms\` is in nothing that anything bundled was trained on; the others are in the speech of the tokenizers
+and of the sample (facet \`heard\`). flite and its voices: permissive licence of Carnegie Mellon University. Made by \`runs/assets.sh\`."
+suite mini-swuggy "MIT; pronunciations: CMUdict, BSD-2-Clause" "Bundled as \`mini-swuggy\`: \`twist eval RUN mini-swuggy\`. For small models in training, not for comparison with
+published numbers. Words have 2 to 4 syllables and a Zipf frequency of 3.5 to 6; those of the bundled speech sample come first
+(\`assets/make/words.py\`). $voices" wuggy $work/texts/words.txt --limit 560
+suite mini-sblimp "CC0 1.0" "Bundled as \`mini-sblimp\`: \`twist eval RUN mini-sblimp\`. For small models in training, not for comparison with
+published numbers. What the sentences are, and their weaknesses: \`assets/make/TEXTS.md\`. $voices" \
+  blimp $work/texts/blimp.jsonl
+suite mini-storycloze "CC0 1.0" "Bundled as \`mini-storycloze\` and \`mini-topic-storycloze\`, which share their prompts: \`twist eval RUN
+mini-storycloze mini-topic-storycloze\`. For small models in training, not for comparison with published numbers. What the stories
+are, and their weaknesses: \`assets/make/TEXTS.md\`. $voices" storycloze assets/make/stories.csv --match-length --no-joined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,14 +121,15 @@ def make_text_lm(folder: Path) -> None:
 
 
 def make_suite(folder: Path) -> None:
-    folder.mkdir()
-    clips, pairs = [], []
-    for i in range(6):
-        for side in ("positive", "negative"):
-            id = f"{i}-{side}"
-            soundfile.write(folder / f"{id}.wav", babble(0.6, seed=100 + len(clips)), 16_000)
-            clips.append({"id": id, "path": f"{id}.wav"})
-        pair = {"id": str(i), "positive": f"{i}-positive", "negative": f"{i}-negative", "voice": "low"}
-        pairs.append(pair | {"word": f"word{i}", "nonword": f"nonword{i}", "seen_voice": i % 2 == 0})
-    for name, rows in (("manifest.jsonl", clips), ("pairs.jsonl", pairs)):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """Write six words in the layout of the bundled mini-swuggy, half of them in the voice nothing is trained on."""
+    place = folder / "lexical" / "dev"
+    place.mkdir(parents=True)
+    columns = ["id", "filename", "voice", "frequency", "word", "length", "correct"]
+    with (place / "gold.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        for number in range(12):
+            i, correct = number // 2, 1 - number % 2
+            soundfile.write(place / f"{number}.wav", babble(0.6, seed=100 + number), 16_000)
+            voice = "flite-rms" if i % 2 else "flite-slt"
+            table.writerow([i, number, voice, "", f"word{i}" if correct else "", 5, correct])

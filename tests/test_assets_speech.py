@@ -1,4 +1,4 @@
-"""The texts' split, and what the bundled speech sample and mini sWUGGY promise, checked on the files that ship."""
+"""The texts' split, and what the bundled speech sample promises, checked on the files that ship."""
 
 from __future__ import annotations
 
@@ -188,43 +188,3 @@ def test_a_word_is_known_by_its_sound() -> None:
     assert tactics.is_word(("k", "ax0", "t", "aa1", "m"))  # nor which short vowel is unstressed
     assert not tactics.is_word(("m", "aa1", "k", "t", "er0"))
     assert tactics.log_p(("m", "aa1")) == -np.inf  # pairs that occur fewer than 5 times are not English
-
-
-# --- mini sWUGGY ---------------------------------------------------------------------------------------------------
-
-
-def test_pairs_join_two_clips_of_one_voice() -> None:
-    clips = {row["id"]: row for row in rows_of("mini-swuggy")}
-    pairs, folder = rows_of("mini-swuggy", "pairs.jsonl"), bundled("mini-swuggy")
-    assert len({pair["id"] for pair in pairs}) == len(pairs)
-    assert len({(pair["word"]) for pair in pairs}) >= 220
-    assert {pair["voice"]: pair["seen_voice"] for pair in pairs} == {"slt": True, UNSEEN: False}
-    assert Counter(pair["voice"] for pair in pairs)["slt"] * 2 == len(pairs)
-    assert sorted(id for pair in pairs for id in (pair["positive"], pair["negative"])) == sorted(clips)
-    for pair in pairs:
-        word, nonword = clips[pair["positive"]], clips[pair["negative"]]
-        assert word["speaker"] == nonword["speaker"] == pair["voice"]
-        assert word["text"] == pair["word"] and nonword["phones"] == pair["nonword"]
-    for row in list(clips.values())[::25]:
-        samples, rate = soundfile.read(folder / row["path"])
-        assert rate == 16_000 and abs(len(samples) / rate - row["seconds"]) < 1e-3
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 3 * 2**20
-
-
-def test_pseudo_words_keep_the_form_and_are_no_words() -> None:
-    clips = {row["id"]: row for row in rows_of("mini-swuggy")}
-    words = {row["phones"] for row in clips.values() if row["text"]}
-    for pair in rows_of("mini-swuggy", "pairs.jsonl"):
-        word, nonword = (clips[pair[side]]["phones"].split() for side in ("positive", "negative"))
-        assert len(word) == len(nonword) and " ".join(nonword) not in words
-        assert [p[-1] if p[-1].isdigit() else "" for p in word] == [p[-1] if p[-1].isdigit() else "" for p in nonword]
-        assert sum(a != b for a, b in zip(word, nonword, strict=True)) >= 2
-
-
-@pytest.mark.parametrize("voice", ["slt", UNSEEN])
-def test_length_and_bigrams_do_not_give_the_word_away(voice: str) -> None:
-    seconds = {row["id"]: row["seconds"] for row in rows_of("mini-swuggy")}
-    pairs = [pair for pair in rows_of("mini-swuggy", "pairs.jsonl") if pair["voice"] == voice]
-    longer = np.mean([(1 + np.sign(seconds[p["positive"]] - seconds[p["negative"]])) / 2 for p in pairs])
-    likelier = np.mean([(1 + np.sign(p["log_p_gap"])) / 2 for p in pairs])
-    assert 0.45 < longer < 0.55 and 0.45 < likelier < 0.55

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from standins import babble, make_suite
 from suite_standins import make_sblimp
 from test_cli import twist  # noqa: F401
 from test_evaluate_suites import Tokenizer
-from twistlm.benchmarks.check import check_suite, holm, open_suites, seen_in_training, words_of
+from twistlm.benchmarks.chance import holm
+from twistlm.benchmarks.check import check_suite, open_suites, seen_in_training, words_of
 from twistlm.benchmarks.cues import measure, unigram_learned, unigram_log_p
 from twistlm.errors import BadInput
-from twistlm.evaluate.suites import Suite, mini_swuggy
+from twistlm.evaluate import topline
+from twistlm.evaluate.catalogue import open_suite
+from twistlm.evaluate.sounds import Joined
+from twistlm.evaluate.suites import Suite
 from twistlm.types import Clip, Pair
 
 N = 40
@@ -77,13 +82,42 @@ def test_same_sounds_doubled_pairs_speakers_and_training(tmp_path):
     (tmp_path / "3-.wav").write_bytes((tmp_path / "3+.wav").read_bytes())
     for side in "+-":
         (tmp_path / f"5{side}.wav").write_bytes((tmp_path / f"4{side}.wav").read_bytes())
-    speakers = dict.fromkeys(suite.clips, "ann") | {"7-": "bob"}
+    speakers = dict.fromkeys(suite.clips.values(), "ann") | {suite.clips["7-"]: "bob"}
     rules, checked = found(suite, speakers=speakers, training=["He said. Number 9 goes home."])
     assert not checked.clean and not rules
     told = " | ".join(checked.leaks)
     assert "1 pairs have the same sound on both sides: 3 |" in told and "one pair under several ids: 4, 5" in told
     assert "two speakers: 7" in told and "9+, 9-" in told
     assert any("sound exactly like another one" in note for note in checked.notes)
+
+
+def test_a_story_whose_ending_another_voice_speaks_is_found(tmp_path):
+    suite = make(tmp_path)
+    clips = suite.clips | {f"3{s}": Joined((suite.clips["0+"], suite.clips[f"3{s}"]), 0.1) for s in "+-"}
+    speakers = dict.fromkeys(suite.clips.values(), "ann") | {suite.clips["3+"]: "bob", suite.clips["3-"]: "bob"}
+    _, checked = found(replace(suite, clips=clips), speakers=speakers)
+    assert checked.leaks == ("1 pairs have two speakers: 3",)
+
+
+def test_a_text_lm_must_beat_chance(tmp_path, monkeypatch):
+    texts = {f"{i}{s}": f"{s}{i}" for i in range(N) for s in "+-"}
+    suite, seen = make(tmp_path, texts=texts), {}
+
+    def reader(likes):
+        def read(folder, given):
+            seen.update(folder=folder, given=dict(given))
+            return {id: (float(likes(id)), 4) for id in given}
+
+        return read
+
+    monkeypatch.setattr(topline, "score_texts", reader(lambda id: 0.5 * (id[-1] == "+")))
+    _, checked = found(suite, text_lm="lm")
+    assert checked.clean and seen == {"folder": "lm", "given": texts}
+    assert [test.accuracy for test in checked.toplines] == [1.0, 1.0] and checked.toplines[0].p < 0.001
+    monkeypatch.setattr(topline, "score_texts", reader(lambda id: int(id[:-1]) % 2 == (id[-1] == "+")))
+    _, checked = found(suite, text_lm="lm")
+    assert not checked.clean and "no better than chance" in checked.leaks[0]
+    assert found(make(tmp_path), text_lm="lm")[1].toplines == ()  # nothing to read
 
 
 def test_words_that_tell_the_side(tmp_path):
@@ -164,7 +198,7 @@ def test_folders_are_told_by_their_layout(tmp_path):
     make_sblimp(tmp_path / "z")
     suites, speakers = open_suites(tmp_path / "z")
     assert [suite.name for suite in suites] == ["sblimp-dev"] and speakers == {}
-    assert open_suites(tmp_path / "mini")[0][0].version == mini_swuggy(tmp_path / "mini").version
+    assert open_suites(tmp_path / "mini")[0][0].version == open_suite(f"mini-swuggy={tmp_path / 'mini'}").version
     assert open_suites(f"sblimp-dev={tmp_path / 'z'}")[0][0].name == "sblimp-dev"
     with pytest.raises(BadInput, match="known by its layout"):
         open_suites(tmp_path)
@@ -192,4 +226,10 @@ def test_verbs(twist, tmp_path, monkeypatch):  # noqa: F811
     assert "same sound on both sides" in checked.json["suites"][0]["leaks"][0]
     twist("bench", "check", tmp_path / "nowhere").refused("there is no suite")
     twist("bench", "blimp", pairs, "--out", out, "--voice", "slt").refused("ENGINE:VOICE")
+    carded = twist("bench", "check", out, "--card")
+    card = (out / "CARD.md").read_text()
+    assert carded.code == 1 and card.count("## Checked") == 1 and "NOT clean" in card
+    assert twist("bench", "validate", out).code == 0  # its checksum is the new card's
+    twist("bench", "check", out, "--card")
+    assert (out / "CARD.md").read_text() == card
     assert "storycloze" in twist("bench", "--help").out

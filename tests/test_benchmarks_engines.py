@@ -49,6 +49,26 @@ def test_a_command_gets_the_text_as_it_is(parrot, tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("name", "call"),
+    [("kokoro:af_heart", "--voice af_heart --output-file"), ("piper:{folder}/v.onnx", "--model {folder}/v.onnx")],
+)
+def test_neural_engines_are_programs_that_read_one_line(tmp_path, monkeypatch, name, call):
+    """Stand-ins for the two programs, which need models that no package brings."""
+    wav(tmp_path / "sound.wav", 1, rate=24_000)
+    (tmp_path / "v.onnx").write_bytes(b"model")
+    script = tmp_path / name.partition(":")[0]
+    keep = f'echo "$@" > "{tmp_path}/call"; cat > "{tmp_path}/said"; cp "{tmp_path}/sound.wav" "$4"'
+    script.write_text(f"#!/bin/sh\n{keep}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (voice,) = open_voices([name.format(folder=tmp_path)])
+    assert voice.speak('--it\'s\n "here"').sample_rate == 24_000
+    assert (tmp_path / "call").read_text().startswith(call.format(folder=tmp_path))
+    assert "--it's" in (tmp_path / "said").read_text() and not isinstance(voice, PhoneVoice)
+    assert label(voice) in ("kokoro-af_heart", "piper-v")
+
+
+@pytest.mark.parametrize(
     ("template", "said"),
     [
         ("mytts {text}", "needs {wav}"),

@@ -1,21 +1,18 @@
 """Minimal pairs: joined by id, symmetric, and refused when anything is missing."""
 
 import dataclasses
-import json
 import math
 import re
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_evaluate_perplexity import SPEC, K, document, oracle, tiny_lm
+from test_evaluate_perplexity import SPEC, document, oracle, tiny_lm
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.evaluate.pairs import accuracy_by_group, by_id, score_pairs
-from twistlm.evaluate.suites import mini_swuggy
 from twistlm.types import Pair, Units
 
 LM = tiny_lm(1)
@@ -130,69 +127,3 @@ def test_groups_average_to_the_whole():
     assert sum(g.value * g.n for g in groups.values()) / 20 == pytest.approx(total.value)
     assert groups["seen_voice"].name == "mini_swuggy.accuracy[seen_voice]"
     assert groups["unseen_voice"].protocol == total.protocol.replace("20", "7")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A suite of two words in two voices."""
-    clips, pairs = [], []
-    for voice in ("ann", "bob"):
-        for word, nonword in (("house", "hause"), ("river", "riber")):
-            for text in (word, nonword):
-                sound = np.random.default_rng(len(clips)).normal(0, 0.1, 8000)
-                soundfile.write(tmp_path / f"{voice}-{text}.wav", sound, 16_000)
-                clips.append({"id": f"{voice}-{text}", "path": f"{voice}-{text}.wav", "speaker": voice})
-            pairs.append({"id": f"{voice}-{word}", "positive": f"{voice}-{word}", "negative": f"{voice}-{nonword}",
-                          "voice": voice, "word": word, "nonword": nonword, "seen_voice": voice == "ann"})  # fmt: skip
-    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, clips)) + "\n")
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
-    return tmp_path
-
-
-def test_suite_is_read_and_scored_end_to_end(folder):
-    suite = mini_swuggy(folder)
-
-    class Tokenizer:
-        spec = SPEC
-
-        def __call__(self, clip):
-            assert clip.sample_rate == SPEC.sample_rate
-            ids = np.abs(clip.samples[::640] * 1000).astype(np.int64) % K
-            return Units(ids.astype(np.uint16), np.ones(len(ids), np.int32), SPEC, clip.id)
-
-    units = suite.tokenize(Tokenizer())
-    assert sorted(units) == sorted(suite.clips) and all(units[i].id == i for i in units)
-    total, rows = score_pairs(
-        LM, units, suite.pairs, normalize="mean", seed=0, name=suite.name, clusters=suite.clusters
-    )
-    assert total.n == 2 and len(rows) == 4
-    assert {r["id"]: r["group"] for r in rows}["bob-river"] == "unseen_voice"
-
-
-def test_version_changes_with_the_tables(folder):
-    before = mini_swuggy(folder).version
-    assert mini_swuggy(folder).version == before
-    table = folder / "pairs.jsonl"
-    table.write_text("\n".join(table.read_text().splitlines()[:3]))
-    assert mini_swuggy(folder).version != before
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda f: (f / "pairs.jsonl").unlink(), "pairs.jsonl does not exist"),
-        (lambda f: (f / "bob-hause.wav").unlink(), "lacks sound files.*bob-hause.wav"),
-        (lambda f: (f / "pairs.jsonl").write_text(""), "pairs.jsonl is empty"),
-        (lambda f: (f / "pairs.jsonl").write_text('{"id": "a"}'), "line 1 needs the fields"),
-        (lambda f: (f / "manifest.jsonl").write_text("id,path"), "line 1 is not JSON"),
-        (lambda f: (f / "manifest.jsonl").write_text((f / "manifest.jsonl").read_text() * 2), "line 9 repeats the id"),
-        (
-            lambda f: (f / "manifest.jsonl").write_text("\n".join((f / "manifest.jsonl").read_text().splitlines()[1:])),
-            "does not have: ann-house",
-        ),
-    ],
-)
-def test_an_incomplete_suite_is_refused(folder, damage, words):
-    damage(folder)
-    with pytest.raises(BadInput, match=words):
-        mini_swuggy(folder)

@@ -19,7 +19,7 @@ from standins import Tiny, babble
 from twistlm import atomic, recipes
 from twistlm.config import QuickstartConfig, to_dict
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
-from twistlm.evaluate import asr, suites
+from twistlm.evaluate import asr, catalogue
 from twistlm.study import quickstart as module
 from twistlm.study.quickstart import quickstart
 
@@ -29,7 +29,7 @@ CLOCK = {"seconds", "peak_rss_gb"}
 
 @pytest.fixture(autouse=True)
 def tiny_suite(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
-    monkeypatch.setattr(module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+    monkeypatch.setattr(module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
 
 
 def tiny_config(tiny: Tiny, out: Path) -> QuickstartConfig:
@@ -66,7 +66,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Quic
     """One whole run, shared by the tests that only look."""
     config = tiny_config(tiny, tmp_path_factory.mktemp("finished") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+        patch.setattr(module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
         return config, quickstart(config)
 
 
@@ -143,7 +143,7 @@ def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finish
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_quickstart as t\n"
         "from twistlm.config import override\n"
-        f"t.module.mini_swuggy = lambda: t.suites.mini_swuggy({str(tiny.suite)!r})\n"
+        f"t.module.open_suite = lambda name: t.catalogue.open_suite(name + {f'={tiny.suite}'!r})\n"
         f"t.atomic.Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
         "t.quickstart(override(t.recipes.quickstart(), sys.argv[1:]))\n"
     )

@@ -40,6 +40,7 @@ def build_blimp(
     casting: Casting,
     split: Split,
     licence: str,
+    about: str = "",
     store: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def build_blimp(
         casting: who speaks.
         split: "dev" or "test", as `twist eval` is to call it.
         licence: of the texts, for the card.
+        about: what else the card says, first.
         store: where spoken lines are kept; None: twistlm's cache.
         progress: whether to draw bars.
 
@@ -59,7 +61,7 @@ def build_blimp(
     """
     build = {
         "benchmark": "blimp", "split": split, "pairs": len(pairs), "texts": fingerprint_rows(pairs),
-        "licence": licence, **casting.facts(),
+        "licence": licence, "about": about, **casting.facts(),
     }  # fmt: skip
     spoken = Spoken(casting.sample_rate, store)
     said: list[tuple[Voice, str]] = []
@@ -103,6 +105,7 @@ Score it with `twist eval RUN sblimp-{split}=FOLDER --normalize both`.
             casting=casting,
             licence=licence,
             command="twist bench blimp",
+            about=about,
         )
 
     written = write_release(out, build, fill)

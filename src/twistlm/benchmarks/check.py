@@ -5,6 +5,8 @@ one. It must be right as often as chance. A rule that is fixed beforehand could 
 tested on both sides; one that is learned from other pairs is tested above chance only (where each ending is right once
 and wrong once, learning from the others makes it wrong more often, which helps nobody). p-values are of a sign-flip
 test over items, corrected for the number of tests in the suite (Holm 1979).
+
+A text LM that reads the transcripts is the other end: where it is no better than chance, there is nothing to find.
 """
 
 from __future__ import annotations
@@ -17,20 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from twistlm.artifacts import cache_folder
+from twistlm.artifacts import bundled, cache_folder
+from twistlm.benchmarks.chance import Rule, Tested, shortcuts, toplines
 from twistlm.benchmarks.cues import RESOLUTION, Cues, measure, unigram_learned, unigram_log_p
 from twistlm.benchmarks.release import SUMS, find_suites, validate
 from twistlm.benchmarks.texts import read_text
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.catalogue import open_suite
-from twistlm.evaluate.sounds import load
-from twistlm.evaluate.stats import outcome_ci, outcome_difference
+from twistlm.evaluate.catalogue import BUNDLED, open_suite
+from twistlm.evaluate.sounds import Joined, load
 from twistlm.evaluate.suites import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.progress import track
+from twistlm.types import Pair
 
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
@@ -45,29 +48,6 @@ _RULES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
-    """How often a rule is right.
-
-    Attributes:
-        rule: in words.
-        group: "all", or a voice.
-        accuracy: mean outcome of items, ties one half.
-        ci: 95% bootstrap interval over items.
-        p: corrected for all tests of the suite.
-        n: items.
-        shortcut: whether chance does not explain it.
-    """
-
-    rule: str
-    group: str
-    accuracy: float
-    ci: tuple[float, float]
-    p: float
-    n: int
-    shortcut: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Checked:
     """What was found in one suite.
 
@@ -75,6 +55,7 @@ class Checked:
         suite, version: which one.
         pairs: how many.
         tested: every rule.
+        toplines: how often a text LM is right, per text token and summed; empty where none read the suite.
         leaks: what makes a score on it worthless, in words; empty is good.
         notes: what is no fault by itself.
     """
@@ -83,6 +64,7 @@ class Checked:
     version: str
     pairs: int
     tested: tuple[Tested, ...]
+    toplines: tuple[Tested, ...]
     leaks: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -91,8 +73,8 @@ class Checked:
         return not self.leaks and not any(test.shortcut for test in self.tested)
 
 
-def open_suites(where: str | Path) -> tuple[list[Suite], dict[str, str]]:
-    """Return the suites at `where`, and clip id -> speaker where a manifest tells.
+def open_suites(where: str | Path) -> tuple[list[Suite], dict[Path, str]]:
+    """Return the suites at `where`, and sound file -> speaker where a manifest tells.
 
     Args:
         where: a folder (checked against its checksums where it has them), or a name as for `twist eval`.
@@ -100,12 +82,14 @@ def open_suites(where: str | Path) -> tuple[list[Suite], dict[str, str]]:
     Raises:
         BadInput: as `release.validate`, `release.find_suites` and `catalogue.open_suite`.
     """
-    folder = Path(where)
-    if not folder.is_dir():
-        return [open_suite(str(where))], {}
+    named = None if Path(where).is_dir() else open_suite(str(where))
+    if named is not None and str(where) not in BUNDLED:
+        return [named], {}
+    folder = Path(where) if named is None else bundled(BUNDLED[str(where)])
     suites = validate(folder) if (folder / SUMS).is_file() else find_suites(folder)
     listed = manifest.read(folder / manifest.NAME) if (folder / manifest.NAME).is_file() else []
-    return suites, {entry.id: entry.speaker for entry in listed if entry.speaker}
+    speakers = {entry.path: entry.speaker for entry in listed if entry.speaker}
+    return suites if named is None else [named], speakers
 
 
 def check_suite(
@@ -113,10 +97,11 @@ def check_suite(
     *,
     alpha: float,
     seed: int,
-    speakers: Mapping[str, str] | None = None,
+    speakers: Mapping[Path, str] | None = None,
     tok: SpeechTokenizer | None = None,
     cache: str | Path | None = None,
     training: Sequence[str] | None = None,
+    text_lm: str | Path | None = None,
     progress: bool = False,
 ) -> Checked:
     """Look for leaks and shortcuts in `suite`.
@@ -125,10 +110,11 @@ def check_suite(
         suite: its pairs' clusters are the items.
         alpha: a corrected p-value below it is a shortcut, 0 … 1.
         seed: of resampling, folds and the random rule.
-        speakers: clip id -> speaker, to find pairs of two speakers.
+        speakers: sound file -> speaker, to find pairs of two speakers.
         tok: adds rules on units.
         cache: where units are kept; None: twistlm's cache.
         training: what is said in training, to find what was seen there.
+        text_lm: folder of a text LM that reads the transcripts, where the suite has those of both sides.
         progress: whether to draw bars.
 
     Raises:
@@ -149,27 +135,33 @@ def check_suite(
 
     rng = np.random.default_rng(seed)
     coin = dict(zip(wanted, rng.random(len(wanted)), strict=True))
-    rules = {"a coin": (outcome(coin.__getitem__), False)}
+    rules = [Rule(name="a coin", won=outcome(coin.__getitem__))]
     for field, name in _RULES.items():
-        rules[name] = (outcome(lambda id, field=field: getattr(cues[id], field), RESOLUTION[field]), False)  # type: ignore[misc]
+        rules.append(Rule(name=name, won=outcome(lambda id, field=field: getattr(cues[id], field), RESOLUTION[field])))  # type: ignore[misc]
     sides = [(pair.positive, pair.negative, suite.clusters[pair.id]) for pair in pairs]
     if tok is not None:
         spoken = tokenize_suite(suite, tok, cache=cache or cache_folder() / "eval-units", progress=progress)
         units = {id: spoken.units[id].ids.tolist() for id in wanted}
         log_p = unigram_log_p(units)
-        rules["more units"] = (outcome(lambda id: float(len(units[id]))), False)
-        rules["likelier by unit unigrams"] = (outcome(log_p.__getitem__, 1e-9), False)
-        rules["learned unit unigrams"] = (_won(unigram_learned(units, sides, seed=seed)), True)
+        rules.append(Rule(name="more units", won=outcome(lambda id: float(len(units[id])))))
+        rules.append(Rule(name="likelier by unit unigrams", won=outcome(log_p.__getitem__, 1e-9)))
+        learned = _won(unigram_learned(units, sides, seed=seed))
+        rules.append(Rule(name="learned unit unigrams", won=learned, one_sided=True))
     if suite.texts:
         said = {id: words_of(suite.texts[id]) for id in wanted}
-        rules["learned word unigrams"] = (_won(unigram_learned(said, sides, seed=seed)), True)
-    digests = [(cues[pair.positive].digest, cues[pair.negative].digest) for pair in pairs]
+        learned = _won(unigram_learned(said, sides, seed=seed))
+        rules.append(Rule(name="learned word unigrams", won=learned, one_sided=True))
+    read = toplines(suite, text_lm, seed=seed) if text_lm is not None and suite.texts else ()
+    leaks = _leaks(pairs, cues, _speakers(suite, speakers or {}), suite.texts, training)
+    if read and min(test.p for test in read) >= alpha:
+        leaks.append("a text LM that reads the transcripts is no better than chance: there may be nothing to find")
     return Checked(
         suite=suite.name,
         version=suite.version,
         pairs=len(pairs),
-        tested=_tested(suite, [pair.id for pair in pairs], rules, alpha=alpha, seed=seed),
-        leaks=tuple(_leaks([pair.id for pair in pairs], sides, digests, speakers or {}, suite.texts, training)),
+        tested=shortcuts(suite, rules, alpha=alpha, seed=seed),
+        toplines=read,
+        leaks=tuple(leaks),
         notes=tuple(_notes(cues, suite.texts, training)),
     )
 
@@ -201,16 +193,6 @@ def seen_in_training(texts: Mapping[str, str], training: Sequence[str]) -> list[
     ]
 
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values [P] corrected for their number by Holm's step-down method."""
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    result = np.empty_like(values)
-    result[order] = np.minimum(corrected, 1.0)
-    return result
-
-
 def words_of(text: str) -> list[str]:
     """Return the words of `text` in lower case, without punctuation."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
@@ -221,6 +203,7 @@ def facts(checked: Checked) -> dict[str, Any]:
     return {
         "suite": checked.suite, "version": checked.version, "pairs": checked.pairs, "clean": checked.clean,
         "leaks": list(checked.leaks), "notes": list(checked.notes), "tested": [vars(test) for test in checked.tested],
+        "toplines": [vars(test) for test in checked.toplines],
     }  # fmt: skip
 
 
@@ -229,7 +212,7 @@ def table(checked: Checked) -> str:
     rows = [
         f"  {test.rule:26} {test.group:16} {test.accuracy:6.1%} [{test.ci[0]:.1%}, {test.ci[1]:.1%}]  p {test.p:.3g}"
         f"{'  SHORTCUT' if test.shortcut else ''}"
-        for test in checked.tested
+        for test in (*checked.tested, *checked.toplines)
     ]
     verdict = "clean" if checked.clean else "NOT clean"
     heading = f"{checked.suite} version {checked.version}: {checked.pairs} pairs, {verdict}"
@@ -238,47 +221,33 @@ def table(checked: Checked) -> str:
     )
 
 
-def _tested(
-    suite: Suite, ids: Sequence[str], rules: Mapping[str, tuple[NDArray[np.float64], bool]], *, alpha: float, seed: int
-) -> tuple[Tested, ...]:
-    """Test each rule on all pairs and on those of each voice, where there are several."""
-    groups = {"all": np.ones(len(ids), dtype=bool)}
-    for facet in ("voice", "speaker"):
-        of = suite.facets.get(facet, {})
-        if len(names := sorted(set(of.values()))) > 1:
-            groups |= {name: np.array([of.get(id) == name for id in ids]) for name in names}
-    _, item = np.unique([suite.clusters[id] for id in ids], return_inverse=True)
-    found = []
-    for rule, (won, learned) in rules.items():
-        for group, mask in groups.items():
-            n = np.bincount(item[mask])
-            means = np.bincount(item[mask], weights=won[mask])[n > 0] / n[n > 0]
-            test = outcome_difference(means, np.full(len(means), 0.5), seed=seed)
-            above = test.p / 2 if test.mean > 0 else 1 - test.p / 2
-            ci = outcome_ci(means, seed=seed)
-            found.append((rule, group, test.mean + 0.5, ci, above if learned else test.p, len(means), learned))
-    corrected = holm([row[4] for row in found])
-    return tuple(
-        Tested(rule=rule, group=group, accuracy=accuracy, ci=ci, p=float(p), n=n, shortcut=bool(p < alpha))
-        for (rule, group, accuracy, ci, _, n, _), p in zip(found, corrected, strict=True)
-    )
+def _speakers(suite: Suite, of_file: Mapping[Path, str]) -> dict[str, set[str]]:
+    """Return clip id -> who speaks in it, as far as it is known."""
+    files = {
+        id: sound.parts if isinstance(sound, Joined) else (sound,)
+        for id, sound in suite.clips.items()
+        if isinstance(sound, Path | Joined)
+    }
+    return {id: {of_file[path] for path in paths if path in of_file} for id, paths in files.items()}
 
 
 def _leaks(
-    ids: Sequence[str],
-    sides: Sequence[tuple[str, str, str]],
-    digests: Sequence[tuple[str, str]],
-    speakers: Mapping[str, str],
+    pairs: Sequence[Pair],
+    cues: Mapping[str, Cues],
+    speakers: Mapping[str, set[str]],
     texts: Mapping[str, str],
     training: Sequence[str] | None,
 ) -> list[str]:
     found = []
-    if same := [id for id, (good, bad) in zip(ids, digests, strict=True) if good == bad]:
+    digests = {pair.id: (cues[pair.positive].digest, cues[pair.negative].digest) for pair in pairs}
+    if same := [id for id, (good, bad) in digests.items() if good == bad]:
         found.append(f"{len(same)} pairs have the same sound on both sides: {offenders(same)}")
-    counts = Counter(digests)
-    if doubled := [id for id, both in zip(ids, digests, strict=True) if counts[both] > 1 and both[0] != both[1]]:
+    counts = Counter(digests.values())
+    if doubled := [id for id, both in digests.items() if counts[both] > 1 and both[0] != both[1]]:
         found.append(f"{len(doubled)} pairs are one pair under several ids: {offenders(doubled)}")
-    mixed = [id for id, (a, b, _) in zip(ids, sides, strict=True) if speakers.get(a, "") != speakers.get(b, "")]
+    mixed = [
+        pair.id for pair in pairs if len(speakers.get(pair.positive, set()) | speakers.get(pair.negative, set())) > 1
+    ]
     if mixed:
         found.append(f"{len(mixed)} pairs have two speakers: {offenders(mixed)}")
     if training is not None and texts and (seen := seen_in_training(texts, training)):

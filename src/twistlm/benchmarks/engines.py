@@ -23,7 +23,10 @@ from twistlm.audio.io import check, read
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.types import Clip
 
-PACKAGES = {"flite": "apt install flite", "espeak-ng": "apt install espeak-ng", "piper": "pip install piper-tts"}
+PACKAGES = {
+    "flite": "apt install flite", "espeak-ng": "apt install espeak-ng", "piper": "pip install piper-tts",
+    "kokoro": "pip install kokoro",
+}  # fmt: skip
 MAX_SECONDS = 600  # of one call; a program that takes longer for a sentence hangs
 _ESPEAK = {
     "aa": "A:", "ae": "a", "ah": "V", "ao": "O:", "aw": "aU", "ax": "@", "ay": "aI", "b": "b", "ch": "tS", "d": "d",
@@ -152,6 +155,29 @@ class Piper:
 
 
 @dataclass(frozen=True)
+class Kokoro:
+    """A voice of Kokoro: "af_heart"; its first letter is the language ("a" American, "b" British English).
+
+    The program fetches its weights itself; they are not in `identity`.
+    """
+
+    voice: str
+
+    @property
+    def name(self) -> str:
+        return f"kokoro-{self.voice}"
+
+    @property
+    def identity(self) -> str:
+        return f"kokoro {self.voice}"
+
+    def speak(self, text: str) -> Clip:
+        head = [program("kokoro"), "--voice", self.voice]
+        line = " ".join(text.split())  # it reads one line and no more
+        return _to_file(lambda wave: [*head, "--output-file", str(wave)], said=line)[0]
+
+
+@dataclass(frozen=True)
 class Command:
     """Any program, as a template: `mytts --voice {voice} --text {text} --out {wav}`.
 
@@ -205,11 +231,13 @@ ENGINES: dict[str, Callable[[str], Voice]] = {
     "flite": Flite,
     "espeak-ng": Espeak,
     "piper": lambda model: Piper(Path(model)),
+    "kokoro": Kokoro,
 }
 
 
 def open_voices(names: Sequence[str], *, command: str | None = None) -> list[Voice]:
-    """Return the voices called `names`: "flite:slt", "espeak-ng:en-us+f3", "piper:PATH.onnx", or any of a command.
+    """Return the voices called `names`: "flite:slt", "espeak-ng:en-us+f3", "piper:PATH.onnx",
+    "kokoro:af_heart", or any of a command.
 
     Args:
         names: at least one.

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 from twistlm.errors import BadInput, offenders
 
 MAX_LOGP_GAP = 1.5  # nats, of the whole word's bigram log-probability
-MAX_LENGTH_RATIO = 0.2  # natural logarithm of the longer clip over the shorter
+_TRIES = 4000  # draws for one word before no more pseudo-words are looked for
 MIN_PAIR_COUNT = 5  # a phone pair that is rarer is not English
 Phones = tuple[str, ...]
 Slot = tuple[str, int, str]
@@ -132,13 +132,13 @@ class Stock:
 def pseudo_words(
     phones: Phones, stock: Stock, tactics: Phonotactics, rng: np.random.Generator, *, limit: int
 ) -> list[Phones]:
-    """Return up to `limit` pseudo-words of one word of the stock, the nearest in bigram log-probability first."""
+    """Return up to `limit` different pseudo-words of one word of the stock, as chance finds them."""
     parts = parts_of(phones, stock.onsets)
     aim = tactics.log_p(phones)
     full = [i for i, part in enumerate(parts) if part.phones]
-    found: dict[Phones, float] = {}
-    for _ in range(4000):
-        if len(found) == 40:
+    found: dict[Phones, None] = {}
+    for _ in range(_TRIES):
+        if len(found) == limit:
             break
         changed = list(parts)
         for i in rng.choice(full, size=min(syllables(phones), len(full)), replace=False):
@@ -146,58 +146,54 @@ def pseudo_words(
             changed[i] = options[int(rng.integers(len(options)))]
         made = tuple(phone for part in changed for phone in part.phones)
         differing = sum(a != b for a, b in zip(heard(made), heard(phones), strict=True))
-        gap = abs(tactics.log_p(made) - aim)
-        if differing >= 2 and gap <= MAX_LOGP_GAP and not tactics.is_word(made):
-            found[made] = gap
-    return sorted(found, key=lambda made: (found[made], made))[:limit]
+        near = abs(tactics.log_p(made) - aim) <= MAX_LOGP_GAP
+        if differing >= 2 and near and not tactics.is_word(made):
+            found[made] = None
+    return list(found)
+
+
+Traits = Mapping[Hashable, float]
 
 
 @dataclass
 class Balance:
-    """Keeps, of each word's pseudo-words, the one that balances the set.
+    """Finds, of each word's pseudo-words, those that keep the set balanced.
 
-    Neither "the shorter one" in any voice nor "the likelier by bigrams" shall be right more often than chance.
+    No rule, such as "the shorter one", "the higher voice" or "the one with more n", shall be right more often than
+    chance. Chance alone does not see to that: pseudo-words near their words in probability have the commoner phones,
+    and an engine whose melody was learned from sentences says what was in them lower than what was not (flite's `rms`,
+    by 1.3 Hz).
 
     Attributes:
-        lead: rule -> of how many more pairs so far the word is the longer, or the likelier one.
+        resolution: trait -> what difference is none.
+        lead: trait -> in how many more pairs so far the word's is greater.
         taken: pseudo-words in use.
     """
 
-    lead: dict[str, int]
+    resolution: Callable[[Hashable], float]
+    lead: Counter[Hashable] = field(default_factory=Counter)
     taken: set[Phones] = field(default_factory=set)
 
-    @classmethod
-    def of(cls, voices: Iterable[str]) -> Balance:
-        return cls(dict.fromkeys([*voices, "log_p"], 0))
+    def rank(self, word: Traits, made: Mapping[Phones, Traits]) -> list[Phones]:
+        """Return those of `made` that are not taken, the one that balances best first; a missing trait is 0."""
 
-    def choose(
-        self,
-        phones: Phones,
-        lengths: Mapping[str, int],
-        made: Mapping[Phones, Mapping[str, int]],
-        tactics: Phonotactics,
-    ) -> Phones | None:
-        """Return the best of `made` for the word `phones`, and remember it; None when none fits.
+        def cost(phones: Phones) -> int:
+            signs = self._signs(word, made[phones])
+            return sum((self.lead[trait] + sign) ** 2 - self.lead[trait] ** 2 for trait, sign in signs.items())
 
-        Args:
-            phones: the word.
-            lengths: voice -> samples of the word, for each voice that says it.
-            made: pseudo-word -> voice -> samples of it. One that differs by more than MAX_LENGTH_RATIO does not fit.
-            tactics: gives log-probabilities.
-        """
-        best: tuple[float, Phones, dict[str, int]] | None = None
-        for candidate, said in made.items():
-            signs = {voice: _sign(lengths[voice] - said[voice]) for voice in lengths}
-            signs["log_p"] = _sign(tactics.log_p(phones) - tactics.log_p(candidate))
-            ratio = max(abs(math.log(lengths[voice] / said[voice])) for voice in lengths)
-            cost = sum((self.lead[name] + sign) ** 2 for name, sign in signs.items()) + 5 * ratio
-            if candidate not in self.taken and ratio < MAX_LENGTH_RATIO and (best is None or cost < best[0]):
-                best = (cost, candidate, signs)
-        if best is None:
-            return None
-        self.lead |= {name: self.lead[name] + sign for name, sign in best[2].items()}
-        self.taken.add(best[1])
-        return best[1]
+        return sorted(
+            (phones for phones in made if phones not in self.taken), key=lambda phones: (cost(phones), phones)
+        )
+
+    def take(self, word: Traits, phones: Phones, traits: Traits) -> None:
+        """Remember that `phones` is the word's pseudo-word."""
+        self.lead.update(self._signs(word, traits))
+        self.taken.add(phones)
+
+    def _signs(self, word: Traits, other: Traits) -> dict[Hashable, int]:
+        """Return 1 for each trait that is greater in the word, -1 where it is smaller; traits that tie are left out."""
+        gaps = {trait: word.get(trait, 0.0) - other.get(trait, 0.0) for trait in {**word, **other}}
+        return {t: 1 if gap > 0 else -1 for t, gap in gaps.items() if gap and abs(gap) >= self.resolution(t)}
 
 
 def read_cmudict(path: str | Path) -> dict[str, list[Phones]]:
@@ -230,7 +226,3 @@ def read_cmudict(path: str | Path) -> dict[str, list[Phones]]:
     if odd or not entries:
         raise BadInput(f"{path}: {len(odd)} lines are not pronunciations of CMUdict: {offenders(odd) or 'no line is'}.")
     return dict(entries)
-
-
-def _sign(number: float) -> int:
-    return (number > 0) - (number < 0)

@@ -29,13 +29,15 @@ from twistlm.benchmarks.spoken import Line, Spoken
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import Suite, mini_swuggy
+from twistlm.evaluate.suites import Suite
 from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.threads import in_order
 from twistlm.types import Clip
 
 BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
 Format = Literal["wav", "flac", "ogg"]
 Split = Literal["dev", "test"]
+OPUS_KBPS = (6.0, 256.0)  # a channel, as libsndfile has them
 Row = Mapping[str, Any]
 
 
@@ -47,13 +49,15 @@ class Casting:
         voices: at least one.
         rotate: each item by one voice, the voices in turn; else each item by every voice.
         sample_rate: Hz of all clips.
-        format: of the sound files; "ogg" is Opus, a tenth of wav's size.
+        format: of the sound files; "ogg" is Opus, a tenth of wav's size or less.
+        kbps: of Opus, 6 … 256; what the encoder aims at on average. The other formats keep every sample.
     """
 
     voices: Sequence[Voice]
     rotate: bool
     sample_rate: int
     format: Format
+    kbps: float = 24.0
 
     def __post_init__(self) -> None:
         if not self.voices:
@@ -62,6 +66,8 @@ class Casting:
             raise BadInput(f"clips are stored as {', '.join(get_args(Format))}, not {self.format!r}.")
         if self.sample_rate < 8_000 or (self.format == "ogg" and self.sample_rate not in OPUS_RATES):
             raise BadInput(f"{self.sample_rate} Hz is too low, or no rate of Opus ({', '.join(map(str, OPUS_RATES))}).")
+        if not OPUS_KBPS[0] <= self.kbps <= OPUS_KBPS[1]:
+            raise BadInput(f"Opus has {OPUS_KBPS[0]:g} … {OPUS_KBPS[1]:g} kbit/s a channel, not {self.kbps:g}.")
 
     def of(self, item: int) -> Sequence[Voice]:
         """Return who speaks item number `item`."""
@@ -69,7 +75,18 @@ class Casting:
 
     def facts(self) -> dict[str, Any]:
         voices = {label(voice): voice.identity for voice in self.voices}
-        return {"voices": voices, "rotate": self.rotate, "sample_rate": self.sample_rate, "format": self.format}
+        rate = {"kbps": self.kbps} if self.format == "ogg" else {}
+        facts = {"voices": voices, "rotate": self.rotate, "sample_rate": self.sample_rate, "format": self.format}
+        return facts | rate
+
+    def encoded(self, clip: Clip) -> bytes:
+        """Return `clip` as the bytes of a sound file: 16-bit PCM, or Opus."""
+        stream = io.BytesIO()
+        low, high = OPUS_KBPS  # libsndfile's compression level goes from the highest rate, 0, to the lowest, 1
+        opus = {"subtype": "OPUS", "compression_level": (high - self.kbps) / (high - low)}
+        options: dict[str, Any] = opus if self.format == "ogg" else {"subtype": "PCM_16"}
+        soundfile.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=self.format.upper(), **options)
+        return stream.getvalue()
 
 
 def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Path], None]) -> bool:
@@ -135,7 +152,7 @@ def validate(folder: str | Path) -> list[Suite]:
 
 
 def find_suites(folder: str | Path) -> list[Suite]:
-    """Return every suite in a folder, told by its layout: ZeroSpeech's, Spoken StoryCloze's, the bundled ones'.
+    """Return every suite in a folder, told by its layout: ZeroSpeech's or Spoken StoryCloze's.
 
     Raises:
         BadInput: none is there, or one is broken.
@@ -149,8 +166,6 @@ def find_suites(folder: str | Path) -> list[Suite]:
         with (folder / "gold.csv").open(encoding="utf-8", newline="") as file:
             tasks = dict.fromkeys(row.get("task") or "storycloze" for row in csv.DictReader(file))
         found += [storycloze(folder, name=task) for task in tasks]
-    elif (folder / "pairs.jsonl").is_file():
-        found.append(mini_swuggy(folder))
     elif not found and (
         any(folder.glob("*.parquet")) or any(folder.glob("*_correct.wav")) or any(folder.glob("*/*.parquet"))
     ):
@@ -176,12 +191,16 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def encoded(clip: Clip, format: Format) -> bytes:
-    """Return `clip` as the bytes of a sound file: 16-bit PCM, or Opus at about 24 kbit/s."""
-    stream = io.BytesIO()
-    options = {"subtype": "OPUS", "compression_level": 0.92} if format == "ogg" else {"subtype": "PCM_16"}
-    soundfile.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=format.upper(), **options)
-    return stream.getvalue()
+def stored(voice: Voice, line: Line, *, spoken: Spoken, casting: Casting) -> bytes:
+    """Return a spoken line as the bytes of a sound file. Opus is slow to make, and kept beside what was spoken."""
+    kept = spoken.path(voice, line).with_suffix(f".{casting.kbps:g}.ogg")
+    if casting.format == "ogg" and kept.is_file():
+        return kept.read_bytes()
+    data = casting.encoded(spoken.say(voice, line))
+    if casting.format == "ogg":
+        with atomic_write(kept) as temporary:
+            temporary.write_bytes(data)
+    return data
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -229,21 +248,23 @@ def write_gold(
         casting: how they are stored.
     """
     entries = []
-    for (voice, line), row in zip(said, rows, strict=True):
-        data = encoded(spoken.say(voice, line), casting.format)
+    sounds = in_order(lambda what: stored(*what, spoken=spoken, casting=casting), said)
+    for data, row in zip(sounds, rows, strict=True):
         path = put(folder / place / f"{row['filename']}.{casting.format}", data)
         entries.append(manifest.Entry(id=row["filename"], path=path, speaker=row["voice"], text=row[text]))
     write_table(folder / place / "gold.csv", rows)
     write_entries(entries, folder)
 
 
-def write_card(folder: Path, *, title: str, body: str, casting: Casting, licence: str, command: str) -> None:
-    """Write the data card: `body`, then voices, format, licence of the texts, and the command."""
+def write_card(
+    folder: Path, *, title: str, body: str, casting: Casting, licence: str, command: str, about: str
+) -> None:
+    """Write the data card: `about` this set, `body`, then voices, format, licence of the texts, and the command."""
     how = "each item by one voice, the voices in turn" if casting.rotate else "each item by every voice"
     voices = "".join(f"- `{name}`: {identity}\n" for name, identity in casting.facts()["voices"].items())
     text = f"""# {title}
 
-{body.strip()}
+{f"{about.strip()}{chr(10) * 2}" if about else ""}{body.strip()}
 
 ## Voices
 {voices}
@@ -258,6 +279,24 @@ Texts: {licence}. Speech: see each engine's and voice's own licence.
 Made by `{command}`; `twist bench check` looks for leaks and shortcuts.
 """
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def add_to_card(folder: str | Path, heading: str, body: str) -> None:
+    """Put a section at the end of a release's card, in place of the one it had, and its new checksum into SHA256SUMS.
+
+    Raises:
+        BadInput: `folder` is no release.
+    """
+    folder = Path(folder)
+    if wrong := problems(folder):
+        raise BadInput(f"{folder} is no whole benchmark of twist bench: {offenders(wrong)}.")
+    text = (folder / CARD).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[0]
+    sums = (folder / SUMS).read_text(encoding="utf-8")
+    before = file_sha256(folder / CARD)
+    with atomic_write(folder / CARD) as temporary:
+        temporary.write_text(f"{text}\n## {heading}\n{body.rstrip()}\n", encoding="utf-8")
+    with atomic_write(folder / SUMS) as temporary:
+        temporary.write_text(sums.replace(f"{before}  {CARD}\n", f"{file_sha256(folder / CARD)}  {CARD}\n"), "utf-8")
 
 
 def _files(folder: Path) -> list[str]:

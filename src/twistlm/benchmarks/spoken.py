@@ -21,6 +21,7 @@ from twistlm.audio.io import read, resample, seconds_to_samples, write
 from twistlm.benchmarks.engines import PhoneVoice, Voice
 from twistlm.errors import AudioError, BadInput
 from twistlm.progress import track
+from twistlm.threads import in_order
 from twistlm.types import Clip
 
 LEVEL_DBFS = -26.0  # root mean square of every clip
@@ -76,11 +77,15 @@ class Spoken:
         return read(path, sample_rate=None)
 
     def say_all(self, said: Iterable[tuple[Voice, Line]], *, progress: bool = False) -> int:
-        """Speak every line that the store does not hold; return how many those were."""
+        """Speak every line that the store does not hold, one a core at a time; return how many those were.
+
+        Raises: as `say`, for the first line that fails; what was spoken by then is kept.
+        """
         places = {self.path(voice, line): (voice, line) for voice, line in said}
         todo = [what for path, what in places.items() if not path.is_file()]
-        for voice, line in track(todo, description="speaking", enabled=progress and bool(todo)):
-            self.say(voice, line)
+        spoken = in_order(lambda what: self.say(*what), todo)
+        for _ in track(spoken, description="speaking", total=len(todo), enabled=progress and bool(todo)):
+            pass
         return len(todo)
 
 

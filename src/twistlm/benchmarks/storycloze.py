@@ -22,18 +22,24 @@ import pyarrow.parquet as pq
 from scipy.optimize import linear_sum_assignment
 
 from twistlm.benchmarks.engines import Voice, label
-from twistlm.benchmarks.release import Casting, encoded, put, write_card, write_entries, write_release, write_table
+from twistlm.benchmarks.release import Casting, put, stored, write_card, write_entries, write_release, write_table
 from twistlm.benchmarks.spoken import Spoken
 from twistlm.benchmarks.texts import fingerprint_rows, read_csv
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.sounds import join
 from twistlm.evaluate.storycloze import PARTS
+from twistlm.threads import in_order
 
 SENTENCES = ("sentence1", "sentence2", "sentence3", "sentence4")
 FIELDS = ("id", *SENTENCES, "right", "wrong")
 TASKS = ("storycloze", "topic-storycloze")
-_NEVER, _SAME_TOPIC, _PER_LETTER = 1e9, 1e4, 10.0  # costs of giving an ending to a story, beside chance's 0 … 1
+_NEVER, _OTHER_VOICE, _SAME_TOPIC, _PER_LETTER = (
+    1e9,
+    1e6,
+    1e4,
+    10.0,
+)  # costs of giving an ending to a story, beside chance's 0 … 1
 _GROUP = 64  # rows of a Parquet row group
 _AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _TABLE = pa.schema(
@@ -59,7 +65,9 @@ def read_stories(path: str | Path) -> list[Story]:
     return stories
 
 
-def deal_endings(stories: Sequence[Story], *, match_length: bool, seed: int) -> list[int]:
+def deal_endings(
+    stories: Sequence[Story], *, match_length: bool, seed: int, voices: Sequence[str] | None = None
+) -> list[int]:
     """Return, for each story, the story whose right ending is its wrong one in tSC: a permutation of 0 … S - 1.
 
     Never a story's own ending, nor one with the same words. An ending of the same topic only where nothing else is
@@ -69,6 +77,8 @@ def deal_endings(stories: Sequence[Story], *, match_length: bool, seed: int) -> 
         stories: S of them, at least 2.
         match_length: endings nearly as long, in letters, as the right one; otherwise only chance decides.
         seed: of chance.
+        voices: who speaks each story, where one voice does: endings come from stories of the same voice as far as that
+            goes, so that each recording too is right once and wrong once.
 
     Raises:
         BadInput: fewer than 2 stories, or more than half of them end with the same words.
@@ -81,6 +91,8 @@ def deal_endings(stories: Sequence[Story], *, match_length: bool, seed: int) -> 
         cost += _PER_LETTER * np.abs(lengths[:, None] - lengths)
     topics = np.array([story.get("topic", "") for story in stories])
     cost += _SAME_TOPIC * ((topics[:, None] == topics) & (topics != ""))
+    if voices is not None:
+        cost += _OTHER_VOICE * (np.array(voices)[:, None] != np.array(voices))
     endings = np.array([story["right"].casefold() for story in stories])
     cost += _NEVER * (endings[:, None] == endings)
     rows, columns = linear_sum_assignment(cost)
@@ -101,6 +113,7 @@ def build_storycloze(
     joined: bool,
     seed: int,
     licence: str,
+    about: str = "",
     store: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -115,16 +128,19 @@ def build_storycloze(
         joined: whether to write the joined tables too; each prompt is in them four times.
         seed: of the endings of tSC.
         licence: of the texts, for the card.
+        about: what else the card says, first.
         store: where spoken lines are kept; None: twistlm's cache.
         progress: whether to draw bars.
 
     Returns:
         facts: out, stories, voices, spoken (lines that were missing), written (False: it was there).
     """
-    dealt = deal_endings(stories, match_length=match_length, seed=seed)
+    speaking = [label(casting.of(number)[0]) for number in range(len(stories))] if casting.rotate else None
+    dealt = deal_endings(stories, match_length=match_length, seed=seed, voices=speaking)
     build = {
         "benchmark": "storycloze", "stories": len(stories), "texts": fingerprint_rows(stories), "pause": pause,
-        "match_length": match_length, "joined": joined, "seed": seed, "licence": licence, **casting.facts(),
+        "match_length": match_length, "joined": joined, "seed": seed, "licence": licence, "about": about,
+        **casting.facts(),
     }  # fmt: skip
     spoken = Spoken(casting.sample_rate, store)
     said: list[tuple[Voice, str]] = []
@@ -144,14 +160,13 @@ def build_storycloze(
     n_spoken = spoken.say_all(said, progress=progress)
 
     def fill(folder: Path) -> None:
-        entries = {}
-        for voice, line in said:
-            id = _clip_id(voice, line)
-            if id not in entries:
-                data = encoded(spoken.say(voice, line), casting.format)
-                path = put(folder / "clips" / f"{id}.{casting.format}", data)
-                entries[id] = Entry(id=id, path=path, speaker=label(voice), text=line)
-        write_entries(list(entries.values()), folder)
+        lines = {_clip_id(voice, line): (voice, line) for voice, line in said}
+        sounds = in_order(lambda what: stored(*what, spoken=spoken, casting=casting), lines.values())
+        entries = []
+        for (id, (voice, line)), data in zip(lines.items(), sounds, strict=True):
+            path = put(folder / "clips" / f"{id}.{casting.format}", data)
+            entries.append(Entry(id=id, path=path, speaker=label(voice), text=line))
+        write_entries(entries, folder)
         write_table(folder / "gold.csv", rows)
         if joined:
             _write_tables(folder, rows, spoken, casting)
@@ -179,7 +194,7 @@ def _write_tables(folder: Path, rows: Sequence[dict[str, str]], spoken: Spoken, 
             whole = join([spoken.say(voices[row["voice"]], text) for text in texts], pause=float(row["pause"]))
             made[f"{side}_text"] = " ".join(texts)
             name = f"{row['id']}_{side}.{casting.format}"
-            made[f"{side}_audio"] = {"bytes": encoded(whole, casting.format), "path": name}
+            made[f"{side}_audio"] = {"bytes": casting.encoded(whole), "path": name}
         return made
 
     for task in TASKS:
@@ -217,5 +232,5 @@ Score it with `twist eval RUN storycloze=FOLDER topic-storycloze=FOLDER --normal
 """
     write_card(
         folder, title="Spoken StoryCloze and Topic StoryCloze", body=body, casting=casting, licence=build["licence"],
-        command="twist bench storycloze",
+        command="twist bench storycloze", about=build["about"],
     )  # fmt: skip

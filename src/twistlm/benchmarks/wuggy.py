@@ -7,14 +7,16 @@ lexical/<split>/<name>.wav  names say nothing of the side
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from twistlm.benchmarks.cues import RESOLUTION, measure
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.pseudowords import Balance, Phones, Phonotactics, Stock, bare, pseudo_words, syllables
 from twistlm.benchmarks.release import Casting, Split, stem, write_card, write_gold, write_release
@@ -23,7 +25,9 @@ from twistlm.benchmarks.texts import fingerprint_rows, read_text
 from twistlm.errors import BadInput, offenders
 from twistlm.progress import track
 
-CANDIDATES = 5  # pseudo-words spoken for each word
+FOUND, CANDIDATES = 40, 6  # pseudo-words found and spoken for each word
+MAX_LENGTH_RATIO = 0.2  # natural logarithm of the longer clip over the shorter
+_BALANCED = ("seconds", "level", "pitch")
 MIN_PHONES = 5  # shorter words have too many neighbours that are words
 
 
@@ -67,14 +71,16 @@ def build_wuggy(
     cmudict: Mapping[str, Sequence[Phones]],
     casting: Casting,
     split: Split,
+    limit: int | None = None,
     seed: int,
     licence: str,
+    about: str = "",
     store: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Make a spoken benchmark of words and pseudo-words in `out`, whole or not at all.
 
-    Pseudo-words are as `pseudowords` says; of the CANDIDATES spoken for each word the one kept balances the set.
+    Pseudo-words are as `pseudowords` says; of the CANDIDATES spoken for each word the one kept balances the set best.
 
     Args:
         words: word -> frequency or "", from `read_words`; the parts of pseudo-words are those of these words.
@@ -82,8 +88,10 @@ def build_wuggy(
         cmudict: from `read_cmudict`.
         casting: who speaks: voices that take phones.
         split: "dev" or "test", as `twist eval` is to call it.
+        limit: how many words, the first ones, at most; the others lend their parts. None: all.
         seed: of the pseudo-words.
         licence: of the list, for the card.
+        about: what else the card says, first.
         store: where spoken lines are kept; None: twistlm's cache.
         progress: whether to draw bars.
 
@@ -100,13 +108,20 @@ def build_wuggy(
         )
     pronunciations = {phones for said in cmudict.values() for phones in said}
     build = {
-        "benchmark": "wuggy", "split": split, "words": fingerprint_rows([dict(words)]), "seed": seed,
-        "licence": licence, "cmudict": fingerprint_rows([{"said": sorted(" ".join(p) for p in pronunciations)}]),
+        "benchmark": "wuggy", "split": split, "limit": limit, "words": fingerprint_rows([dict(words)]), "seed": seed,
+        "licence": licence, "about": about,
+        "cmudict": fingerprint_rows([{"said": sorted(" ".join(p) for p in pronunciations)}]),
         **casting.facts(),
     }  # fmt: skip
     spoken = Spoken(casting.sample_rate, store)
     chosen, unmatched = _choose(
-        {word: cmudict[word][0] for word in usable}, Phonotactics(pronunciations), casting, spoken, seed, progress
+        {word: cmudict[word][0] for word in usable},
+        Phonotactics(pronunciations),
+        casting,
+        spoken,
+        limit,
+        seed,
+        progress,
     )
     refused |= unmatched
     if not chosen:
@@ -131,8 +146,9 @@ words finds the word likelier. The layout is that of sWUGGY in ZeroSpeech 2021; 
 compares with sWUGGY's. {len(refused)} words of the list got no pseudo-word.
 
 A pseudo-word keeps its word's syllables, stress and number of phones in every onset, nucleus and coda; its bigram
-log-probability in CMUdict is within 1.5 nats of the word's, and nothing in CMUdict sounds like it. Of the {CANDIDATES}
-nearest the one was kept that balances the set in length and log-probability. Both sides are spoken from phones.
+log-probability in CMUdict is within 1.5 nats of the word's, and nothing in CMUdict sounds like it. Of up to {FOUND}
+the one was kept that best balances the set: how often each phone occurs, log-probability and, for each voice, length,
+level and pitch. Both sides are spoken from phones.
 
 Score it with `twist eval RUN swuggy-{split}=FOLDER --normalize both`.
 """
@@ -143,6 +159,7 @@ Score it with `twist eval RUN swuggy-{split}=FOLDER --normalize both`.
             casting=casting,
             licence=licence,
             command="twist bench wuggy",
+            about=about,
         )
 
     written = write_release(out, build, fill)
@@ -153,25 +170,64 @@ Score it with `twist eval RUN swuggy-{split}=FOLDER --normalize both`.
 
 
 def _choose(
-    words: Mapping[str, Phones], tactics: Phonotactics, casting: Casting, spoken: Spoken, seed: int, progress: bool
+    words: Mapping[str, Phones],
+    tactics: Phonotactics,
+    casting: Casting,
+    spoken: Spoken,
+    limit: int | None,
+    seed: int,
+    progress: bool,
 ) -> tuple[dict[str, Phones], dict[str, str]]:
-    """Return word -> its pseudo-word, and why the others have none. Voices in turn are balanced each alone."""
+    """Return word -> its pseudo-word, and why the others have none.
+
+    Of FOUND pseudo-words the CANDIDATES that best balance phones and log-probability are spoken; of those the one is
+    kept that balances what each voice gives away too.
+    """
     rng = np.random.default_rng(seed)
     stock = Stock.of([[phones] for phones in words.values()])
-    balance = Balance.of(label(voice) for voice in casting.voices)
+
+    def written(phones: Phones) -> dict[Hashable, float]:
+        return {"log_p": tactics.log_p(phones), **Counter(bare(phones))}
+
+    balance = Balance(lambda _: 0.0)
+    spelt: dict[str, list[Phones]] = {}
+    for word, phones in track(words.items(), description="pseudo-words", total=len(words), enabled=progress):
+        found = {made: written(made) for made in pseudo_words(phones, stock, tactics, rng, limit=FOUND)}
+        spelt[word] = balance.rank(written(phones), found)[:CANDIDATES]
+        for best in spelt[word][:1]:
+            balance.take(written(phones), best, found[best])
+    lines = [
+        (voice, line)
+        for number, (word, made) in enumerate(spelt.items())
+        for voice in casting.of(number)
+        for line in (words[word], *made)
+    ]
+    spoken.say_all(lines, progress=progress)
+
+    def traits(phones: Phones, voices: Sequence[Voice]) -> dict[Hashable, float]:
+        cues = {label(voice): measure(spoken.say(voice, phones)) for voice in voices}
+        heard = {(name, cue): getattr(measured, cue) for name, measured in cues.items() for cue in _BALANCED}
+        return written(phones) | heard
+
+    balance = Balance(lambda trait: RESOLUTION[trait[1]] if isinstance(trait, tuple) else 0.0)
     chosen: dict[str, Phones] = {}
     refused: dict[str, str] = {}
-    for number, (word, phones) in enumerate(
-        track(words.items(), description="pseudo-words", total=len(words), enabled=progress)
-    ):
-        lengths: dict[Phones, dict[str, int]] = defaultdict(dict)
-        candidates = pseudo_words(phones, stock, tactics, rng, limit=CANDIDATES)
-        for line in (phones, *candidates):
-            for voice in casting.of(number):
-                lengths[line][label(voice)] = len(spoken.say(voice, line).samples)
-        made = balance.choose(phones, lengths.pop(phones), lengths, tactics)
-        if made is None:
+    for number, (word, phones) in enumerate(words.items()):
+        if len(chosen) == limit:
+            break
+        voices = casting.of(number)
+        lengths = [(label(voice), "seconds") for voice in voices]
+        of_word = traits(phones, voices)
+        made = {one: traits(one, voices) for one in spelt[word]}
+        near = {
+            one: its
+            for one, its in made.items()
+            if all(abs(math.log(of_word[length] / its[length])) < MAX_LENGTH_RATIO for length in lengths)
+        }
+        best = next(iter(balance.rank(of_word, near)), None)
+        if best is None:
             refused[word] = f"no pseudo-word near {' '.join(bare(phones))}"
         else:
-            chosen[word] = made
+            balance.take(of_word, best, near[best])
+            chosen[word] = best
     return chosen, refused

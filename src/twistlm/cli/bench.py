@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 verb = group("bench", help="Make spoken benchmarks from text, and look for shortcuts in them.")
 
 Out = Annotated[Path, typer.Option(help="Folder to write; run again to go on.")]
-Voices = Annotated[list[str], typer.Option("--voice", help="flite:slt, espeak-ng:en-us+f3, piper:FILE.onnx; repeat.")]
+Voices = Annotated[
+    list[str], typer.Option("--voice", help="flite:slt, espeak-ng:en-us+f3, piper:FILE.onnx, kokoro:af_heart; repeat.")
+]
 TtsCommand = Annotated[
     str | None, typer.Option(help='Another program: "mytts --voice {voice} --text {text} --out {wav}".')
 ]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Each item by one voice in turn, not by every voice.")]
 Stored = Annotated[Literal["wav", "flac", "ogg"], typer.Option("--format", help="Sound files; ogg (Opus) is small.")]
+Kbps = Annotated[float, typer.Option(help="kbit/s of Opus.")]
 Rate = Annotated[int, typer.Option(help="Hz of all clips.")]
 Licence = Annotated[str, typer.Option(help="Of the texts, for the data card.")]
+About = Annotated[str, typer.Option(help="What else the data card says, first.")]
 Split = Annotated[Literal["dev", "test"], typer.Option(help="What the split is called in twist eval.")]
 UNSTATED = "not stated"
 
@@ -42,8 +46,10 @@ def storycloze(
     tts_command: TtsCommand = None,
     rotate: Rotate = False,
     stored: Stored = "wav",
+    kbps: Kbps = 24.0,
     sample_rate: Rate = 16_000,
     licence: Licence = UNSTATED,
+    about: About = "",
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -53,12 +59,13 @@ def storycloze(
     facts = build_storycloze(
         read_stories(stories),
         out,
-        casting=_casting(voice, tts_command, rotate, sample_rate, stored),
+        casting=_casting(voice, tts_command, rotate, sample_rate, stored, kbps),
         pause=pause,
         match_length=match_length,
         joined=joined,
         seed=seed,
         licence=licence,
+        about=about,
         progress=progress,
     )
     return _made(facts)
@@ -73,15 +80,25 @@ def blimp(
     tts_command: TtsCommand = None,
     rotate: Rotate = False,
     stored: Stored = "wav",
+    kbps: Kbps = 24.0,
     sample_rate: Rate = 16_000,
     licence: Licence = UNSTATED,
+    about: About = "",
     progress: bool = True,
 ) -> Result:
     """Speak minimal pairs of sentences."""
     from twistlm.benchmarks.blimp import build_blimp, read_pairs
 
-    casting = _casting(voice, tts_command, rotate, sample_rate, stored)
-    return _made(build_blimp(read_pairs(pairs), out, casting=casting, split=split, licence=licence, progress=progress))
+    facts = build_blimp(
+        read_pairs(pairs),
+        out,
+        casting=_casting(voice, tts_command, rotate, sample_rate, stored, kbps),
+        split=split,
+        licence=licence,
+        about=about,
+        progress=progress,
+    )
+    return _made(facts)
 
 
 @verb
@@ -89,13 +106,16 @@ def wuggy(
     words: Annotated[Path, typer.Argument(help="Text: a word a line, or a word and its frequency.")],
     out: Out,
     voice: Voices,
+    limit: Annotated[int | None, typer.Option(min=1, help="Words at most; the others lend parts.")] = None,
     cmudict: Annotated[Path | None, typer.Option(help="CMUdict's file; default: fetched.")] = None,
     split: Split = "dev",
     tts_command: TtsCommand = None,
     rotate: Rotate = False,
     stored: Stored = "wav",
+    kbps: Kbps = 24.0,
     sample_rate: Rate = 16_000,
     licence: Licence = UNSTATED,
+    about: About = "",
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -108,10 +128,12 @@ def wuggy(
         read_words(words),
         out,
         cmudict=read_cmudict(resolve("cmudict") / "cmudict.dict" if cmudict is None else cmudict),
-        casting=_casting(voice, tts_command, rotate, sample_rate, stored),
+        casting=_casting(voice, tts_command, rotate, sample_rate, stored, kbps),
         split=split,
+        limit=limit,
         seed=seed,
         licence=licence,
+        about=about,
         progress=progress,
     )
     return _made(facts)
@@ -124,12 +146,18 @@ def check(
     training: Annotated[
         Path | None, typer.Option(help="What training says: a text file, or a manifest with texts.")
     ] = None,
+    topline: Annotated[
+        str | None, typer.Option(help="Text LM that must do better than chance: name or folder.")
+    ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write what was found into the folder's CARD.md.")] = False,
     alpha: Annotated[float, typer.Option(help="Corrected p-value below which a rule is a shortcut.")] = 0.05,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """Look for leaks and shortcuts; exit code 1 when there are any."""
+    from twistlm.artifacts import resolve
     from twistlm.benchmarks.check import check_suite, facts, open_suites, read_training, table
+    from twistlm.benchmarks.release import add_to_card
 
     suites, speakers = open_suites(suite)
     texts = None if training is None else read_training(training)
@@ -138,13 +166,21 @@ def check(
         from twistlm.units.tokenizer import SpeechTokenizer
 
         tok = SpeechTokenizer.load(tokenizer)
+    text_lm = None if topline is None else Path(topline) if Path(topline).is_dir() else resolve(topline)
     found = [
-        check_suite(one, alpha=alpha, seed=seed, speakers=speakers, tok=tok, training=texts, progress=progress)
+        check_suite(
+            one, alpha=alpha, seed=seed, speakers=speakers, tok=tok, training=texts, text_lm=text_lm, progress=progress
+        )
         for one in suites
     ]
+    if card:
+        given = {"tokenizer": tokenizer, "training": training, "topline": topline}
+        options = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+        told = "\n".join(map(table, found))
+        add_to_card(suite, "Checked", f"`twist bench check FOLDER{options}` said:\n\n```\n{told}\n```")
     clean = all(one.clean for one in found)
-    told = {"clean": clean, "suites": [facts(one) for one in found]}
-    return Result(told, "\n".join(map(table, found)), exit_code=0 if clean else 1)
+    result = {"clean": clean, "suites": [facts(one) for one in found]}
+    return Result(result, "\n".join(map(table, found)), exit_code=0 if clean else 1)
 
 
 @verb
@@ -157,11 +193,19 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder that twist benc
     return Result({"folder": str(folder), "suites": suites}, f"{folder}: whole: {told}")
 
 
-def _casting(voices: list[str], command: str | None, rotate: bool, sample_rate: int, stored: Any) -> Casting:
+def _casting(
+    voices: list[str], command: str | None, rotate: bool, sample_rate: int, stored: Any, kbps: float
+) -> Casting:
     from twistlm.benchmarks.engines import open_voices
     from twistlm.benchmarks.release import Casting
 
-    return Casting(voices=open_voices(voices, command=command), rotate=rotate, sample_rate=sample_rate, format=stored)
+    return Casting(
+        voices=open_voices(voices, command=command),
+        rotate=rotate,
+        sample_rate=sample_rate,
+        format=stored,
+        kbps=kbps,
+    )
 
 
 def _made(facts: dict[str, Any]) -> Result:

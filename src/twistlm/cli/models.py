@@ -129,7 +129,7 @@ def eval_(
     model: Model,
     suites: Annotated[
         list[str] | None,
-        typer.Argument(help="Suites of pairs: mini-swuggy, or NAME=FOLDER, e.g. sblimp-dev=sLM21-dataset."),
+        typer.Argument(help="Suites of pairs: mini-swuggy, -sblimp, -storycloze, -topic-storycloze, or NAME=FOLDER."),
     ] = None,
     normalize: Annotated[
         Literal["mean", "sum", "both"] | None,

@@ -1,21 +1,40 @@
-"""Every suite by its name, as `NAME` or `NAME=FOLDER`."""
+"""Every suite by its name, as `NAME` or `NAME=FOLDER`; those that ship by their names alone."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from twistlm.artifacts import bundled
 from twistlm.errors import BadInput
 from twistlm.evaluate.salmon import salmon
 from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import Suite, mini_swuggy
+from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
 from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
 
-BUNDLED: dict[str, Callable[[], Suite]] = {"mini-swuggy": mini_swuggy}
-SUITES: dict[str, Callable[[str | Path], Suite]] = {
-    "mini-swuggy": mini_swuggy,
+Reader = Callable[[str | Path], Suite]
+BUNDLED = {  # name -> folder in assets/; two tasks share their prompts
+    "mini-swuggy": "mini-swuggy",
+    "mini-sblimp": "mini-sblimp",
+    "mini-storycloze": "mini-storycloze",
+    "mini-topic-storycloze": "mini-storycloze",
+}
+UNSEEN_VOICE = "flite-rms"  # no bundled tokenizer, vocoder or corpus heard it
+
+
+def _mini(folder: str | Path, *, name: str, read: Reader) -> Suite:
+    """Return a bundled suite. Its pairs' groups, and its facet `heard`, tell voices in training from the unseen one."""
+    suite = read(folder)
+    voices = suite.facets.get("voice") or suite.facets["speaker"]
+    heard = {pair: UNSEEN if voice == UNSEEN_VOICE else SEEN for pair, voice in voices.items()}
+    pairs = tuple(replace(pair, group=heard[pair.id]) for pair in suite.pairs)
+    return replace(suite, name=name, pairs=pairs, facets={"heard": heard, **suite.facets}, submission="")
+
+
+SUITES: dict[str, Reader] = {
     "swuggy-dev": partial(swuggy, split="dev"),
     "swuggy-test": partial(swuggy, split="test"),
     "sblimp-dev": partial(sblimp, split="dev"),
@@ -26,10 +45,12 @@ SUITES: dict[str, Callable[[str | Path], Suite]] = {
     "topic-storycloze": partial(storycloze, name="topic-storycloze"),
     "salmon": salmon,
 }
+_LIKE = {"mini-swuggy": "swuggy-dev", "mini-sblimp": "sblimp-dev"}
+SUITES |= {name: partial(_mini, name=name, read=SUITES[_LIKE.get(name, name[5:])]) for name in BUNDLED}
 
 
 def open_suite(name: str) -> Suite:
-    """Return the suite called `name`: "mini-swuggy", or with the folder of its data "sblimp-dev=/data/sLM21-dataset".
+    """Return the suite called `name`: "mini-sblimp", or with the folder of its data "sblimp-dev=/data/sLM21-dataset".
 
     Raises:
         BadInput: no such name, a suite that needs a folder and has none, or as its reader.
@@ -44,4 +65,4 @@ def open_suite(name: str) -> Suite:
         return SUITES[key](folder)
     if key not in BUNDLED:
         raise BadInput(f"{key} is not bundled: say where its data are, {key}=FOLDER.")
-    return BUNDLED[key]()
+    return SUITES[key](bundled(BUNDLED[key]))

@@ -1,19 +1,17 @@
-"""What a benchmark of minimal pairs is: which pairs, which sounds, what they are averaged by; and the bundled one.
+"""What a benchmark of minimal pairs is: which pairs, which sounds, what they are averaged by.
 
-The published ones stand in `zerospeech`, `storycloze` and `salmon`; `catalogue` knows them all by name.
+Their readers stand in `zerospeech`, `storycloze` and `salmon`; `catalogue` knows them all by name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from twistlm.artifacts import bundled
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.sounds import Sound, load
 from twistlm.types import Pair, Units
@@ -30,7 +28,7 @@ class Suite:
     """A benchmark of minimal pairs.
 
     Attributes:
-        name: e.g. `"mini_swuggy"`.
+        name: e.g. `"mini-swuggy"`.
         version: 16 hex digits over what lists the pairs (a table, or file names). The sounds are not in it: see
             `evaluate.unit_cache`, whose checksum covers them too.
         pairs: each with its group.
@@ -69,41 +67,6 @@ class Suite:
         made = in_order(lambda i: tok(load(self.clips[i], sample_rate=rate, id=i)), wanted)
         shown = track(made, description=f"units of {self.name}", total=len(wanted), enabled=progress)
         return dict(zip(wanted, shown, strict=True))
-
-
-def mini_swuggy(folder: str | Path | None = None) -> Suite:
-    """Return the bundled mini sWUGGY: words against pseudo-words, in voices seen and not seen in training.
-
-    A pair's group is `"seen_voice"` or `"unseen_voice"`; its cluster is its word, so that a word said by two voices is
-    one independent item.
-
-    Args:
-        folder: another folder of the same layout: `manifest.jsonl` (id, path), `pairs.jsonl` (id, positive, negative,
-            voice, word, nonword, seen_voice).
-
-    Raises:
-        BadInput: a file, a field or a clip is missing, or an id is doubled.
-    """
-    folder = bundled("mini-swuggy") if folder is None else Path(folder)
-    manifest, table = folder / "manifest.jsonl", folder / "pairs.jsonl"
-    entries = _rows(manifest, {"id", "path"})
-    rows = _rows(table, {"id", "positive", "negative", "word", "seen_voice"})
-    clips = {entry["id"]: folder / entry["path"] for entry in entries}
-    if unknown := sorted({r[side] for r in rows for side in ("positive", "negative")} - clips.keys()):
-        raise BadInput(f"{table} names clips that {manifest.name} does not have: {offenders(unknown)}.")
-    if gone := sorted(str(path.name) for path in clips.values() if not path.is_file()):
-        raise BadInput(f"{folder} lacks sound files its manifest names: {offenders(gone)}. Get a whole copy.")
-    groups = {r["id"]: SEEN if r["seen_voice"] else UNSEEN for r in rows}
-    return Suite(
-        name="mini_swuggy",
-        version=fingerprint(table.read_bytes(), manifest.read_bytes()),
-        pairs=tuple(
-            Pair(id=r["id"], positive=r["positive"], negative=r["negative"], group=groups[r["id"]]) for r in rows
-        ),
-        clips=clips,
-        clusters={r["id"]: r["word"] for r in rows},
-        facets={"voice": groups},
-    )
 
 
 def fingerprint(*parts: bytes) -> str:
@@ -158,33 +121,3 @@ def require_table(path: Path, *, missing: str) -> None:
             f"{path} is {path.stat().st_size / 1e6:.0f} MB large: no table of pairs comes near "
             f"{MAX_TABLE_BYTES / 1e6:.0f} MB. Another file may have been put in its place."
         )
-
-
-def _rows(path: Path, fields: set[str]) -> list[dict[str, Any]]:
-    """Read a JSON-lines table with unique ids."""
-    require_table(path, missing=": the suite is incomplete. Get a whole copy, or make it with `make assets`.")
-    rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    bad: list[str] = []
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    bad.append(f"line {number} is not JSON: {error.msg}")
-                    continue
-                if not isinstance(row, dict) or not fields <= row.keys():
-                    bad.append(f"line {number} needs the fields {', '.join(sorted(fields))}")
-                elif row["id"] in seen:
-                    bad.append(f"line {number} repeats the id {row['id']!r}")
-                else:
-                    seen.add(row["id"])
-                    rows.append(row)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error.reason}. Get it again.") from error
-    if bad:
-        raise BadInput(f"{path}: {len(bad)} bad lines: {offenders(bad)}. Get a whole copy.")
-    if not rows:
-        raise BadInput(f"{path} is empty.")
-    return rows

@@ -15,6 +15,7 @@ from typing import Any
 from twistlm import artifacts
 from twistlm.audio import io
 from twistlm.errors import ArtifactError, BadInput
+from twistlm.evaluate.catalogue import BUNDLED
 from twistlm.threads import cores
 from twistlm.types import UnitSpec
 
@@ -92,7 +93,7 @@ def diagnose() -> Facts:
             problems.append(f"the package {name} is missing: pip install {name}")
     things: Facts = {}
     minis = [f"{kind}/mini-25hz-{k}" for k in (100, 500) for kind in ("tokenizer", "vocoder")]
-    for folder in ("speech", "mini-swuggy", "encoder/mini-25hz", *minis):
+    for folder in ("speech", *dict.fromkeys(BUNDLED.values()), "encoder/mini-25hz", *minis):
         try:
             things[folder] = str(artifacts.bundled(folder))
         except ArtifactError as error:

@@ -10,9 +10,10 @@ from typing import Any
 
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
+from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
 from twistlm.evaluate.perplexity import Perplexity, compare_per_second, heldout
-from twistlm.evaluate.suites import SEEN, UNSEEN, Suite, mini_swuggy
+from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
 from twistlm.lm.model import UnitLM
 from twistlm.study.models import load_model
 from twistlm.types import Score, Units
@@ -107,6 +108,6 @@ def judge(
     if suite is not None:
         tok = SpeechTokenizer.load(tokenizer)
         lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
-        pairs = mini_swuggy()
+        pairs = open_suite(suite)
         values["mini_swuggy"] = pair_values(lm, pairs, pairs.tokenize(tok, progress=progress), seed=seed)
     return without_nan(values)

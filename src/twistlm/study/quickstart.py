@@ -28,9 +28,9 @@ from twistlm.corpus.sounds import check_header
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
+from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.perplexity import Perplexity, among, compare
 from twistlm.evaluate.stats import updates_to_reach
-from twistlm.evaluate.suites import mini_swuggy
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.study import listening
@@ -160,7 +160,7 @@ class _Job:
 
     def judge(self, runs: Values) -> Values:
         """Held-out perplexity and mini sWUGGY of both sides."""
-        suite, seed, context = mini_swuggy(), self.config.seed, self.config.warm.context
+        suite, seed, context = open_suite("mini-swuggy"), self.config.seed, self.config.warm.context
 
         def work() -> Values:
             held = open_corpus(self.units, split="heldout")
