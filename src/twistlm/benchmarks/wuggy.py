@@ -224,10 +224,11 @@ def _choose(
             for one, its in made.items()
             if all(abs(math.log(of_word[length] / its[length])) < MAX_LENGTH_RATIO for length in lengths)
         }
-        best = next(iter(balance.rank(of_word, near)), None)
-        if best is None:
+        ranked = list(balance.rank(of_word, near))
+        if not ranked:
             refused[word] = f"no pseudo-word near {' '.join(bare(phones))}"
         else:
+            best = ranked[0]
             balance.take(of_word, best, near[best])
             chosen[word] = best
     return chosen, refused

@@ -45,11 +45,11 @@ def _attention(
     One of int32 [B, 1, 1, T] holds the segments of packed rows. With any other, and with dropout inside attention
     (which hardly any model trains with), this is "sdpa".
     """
-    packed = attention_mask is not None and attention_mask.dtype == torch.int32
-    if dropout or not packed:
-        mask = document_mask(attention_mask[:, 0, 0]) if packed else attention_mask
+    mask = attention_mask
+    segments = mask[:, 0, 0] if mask is not None and mask.dtype == torch.int32 else None
+    if dropout or segments is None:
+        mask = mask if segments is None else document_mask(segments)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
-    segments = attention_mask[:, 0, 0]
     # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
     return document_attention(query.to(value.dtype), key.to(value.dtype), value, segments, scaling), None
 

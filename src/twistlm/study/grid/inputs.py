@@ -11,7 +11,7 @@ from twistlm.artifacts import cache_folder, resolve
 from twistlm.config import GridConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.suites import mini_swuggy
+from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.study.grid.cells import digest
 from twistlm.study.models import text_lm_files
@@ -78,7 +78,7 @@ def open_inputs(config: GridConfig, *, progress: bool = False) -> Inputs:
     test = subset(heldout, units=config.test_units, seed=DATA_SEED) if config.test_units else heldout
     curve = subset(test, units=config.curve_units, seed=DATA_SEED)
     text_lm = Path(config.text_lm) if Path(config.text_lm).is_dir() else resolve(config.text_lm)
-    spoken = tokenize_suite(mini_swuggy(), tok, cache=cache_folder() / "eval-units", progress=progress)
+    spoken = tokenize_suite(open_suite("mini-swuggy"), tok, cache=cache_folder() / "eval-units", progress=progress)
     made_of = [
         tok.spec.fingerprint,
         *(corpus.fingerprint for corpus in (train, validation, test, curve)),
