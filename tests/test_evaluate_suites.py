@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from standins import babble, make_suite
+from standins import babble
 from suite_standins import (
     make_multispeaker,
     make_prosaudit,
@@ -29,7 +29,6 @@ from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.salmon import PARTS, salmon
 from twistlm.evaluate.sounds import Cell, load
 from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import mini_swuggy
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy, write_submission
 from twistlm.types import Units
@@ -212,43 +211,14 @@ def test_a_huge_table_is_refused_unread(tmp_path):
     gold = make_swuggy(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "gold.csv").write_text("task")
-    make_suite(tmp_path / "mini")
     for path, read in (
         (gold, lambda: swuggy(tmp_path, "dev")),
         (tmp_path / "own" / "gold.csv", lambda: storycloze(tmp_path / "own", name="storycloze")),
-        (tmp_path / "mini" / "pairs.jsonl", lambda: mini_swuggy(tmp_path / "mini")),
     ):
         with path.open("r+b") as file:
             file.truncate(10**9)  # a hole: takes no space
         with pytest.raises(BadInput, match=f"{path.name} is 1000 MB large"):
             read()
-
-
-def test_a_broken_mini_suite_is_an_error_that_says_where(tmp_path):
-    table, whole = tmp_path / "mini" / "pairs.jsonl", None
-
-    def broken(change):
-        nonlocal whole
-        if whole is None:
-            make_suite(tmp_path / "mini")
-            whole = table.read_bytes()
-        table.write_bytes(change(whole))
-        return mini_swuggy(tmp_path / "mini")
-
-    odd = "café\u2028".encode()  # a line separator that ends no line
-    assert len(broken(lambda data: data.replace(b"word0", odd)).pairs) == 6
-    with pytest.raises(BadInput, match=r"6 bad lines: line 7 repeats the id '0', .* '4' … \(6 in all\)"):
-        broken(lambda data: data + data)
-    with pytest.raises(BadInput, match=r"1 bad lines: line 7 is not JSON"):
-        broken(lambda data: data + b"{\n")
-    with pytest.raises(BadInput, match=r"1 bad lines: line 2 needs the fields"):
-        broken(lambda data: data.replace(b'"word": "word1", ', b""))
-    with pytest.raises(BadInput, match="not UTF-8 text"):
-        broken(lambda data: data + b"\xff\n")
-    with pytest.raises(BadInput, match="is empty"):
-        broken(lambda data: b"")
-    with pytest.raises(BadInput, match=r"names clips that manifest.jsonl does not have: 9-positive"):
-        broken(lambda data: data.replace(b"0-positive", b"9-positive"))
 
 
 def test_only_the_first_five_are_named(tmp_path):

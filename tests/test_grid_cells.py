@@ -96,7 +96,7 @@ def test_the_key_follows_everything_that_moves_the_numbers_and_nothing_else():
     moved = {
         "updates": 121, "batch_rows": 2, "accumulate": 1, "context": 128, "schedule": "inverse_sqrt",
         "weight_decay": 0.1, "betas": [0.8, 0.9], "checkpoint_activations": "true", "precision": "float32",
-        "eval_every": 5,
+        "eval_every": 5, "compile": "true",
     }  # fmt: skip
     assert still | moved.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
     others += [

@@ -20,7 +20,7 @@ from twistlm.config import ArmConfig, GridConfig
 from twistlm.corpus import manifest
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput
-from twistlm.evaluate import suites
+from twistlm.evaluate import catalogue
 from twistlm.study.grid import inputs as inputs_module
 from twistlm.study.grid import planning, rows, running
 from twistlm.study.grid.cells import ABLATIONS
@@ -34,7 +34,7 @@ CLOCK = {"wall", "seconds"}
 
 @pytest.fixture(autouse=True)
 def tiny_suite(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
-    monkeypatch.setattr(inputs_module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+    monkeypatch.setattr(inputs_module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
     monkeypatch.setenv("TWISTLM_CACHE", str(tiny.root / "cache"))
 
 
@@ -68,7 +68,7 @@ def grid(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> GridConfig:
 @pytest.fixture(scope="module")
 def finished(grid: GridConfig, tiny: Tiny) -> tuple[GridConfig, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "mini_swuggy", lambda: suites.mini_swuggy(tiny.suite))
+        patch.setattr(inputs_module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
         patch.setenv("TWISTLM_CACHE", str(tiny.root / "cache"))
         lines: list[str] = []
         running.run(grid, tell=lines.append)
@@ -179,7 +179,7 @@ def test_stopped_anywhere_and_run_again_adds_what_was_missing_and_nothing_else(n
 
 
 def _process(config: GridConfig, suite: Path) -> None:
-    inputs_module.mini_swuggy = lambda: suites.mini_swuggy(suite)
+    inputs_module.open_suite = lambda name: catalogue.open_suite(f"{name}={suite}")
     running.run(config, tell=lambda line: None)
 
 
