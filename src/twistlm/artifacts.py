@@ -29,7 +29,7 @@ from twistlm.gguf import convert
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from
-_CONVERSION = 1  # raise when the files made from a source change, so that older cache entries are left alone
+_CONVERSION = 2  # raise when the files made from a source change, so that older cache entries are left alone
 _verified: set[tuple[object, ...]] = set()
 
 

@@ -1,14 +1,16 @@
-"""A Llama-family GGUF file as the config.json and model.safetensors that transformers loads."""
+"""A Llama-family GGUF file as the config.json, model.safetensors and tokenizer.json that transformers loads."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from twistlm.errors import ArtifactError
 
+_CONTROL = 3  # llama.cpp's kind of tokens that no text holds
 _NAMES = {
     "token_embd.": "model.embed_tokens.",
     "output_norm.": "model.norm.",
@@ -27,7 +29,7 @@ _NAMES = {
 
 
 def convert(gguf_file: Path, extra: dict[str, float]) -> None:
-    """Write config.json and model.safetensors (float32) of a Llama-family GGUF beside it.
+    """Write config.json, model.safetensors (float32) and, where it is a known one, the tokenizer of a GGUF beside it.
 
     Done here and not by transformers, whose GGUF loader needs accelerate and refuses to save what it loaded. float32,
     because the quantised weights (scale x integer + offset) are exact in it and would be rounded again in 16 bits.
@@ -70,3 +72,33 @@ def convert(gguf_file: Path, extra: dict[str, float]) -> None:
     }
     save_file(weights, gguf_file.with_name("model.safetensors"), metadata={"format": "pt"})
     gguf_file.with_name("config.json").write_text(json.dumps(config, indent=1))
+    write_tokenizer(reader, gguf_file.parent)
+
+
+def write_tokenizer(reader: Any, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json where a GGUF holds SmolLM's byte-level BPE; else nothing.
+
+    GGUF names a tokenizer's splitting by a word and leaves what it means to the reader; "smollm" is: each digit alone,
+    then as GPT-2.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    names = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+    fields = {name: reader.fields.get(f"tokenizer.ggml.{name}") for name in names}
+    if None in fields.values():
+        return
+    model, split, tokens, kinds, merges, bos, eos = (field.contents() for field in fields.values())
+    if (model, split) != ("gpt2", "smollm"):
+        return
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    bpe = BPE(vocab=vocabulary, merges=[(a, b) for a, _, b in (merge.partition(" ") for merge in merges)])
+    tokenizer = Tokenizer(bpe)
+    digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": tokens[bos], "eos_token": tokens[eos]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
