@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from sklearn.cluster import KMeans
+from sklearn.metrics import mutual_info_score
 from transformers import HubertModel
 
 from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
@@ -21,6 +22,7 @@ from twistlm.units import tokenizer as tokenizer_module
 from twistlm.units.encoder import SSLEncoder, cut, frames_of
 from twistlm.units.pretrain import HubertPretrainConfig
 from twistlm.units.quality import unit_quality
+from twistlm.units.refine import refine
 from twistlm.units.runs import dedup, expand
 from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
 
@@ -122,6 +124,24 @@ def test_a_projected_codebook_finds_the_nearest_centroid_behind_the_projection(s
     moved *= 0.01 * np.linalg.norm(features, axis=1, keepdims=True) / np.linalg.norm(moved, axis=1, keepdims=True)
     assert np.array_equal(book.assign(features + moved)[~near], book.assign(features)[~near])
     assert not near.all()
+
+
+def test_refined_units_tell_more_about_labels_of_unseen_frames_and_the_first_book_is_left_alone():
+    rng = np.random.default_rng(0)
+    means, nuisance = rng.standard_normal((6, 10)), rng.standard_normal((4, 10))
+    labels, spoken_by = rng.integers(0, 6, 6000), rng.integers(0, 4, 6000)
+    features = (means[labels] + nuisance[spoken_by] + 0.8 * rng.standard_normal((6000, 10))).astype(np.float32)
+    labels[:100] = -1
+    train, rest = slice(0, 4000), slice(4000, 6000)
+    start = kmeans.fit(features[train], 12, seed=0, projection=kmeans.discriminant(features[train], labels[train], 4))
+    before = start.centroids.copy(), start.projection.copy()
+    books = [refine(start, features[train], labels[train], updates=150, noise=0.5, seed=seed) for seed in (0, 0, 1)]
+    assert books[0].sha256 == books[1].sha256 != books[2].sha256
+    told = [mutual_info_score(labels[rest], book.assign(features[rest])) for book in (start, books[0])]
+    assert told[1] > told[0] + 0.02
+    assert np.array_equal(before[0], start.centroids) and np.array_equal(before[1], start.projection)
+    with pytest.raises(BadInput, match="with a projection"):
+        refine(kmeans.Codebook(start.centroids), features, labels, updates=1, noise=0, seed=0)
 
 
 def test_a_projected_codebook_is_kept_whole(tmp_path):

@@ -90,6 +90,19 @@ def test_it_learns(speech, tmp_path):
     assert lines[-1]["unmasked_accuracy"][0] > 0.4 > 0.1  # chance is 0.1
 
 
+def test_it_begins_from_the_weights_of_another_and_from_no_other_shape(speech, tmp_path):
+    config = tiny_config(compile=False, updates=1, lr=0.0)
+    given = MaskedUnitPredictor(dataclasses.replace(config, seed=7)).hubert.state_dict()
+    given = {n: t.half() for n, t in given.items() if n != "masked_spec_embed" and "num_batches" not in n}
+    model = pretrain(speech, config, tmp_path / "on", initial=given).hubert.state_dict()
+    learnt = [name for name in given if "running_" not in name]
+    assert learnt and all(torch.equal(model[name], given[name].float()) for name in learnt)
+    first = next(iter(given))
+    for wrong in ({**given, first: given[first][:1]}, {n: t for n, t in given.items() if n != first}):
+        with pytest.raises(BadInput, match=f"another shape.*{first}"):
+            pretrain(speech, config, tmp_path / "wrong", initial=wrong)
+
+
 def test_the_global_generator_is_left_alone(speech, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
