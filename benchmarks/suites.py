@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig
 
-from twistlm.evaluate.catalogue import BUNDLED
+from twistlm.evaluate.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.pairs import score_sides
 from twistlm.evaluate.sounds import load
 from twistlm.evaluate.suites import Suite
@@ -91,8 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     suites = []
-    for open_bundled in BUNDLED.values():
-        suite = open_bundled()
+    for suite in map(open_suite, BUNDLED):
         step = max(1, len(suite.pairs) // options.pairs)
         suites.append(dataclasses.replace(suite, pairs=suite.pairs[::step][: options.pairs]))
     n_pairs = sum(len(suite.pairs) for suite in suites)
