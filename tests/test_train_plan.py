@@ -78,9 +78,10 @@ def test_ranks_share_all_but_activations(folder: Path) -> None:
     assert (shared.parameters, shared.trainable) == (alone.parameters, alone.trainable)
     for name in ("weights", "gradients", "optimizer", "flops"):
         assert getattr(shared, name) * 2 == getattr(alone, name)
-    # Half the rows, but layers put together from both ranks.
-    assert alone.activations / 2 < shared.activations < alone.activations and shared.peak < alone.peak
-    assert not torch.distributed.is_initialized()
+    # Half the rows, but a layer and the tables put together from both ranks, and their gradients.
+    half = count_update(folder, SPEC, dataclasses.replace(CONFIG, batch_rows=ROWS // 2), precision="float32")
+    together = shared.activations - half.activations
+    assert 0 < together < 2 * alone.weights and shared.peak < half.peak + together
     with pytest.raises(ConfigError, match="3 ranks"):
         count_update(folder, SPEC, CONFIG, precision="float32", ranks=3)
     lengths, cpu = np.full(30, 15), torch.device("cpu")

@@ -1,8 +1,9 @@
 """What a run will cost, before it is spent: parameters, tokens, operations, memory, hours.
 
 Nothing is estimated that can be counted: the update itself is made, of tensors that have a shape and no data (torch's
-FakeTensorMode), while the bytes alive and the operations are counted. Of several ranks the first one's update is made,
-the others being imagined (torch's "fake" process group): its slice is never smaller than another's.
+FakeTensorMode), while the bytes alive and the operations are counted. Of several ranks one's rows are computed like
+that, and what FSDP2 does with the parameters is worked out: sharing out tensors without data (`fully_shard` under
+FakeTensorMode, torch 2.13) writes where it must not, and the process dies later.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -11,20 +12,15 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -33,11 +29,11 @@ from twistlm.config import TrainConfig
 from twistlm.corpus.packing import pack
 from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
-from twistlm.lm.trainable import Freeze
+from twistlm.lm.trainable import Freeze, find_layers
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import Precision, adamw, choose_precision
-from twistlm.train.parallel import ALONE, Ranks, shard
+from twistlm.train.parallel import Ranks
 from twistlm.types import UnitSpec
 
 
@@ -165,11 +161,10 @@ def count_update(
 
     Architectures that no mask of documents is given to are counted as if each row were one document.
     """
-    with _imagined(ranks) as group, torch.random.fork_rng(devices=[]), FakeTensorMode():
-        parts = group.parts(config)
+    parts = Ranks(0, ranks).parts(config)
+    with torch.random.fork_rng(devices=[]), FakeTensorMode():
         shape = (config.batch_rows // ranks // parts, config.context)
         lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze)
-        shard(lm, group)
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
         optimizer = adamw(lm.model, config)
@@ -184,6 +179,12 @@ def count_update(
             # The first part meets no gradients, every later one meets those of the first.
             for _ in range(min(parts, 2)):
                 _backward(lm, shape, precision)
+    activations = counter.peak - weights - 2 * gradients - (gradients if parts > 1 else 0)
+    if ranks > 1:
+        # A layer is whole while it computes, the tables for the whole of a pass, their gradients until they are summed.
+        in_layers = [_bytes(layer.parameters()) for layer in find_layers(lm.model)]
+        activations += 2 * (max(in_layers) + weights - sum(in_layers))
+        weights, gradients = _bytes(parameters, ranks), _bytes(trainable, ranks)
     moments = 2 * gradients
     return Update(
         parameters=sum(p.numel() for p in parameters),
@@ -192,8 +193,8 @@ def count_update(
         weights=weights,
         gradients=gradients,
         optimizer=moments,
-        activations=counter.peak - weights - moments - (gradients if parts > 1 else 0),
-        peak=max(counter.peak, weights + gradients + moments),
+        activations=activations,
+        peak=weights + moments + max(gradients, activations + (gradients if parts > 1 else 0)),
     )
 
 
@@ -256,60 +257,24 @@ class _Counter(TorchDispatchMode):
             self.flops += count(*(item.shape for item in args[:shapes]))
         return made
 
-    def __enter__(self) -> Self:
-        resize = torch.UntypedStorage.resize_
-
-        def noted(storage: torch.UntypedStorage, size: int) -> None:
-            """FSDP empties and refills the storage of a whole layer, which no operation shows."""
-            resize(storage, size)
-            if (key := storage._cdata) in self.sizes:
-                self._set(key, size)
-
-        self._resize, torch.UntypedStorage.resize_ = resize, noted  # type: ignore[assignment, method-assign]
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
-        super().__exit__(*error)
-
     def _note(self, item: Any) -> None:
         if not isinstance(item, torch.Tensor):
             return
-        storage = _local(item).untyped_storage()
+        storage = item.untyped_storage()
         key = storage._cdata
         if key not in self.sizes:
-            self._set(key, storage.nbytes())
+            self.sizes[key] = storage.nbytes()
+            self.now += self.sizes[key]
+            self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._gone, key)
 
-    def _set(self, key: int, size: int) -> None:
-        self.now += size - self.sizes.get(key, 0)
-        self.sizes[key] = size
-        self.peak = max(self.peak, self.now)
-
     def _gone(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)
+        self.now -= self.sizes.pop(key)
 
 
-def _bytes(parameters: Sequence[torch.Tensor]) -> int:
-    return sum(p.numel() * p.element_size() for p in map(_local, parameters))
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return this rank's slice of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def _imagined(ranks: int) -> Iterator[Ranks]:
-    """Be the first of so many ranks, of which there are no others: messages go nowhere."""
-    if ranks == 1:
-        yield ALONE
-        return
-    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
-    try:
-        yield Ranks(0, ranks, init_device_mesh("cpu", (ranks,)))
-    finally:
-        dist.destroy_process_group()
+def _bytes(parameters: Iterable[torch.Tensor], ranks: int = 1) -> int:
+    """Of the largest slice of so many, cut along the first dimension; tied parameters once."""
+    return sum(-(-len(p) // ranks) * (p.numel() // len(p)) * p.element_size() for p in set(parameters))
 
 
 # torch counts attention on GPUs; the CPU's kernels have names of their own. With it, how many arguments have shapes.
