@@ -10,6 +10,7 @@ Shapes: B rows, T tokens of a row, H heads, K heads of keys and values (H is a m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -96,10 +97,12 @@ def document_attention_backward(
         g = _grouped(gradient[row, first:last].transpose(0, 1), key.shape[1])
         q, dq = (_grouped(x[row, :, first:last], key.shape[1]) for x in (query, d_query))
         k, v, dk, dv = (x[row, :, first:last] for x in (key, value, d_key, d_value))
+        v_wide = v.to(wide)
         for block, seen, p, scaled in _probabilities(q, k, scale):
             g_block = g[:, :, block].flatten(1, 2)
             dv[:, seen] += p.to(v.dtype).mT @ g_block
-            d_p = g_block.to(wide) @ v[:, seen].to(wide).mT
+            with _exact_products(v.dtype):
+                d_p = g_block.to(wide) @ v_wide[:, seen].mT
             d_logits = torch._softmax_backward_data(d_p, p, -1, p.dtype).to(k.dtype)
             dq[:, :, block] = (d_logits @ k[:, seen] * scale).view_as(dq[:, :, block])
             dk[:, seen] += d_logits.mT @ scaled
@@ -150,11 +153,31 @@ def _probabilities(
     """Yield, for each block of m queries: which they are, which keys they see, p [K, H/K * m, seen], scaled queries."""
     n_groups, per_group, n, _ = q.shape
     wide = torch.promote_types(q.dtype, torch.float32)
+    k_wide = k.to(wide)
     future = torch.full((min(BLOCK, n), min(BLOCK, n)), -torch.inf, dtype=wide).triu_(1)
     for first in range(0, n, BLOCK):
         last = min(first + BLOCK, n)
         m, block, seen = last - first, slice(first, last), slice(0, last)
         scaled = q[:, :, block].flatten(1, 2) * scale
-        logits = (scaled.to(wide) @ k[:, seen].to(wide).mT).view(n_groups, per_group, m, last)
+        with _exact_products(q.dtype):
+            logits = (scaled.to(wide) @ k_wide[:, seen].mT).view(n_groups, per_group, m, last)
         logits[..., first:] += future[:m, :m]
         yield block, seen, logits.softmax(-1).flatten(1, 2), scaled
+
+
+@contextmanager
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Inside the block, float32 products of what was `dtype` before take the fastest way that is as exact.
+
+    Of bfloat16, oneDNN may multiply the factors as what they were and sum in float32: the same products, at twice the
+    rate that MKL has on AMD.
+    """
+    if dtype != torch.bfloat16:
+        yield
+        return
+    products = torch.backends.mkldnn.matmul
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
