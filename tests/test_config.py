@@ -113,7 +113,7 @@ def test_bad_override(assignment: str, expected: str) -> None:
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainConfig)])
 def test_fingerprint_depends_on_every_field(field: str) -> None:
-    base = recipes.quickstart().warm
+    base = dataclasses.replace(recipes.quickstart().warm, batch_rows=3)
     others = {"schedule": "inverse_sqrt", "precision": "float32", "betas": (0.5, 0.5), "lr_floor": 0.0}
     others |= {"checkpoint_activations": True, "compile": True}
     other = others[field] if field in others else getattr(base, field) * 2 + 1

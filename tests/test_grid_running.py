@@ -60,7 +60,7 @@ def grid(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> GridConfig:
         test_units=200,
         train=dataclasses.replace(base.train, updates=4, context=32, eval_every=2, precision="float32"),
         **dict.fromkeys(("warm", "cold"), arm),
-        **dict.fromkeys(("shuffled", "frozen_body"), dataclasses.replace(arm, rates=())),
+        **dict.fromkeys(("shuffled", "frozen_body", "random_rows"), dataclasses.replace(arm, rates=())),
         out=str(root / "study"),
     )
 
@@ -83,12 +83,12 @@ def without_clock(folder: str | Path) -> list[dict[str, Any]]:
 def test_every_cell_is_run_once_and_told(finished):
     config, told = finished
     done = rows.read(config.out)
-    # Tuning: 2 sides x 2 sizes, 2 rates each. Reported: 3 points x 2 sides and 4 ablations, 2 seeds.
-    assert len(done) == len(told) == 2 * 4 + 2 * 10
+    # Tuning: 2 sides x 2 sizes, 2 rates each. Reported: 3 points x 2 sides and 5 ablations, 2 seeds.
+    assert len(done) == len(told) == 2 * 4 + 2 * 11
     lines = (Path(config.out) / rows.NAME).read_text().splitlines()
     assert len(lines) == len(done)
-    assert told[0].startswith("1 of 28 runs: 2 layers, 100 %, warm, rate 0.001, tuning: ")
-    assert told[-1].startswith("28 of 28 runs: ") and told[-1].endswith("about 0 min of one process left")
+    assert told[0].startswith("1 of 30 runs: 2 layers, 100 %, warm, rate 0.001, tuning: ")
+    assert told[-1].startswith("30 of 30 runs: ") and told[-1].endswith("about 0 min of one process left")
     assert not any((Path(config.out) / "cells").iterdir()), "weights and locks of finished runs must go"
 
 
@@ -102,11 +102,12 @@ def test_runs_of_one_seed_are_of_the_same_documents_and_begin_apart(finished):
         if (cell["layers"], cell["amount"], cell["seed"]) == (2, 1.0, 0):
             at_start[cell["arm"]] = row["history"][0]["val_nll"]
             assert row["tokens"] > 0 and [point["update"] for point in row["history"]] == [0, 2, 4]
-    assert at_start.keys() == {"warm", "cold", "shuffled", "frozen_body", "mean_rows", "first_rows"}
-    assert at_start["warm"] == at_start["frozen_body"] and len(set(at_start.values())) == 5
+    assert at_start.keys() == {"warm", "cold", "shuffled", "frozen_body", "random_rows", "mean_rows", "first_rows"}
+    assert at_start["warm"] == at_start["frozen_body"] and len(set(at_start.values())) == 6
     starts = {row["cell"]["arm"]: row["start"] for row in reported}
     assert starts["shuffled"]["shuffled"] and not starts["warm"]["shuffled"]
     assert starts["frozen_body"]["trainable"]["tensors"] == 1
+    assert starts["warm"]["rows"] == "covariance" and starts["random_rows"]["rows"] == "random"
     assert starts["first_rows"]["rows"] == "first-rows" and starts["cold"]["start"] == "cold"
 
 
@@ -203,10 +204,11 @@ def test_the_report_is_whole_at_any_moment(finished, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(config.out, folder)
     whole = report(folder)
-    assert whole["runs"] == {"finished": 28, "wanted": 28, "other": 0} and not whole["missing"]
+    assert whole["runs"] == {"finished": 30, "wanted": 30, "other": 0} and not whole["missing"]
     assert {(p["arm"], p["against"]) for p in whole["pairs"]} == {
         ("warm", "cold"), ("shuffled", "cold"), ("shuffled", "warm"), ("frozen_body", "cold"), ("frozen_body", "warm"),
-        ("mean_rows", "warm"), ("first_rows", "warm"),
+        ("random_rows", "cold"), ("random_rows", "warm"), ("mean_rows", "cold"), ("mean_rows", "warm"),
+        ("first_rows", "cold"), ("first_rows", "warm"),
     }  # fmt: skip
     text = (folder / "report.md").read_text()
     for title in ("Held-out loss", "Updates to cold's final loss", "Mini sWUGGY", "What it is that helps", "Tuning"):
@@ -232,8 +234,8 @@ def test_runs_of_other_settings_are_left_out_and_said(finished, tmp_path):
     study["config"]["train"]["updates"] = 5
     (folder / "study.json").write_text(json.dumps(study))
     found = report(folder)
-    assert found["runs"]["other"] == 28 and not found["arms"]
-    assert "28 runs in study.jsonl are of other settings" in (folder / "report.md").read_text()
+    assert found["runs"]["other"] == 30 and not found["arms"]
+    assert "30 runs in study.jsonl are of other settings" in (folder / "report.md").read_text()
 
 
 def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
@@ -247,11 +249,11 @@ def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
 
 def test_a_plan_counts_the_runs_and_adds_up(grid, tmp_path):
     planned = planning.plan(dataclasses.replace(grid, out=str(tmp_path / "new")))
-    assert planned["wanted"] == 28 and planned["finished"] == 0
+    assert planned["wanted"] == 30 and planned["finished"] == 0
     assert [part["what"] for part in planned["parts"]][:3] == [
         "2 layers, 100 %: warm and cold", "2 layers, 100 %: shuffled", "2 layers, 100 %: frozen body",
     ]  # fmt: skip
-    assert sum(part["tuning"] + part["reported"] for part in planned["parts"]) == 28
+    assert sum(part["tuning"] + part["reported"] for part in planned["parts"]) == 30
     assert planned["hours_left"] == pytest.approx(sum(part["hours_left"] for part in planned["parts"]))
     assert planned["hours_left"] > 0
     assert not (tmp_path / "new").exists(), "a plan writes nothing"

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from twistlm.errors import ConfigError
 
+Rows = Literal["random", "mean", "covariance", "first-rows"]  # how a warm model's new rows begin, see `warm_start`
+
 
 class _Checked:
     """Checks each field's type, then the class's own ranges. An int given for a float becomes one, a list a tuple."""
@@ -119,10 +121,12 @@ class PairConfig(_Checked):
 
     Attributes:
         text_lm: name or folder of the text LM; of the cold run it gives the shape.
+        rows: how the warm model's new rows begin, see `warm_start`.
         warm, cold: the two training runs; they differ in the learning rates only, if the comparison is to be fair.
     """
 
     text_lm: str
+    rows: Rows
     warm: TrainConfig
     cold: TrainConfig
 
@@ -138,6 +142,7 @@ class QuickstartConfig(_Checked):
     Attributes:
         speech: folder with speech files, or `"bundled"`.
         tokenizer, text_lm, vocoder: artifact names or folders.
+        rows: how the warm model's new rows begin, see `warm_start`.
         warm, cold: the two training runs; they differ in the learning rates only, if the comparison is to be fair.
         seed: of the new weights and of sampling.
         n_resynth: held-out clips that are spoken again and transcribed; 0 for none.
@@ -148,6 +153,7 @@ class QuickstartConfig(_Checked):
     tokenizer: str
     text_lm: str
     vocoder: str
+    rows: Rows
     warm: TrainConfig
     cold: TrainConfig
     seed: int
@@ -192,6 +198,7 @@ class GridConfig(_Checked):
         text_lm, tokenizer: artifact names or folders.
         units: folder of units; its split "train" is trained on, but for the documents of the validation.
         heldout: folder of units whose other splits are the test; it may be the same.
+        rows: how a warm model's new rows begin, see `warm_start`; of warm, shuffled and frozen_body.
         layers: sizes: the first so many layers of the text LM. The first one is the most telling, and goes first.
         amounts: shares of the training documents, nested in each other, 0 … 1. Likewise.
         seeds: of the new weights, the order and the choice of the documents; reported.
@@ -203,10 +210,11 @@ class GridConfig(_Checked):
         test_units: about how many units of the test the final numbers are over; 0 takes all.
         cut: what is left out: "12x0.1" for 12 layers and a tenth of the data, or an ablation's name.
         train: what all runs share; `lr`, `warmup`, `clip_norm` and `seed` are the cell's, `lr_floor` follows `lr`.
-        warm, cold: the two sides: the text LM's weights under new random rows, and its shape with random weights.
+        warm, cold: the two sides: the text LM's weights under new rows, and its shape with random weights.
         shuffled: warm, with the values of each kept tensor permuted inside it.
         frozen_body: warm, where only the tables train.
-        mean_rows, first_rows: warm, with other new rows; see `warm_start`.
+        random_rows, covariance_rows, mean_rows, first_rows: warm, with other new rows than `rows`; the one that is the
+            same is no run of its own.
         out: folder of the study.
     """
 
@@ -214,6 +222,7 @@ class GridConfig(_Checked):
     tokenizer: str
     units: str
     heldout: str
+    rows: Rows
     layers: tuple[int, ...]
     amounts: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -229,6 +238,8 @@ class GridConfig(_Checked):
     cold: ArmConfig
     shuffled: ArmConfig
     frozen_body: ArmConfig
+    random_rows: ArmConfig
+    covariance_rows: ArmConfig
     mean_rows: ArmConfig
     first_rows: ArmConfig
     out: str
@@ -249,7 +260,7 @@ class GridConfig(_Checked):
         if not self.warm.rates or not self.cold.rates:
             raise ConfigError("warm.rates and cold.rates must not be empty: each side is tuned by itself.")
         cells = {f"{layers}x{amount:g}" for layers in self.layers for amount in self.amounts}
-        cells |= {"shuffled", "frozen_body", "mean_rows", "first_rows"}
+        cells |= {"shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows"}
         if unknown := sorted(set(self.cut) - cells):
             raise ConfigError(f"cut names {', '.join(unknown)}, which are not in the grid: {', '.join(sorted(cells))}.")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twistlm.cli.command import MINI, Recipe, Result, Seed, Set, TokenizerName, VocoderName, verb
+from twistlm.config import Rows
 
 if TYPE_CHECKING:
     from twistlm.train.plan import Plan
@@ -27,8 +28,8 @@ def train(
     ] = "warm",
     text_lm: Annotated[str | None, typer.Option(help="Text LM: a name, or a folder; default: the recipe's.")] = None,
     rows: Annotated[
-        Literal["random", "mean", "covariance", "first-rows"], typer.Option(help="How a warm model's unit rows begin.")
-    ] = "random",
+        Rows | None, typer.Option(help="How a warm model's unit rows begin; default: as in the recipe.")
+    ] = None,
     layers: Annotated[int | None, typer.Option(help="Keep only the first so many layers.")] = None,
     freeze: Annotated[
         str | None, typer.Option(help='Do not train: "body" (all but the tables), or layers from 0, as 0-11.')
@@ -79,7 +80,7 @@ def train(
         config,
         out,
         init=init,
-        rows=rows,
+        rows=rows or chosen.rows,
         layers=layers,
         freeze=frozen,
         lora=lora,

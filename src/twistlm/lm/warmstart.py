@@ -16,6 +16,7 @@ from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from twistlm import artifacts
+from twistlm.config import Rows
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
@@ -23,7 +24,6 @@ from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
-Rows = Literal["random", "mean", "covariance", "first-rows"]
 Prefer = Literal["registry", "hub", "auto"]
 
 

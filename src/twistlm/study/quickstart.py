@@ -136,10 +136,12 @@ class _Job:
 
     def train(self, side: Init, text_lm: Path) -> Values:
         """Train one side; return its curve. Both see the same batches when only rate, warm-up and clip differ."""
-        config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
+        config, folder, rows, seed = getattr(self.config, side), self.out / side, self.config.rows, self.config.seed
 
         def work() -> Values:
-            result = train_units(self.units, text_lm, config, folder, init=side, seed=seed, progress=self.progress)
+            result = train_units(
+                self.units, text_lm, config, folder, init=side, rows=rows, seed=seed, progress=self.progress
+            )
             history = [
                 {"update": row["update"], "train_loss": row.get("loss"), "val_nll": row.get("val_nll")}
                 for row in result.history
@@ -153,7 +155,13 @@ class _Job:
                 "precision": record["precision"],
             }
 
-        key = {"train": to_dict(config), "text_lm": text_lm_files(text_lm), "seed": seed, "corpus": self._corpus()}
+        key = {
+            "train": to_dict(config),
+            "rows": rows if side == "warm" else None,
+            "text_lm": text_lm_files(text_lm),
+            "seed": seed,
+            "corpus": self._corpus(),
+        }
         value = self.stages.run(side, key, work, folder=folder)
         gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
         return value
@@ -252,6 +260,7 @@ class _Job:
             "versions": versions(),
             "hardware": hardware(device()),
             "protocol": {
+                "warm start": f"{self.config.text_lm}'s weights; new rows for the units: {self.config.rows}",
                 "held-out loss": judged["protocol"],
                 "updates to cold's final loss": (
                     f"both models scored on the same seeded held-out documents, about {VAL_UNITS} units, every "

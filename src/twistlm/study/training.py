@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.config import TrainConfig
+from twistlm.config import Rows, TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
-from twistlm.lm.warmstart import Rows, cold_start, warm_start
+from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.judging import perplexity
 from twistlm.study.models import device, place
 from twistlm.train.loop import TrainResult, train
@@ -30,7 +30,7 @@ def train_units(
     out: str | Path,
     *,
     init: Init,
-    rows: Rows = "random",
+    rows: Rows,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,

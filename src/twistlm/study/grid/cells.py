@@ -15,11 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from twistlm.config import ArmConfig, GridConfig, TrainConfig, to_dict
+from twistlm.config import ArmConfig, GridConfig, Rows, TrainConfig, to_dict
 
-Arm = Literal["warm", "cold", "shuffled", "frozen_body", "mean_rows", "first_rows"]
+Arm = Literal["warm", "cold", "shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows"]
 SIDES: tuple[Arm, Arm] = ("warm", "cold")
 ABLATIONS: tuple[Arm, ...] = get_args(Arm)[2:]
+ROWS: dict[Arm, Rows] = {
+    "random_rows": "random",
+    "covariance_rows": "covariance",
+    "mean_rows": "mean",
+    "first_rows": "first-rows",
+}
 
 PROTOCOL = 1  # changes when a run of the same settings would give other numbers
 
@@ -83,7 +89,7 @@ def points(config: GridConfig) -> Iterator[tuple[int, float, tuple[Arm, ...]]]:
     first = (config.layers[0], config.amounts[0])
     yield *first, SIDES
     for arm in ABLATIONS:
-        if arm not in config.cut:
+        if arm not in config.cut and ROWS.get(arm) != config.rows:
             yield *first, (arm,)
     for layers, amount in itertools.product(config.layers, config.amounts):
         if (layers, amount) != first and f"{layers}x{amount:g}" not in config.cut:
@@ -134,6 +140,11 @@ def of(config: GridConfig, arm: Arm) -> ArmConfig:
     return getattr(config, arm)
 
 
+def new_rows(config: GridConfig, cell: Cell) -> Rows | None:
+    """Return how a cell's new rows begin; None when it has nothing else."""
+    return None if cell.arm == "cold" else ROWS.get(cell.arm, config.rows)
+
+
 def train_config(config: GridConfig, cell: Cell) -> TrainConfig:
     """Return the training run of a cell."""
     own = of(config, cell.arm)
@@ -157,7 +168,13 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
     train = to_dict(train_config(config, cell))
     for name in ("checkpoint_every", "max_loss_rise"):  # they move no number
         del train[name]
-    made_from = {"protocol": PROTOCOL, "cell": dataclasses.asdict(cell), "train": train, "inputs": inputs}
+    made_from = {
+        "protocol": PROTOCOL,
+        "cell": dataclasses.asdict(cell),
+        "rows": new_rows(config, cell),
+        "train": train,
+        "inputs": inputs,
+    }
     return digest(made_from)
 
 

@@ -28,8 +28,10 @@ AGAINST: dict[Arm, tuple[Arm, ...]] = {
     "cold": (),
     "shuffled": ("cold", "warm"),
     "frozen_body": ("cold", "warm"),
-    "mean_rows": ("warm",),
-    "first_rows": ("warm",),
+    "random_rows": ("cold", "warm"),
+    "covariance_rows": ("cold", "warm"),
+    "mean_rows": ("cold", "warm"),
+    "first_rows": ("cold", "warm"),
 }
 
 

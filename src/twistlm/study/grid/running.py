@@ -21,9 +21,9 @@ from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import TrainingError
 from twistlm.evaluate.pairs import score_pairs
 from twistlm.lm.model import UnitLM
-from twistlm.lm.warmstart import Rows, cold_start, warm_start
+from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.grid import rows
-from twistlm.study.grid.cells import SIDES, Arm, Cell, key, losses, train_config, wanted
+from twistlm.study.grid.cells import SIDES, Cell, key, losses, new_rows, train_config, wanted
 from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
@@ -35,7 +35,6 @@ from twistlm.types import UnitSpec
 
 STUDY = "study.json"
 _POLL = 2.0  # seconds between two looks at what the other processes finished
-_ROWS: dict[Arm, Rows] = {"mean_rows": "mean", "first_rows": "first-rows"}
 
 
 def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = False) -> Path:
@@ -85,14 +84,15 @@ def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def begin(cell: Cell, text_lm: Path, spec: UnitSpec) -> UnitLM:
+def begin(config: GridConfig, cell: Cell, text_lm: Path, spec: UnitSpec) -> UnitLM:
     """Return the model a cell begins with."""
-    if cell.arm == "cold":
+    rows = new_rows(config, cell)
+    if rows is None:
         return cold_start(text_lm, spec, seed=cell.seed, layers=cell.layers)
     return warm_start(
         text_lm,
         spec,
-        rows=_ROWS.get(cell.arm, "random"),
+        rows=rows,
         seed=cell.seed,
         layers=cell.layers,
         freeze="body" if cell.arm == "frozen_body" else None,
@@ -143,7 +143,7 @@ def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, p
     def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
         return {"val_nll": perplexity(lm, scored, context=settings.context, seed=0, n_resamples=1).nll}
 
-    lm = place(begin(cell, inputs.text_lm, documents.spec))
+    lm = place(begin(config, cell, inputs.text_lm, documents.spec))
     row: Row = {"key": folder.name, "cell": dataclasses.asdict(cell)}
     try:
         result = train(lm, documents, settings, folder, on_eval=on_eval, progress=progress)

@@ -117,9 +117,9 @@ def _ablations(results: Values) -> Table:
         title="What it is that helps",
         header=("start", "rate", "seeds", "nats a unit", "", "paired difference", "the same, over documents"),
         rows=rows,
-        note="Shuffled: the values of each kept tensor permuted inside it. Frozen body: only the tables train. Mean "
-        "and first rows: warm with other new rows. Starting from an image model is untested: its weights could "
-        "not be had.",
+        note="Shuffled: the values of each kept tensor permuted inside it. Frozen body: only the tables train. "
+        "… rows: warm with other new rows. Starting from an image model is untested: its "
+        "weights could not be had.",
     )
 
 
