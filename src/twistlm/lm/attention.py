@@ -175,7 +175,7 @@ def _exact_products(dtype: torch.dtype) -> Iterator[None]:
     if dtype != torch.bfloat16:
         yield
         return
-    products = torch.backends.mkldnn.matmul
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made when the module is imported
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
         yield
