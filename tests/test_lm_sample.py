@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import BloomConfig, Gemma3TextConfig, MistralConfig, PretrainedConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm
+from twistlm import products
 from twistlm.errors import BadInput, UnitSpecMismatch
-from twistlm.lm.model import UnitLM
+from twistlm.lm import sample
+from twistlm.lm.model import UnitLM, from_config
 from twistlm.lm.sample import _pick, generate, generate_batch
+from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start
 from twistlm.types import Units, UnitSpec
 
@@ -132,3 +139,117 @@ def test_bad_requests_are_named(lm: UnitLM) -> None:
     with pytest.raises(UnitSpecMismatch, match="the prompt 'a prompt'"):
         generate(lm, make_prompt([1], make_spec(31)), temperature=1.0, seed=0, max_units=3)
     assert generate_batch(lm, [], seeds=[], temperature=1.0, max_units=3) == []
+
+
+def disturbed(strength: float) -> Callable[[nn.Module], dict[nn.Linear, products.Product]]:
+    """Return drafts that multiply by other weights: by how much decides how many are right."""
+
+    def drafts(model: nn.Module) -> dict[nn.Linear, products.Product]:
+        generator = torch.Generator().manual_seed(0)
+        return {
+            m: partial(
+                nn.functional.linear,
+                weight=m.weight + strength * m.weight.std() * torch.randn(m.weight.shape, generator=generator),
+                bias=m.bias,
+            )
+            for m in model.modules()
+            if type(m) is nn.Linear
+        }
+
+    return drafts
+
+
+def steps(lm: UnitLM, run: Callable[[], Units]) -> tuple[Units, int]:
+    """Return what `run` made and how many steps of the model saw more than one token."""
+    seen: list[int] = []
+    hook = lm.model.register_forward_hook(
+        lambda _m, _a, given, _o: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    made = run()
+    hook.remove()
+    return made, sum(n > 1 for n in seen)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.05, 3.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_change_speed_only(
+    lm: UnitLM, strength: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a batch of two, which is not drafted."""
+    prompt = make_prompt([1, 2, 3], lm.spec)
+    verified = []
+    for seed in range(2):
+        options = {"temperature": temperature, "max_units": 25, "stop_at_end": False, "top_k": 20}
+        plain = generate_batch(lm, [prompt, prompt], seeds=[seed, seed], **options)[0]
+        with monkeypatch.context() as patched:
+            patched.setattr(sample, "int8_products", disturbed(strength))
+            drafted, n_steps = steps(lm, partial(generate, lm, prompt, seed=seed, **options))
+        assert drafted.ids.tolist() == plain.ids.tolist()
+        verified.append(n_steps)
+    if strength == 0:  # the prompt, and 24 units by 7, 7, 7, 3
+        assert verified == [5, 5]
+    if strength == 3:
+        assert min(verified) > 9  # hardly any draft was right
+    assert not any("forward" in vars(module) for module in lm.model.modules())
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_drafts_end_where_the_continuation_ends(lm: UnitLM, strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = range(8)
+    plain = generate_batch(lm, [None] * 8, seeds=seeds, temperature=8.0, max_units=25)
+    monkeypatch.setattr(sample, "int8_products", disturbed(strength))
+    for seed, expected in zip(seeds, plain, strict=True):
+        assert generate(lm, None, seed=seed, temperature=8.0, max_units=25).ids.tolist() == expected.ids.tolist()
+    assert len({len(units) for units in plain}) > 1
+
+
+SIZES = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ATTENTION = {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("config", "goes_back"),
+    [
+        (BloomConfig(vocab_size=32, hidden_size=32, n_layer=2, n_head=4), True),
+        (MistralConfig(**SIZES, **ATTENTION, sliding_window=None), True),
+        (MistralConfig(**SIZES, **ATTENTION, sliding_window=6), False),
+        (Gemma3TextConfig(**SIZES, **ATTENTION, sliding_window=6, sliding_window_pattern=2), False),
+    ],
+    ids=["bloom", "mistral", "mistral-window", "gemma3"],
+)
+def test_drafts_of_other_families(config: PretrainedConfig, goes_back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that has dropped what lay before its window cannot take drafts back: such models are sampled plainly."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = from_config(config)
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.3)
+    lm = UnitLM(model.eval(), Vocab(30), make_spec(deduplicate=False))
+    prompt = make_prompt([4, 9, 1], lm.spec, 1)
+    options = {"temperature": 1.0, "max_units": 20, "stop_at_end": False}
+    plain = generate_batch(lm, [prompt, prompt], seeds=[5, 5], **options)[0]
+    monkeypatch.setattr(sample, "int8_products", disturbed(0.05))
+    drafted, n_steps = steps(lm, partial(generate, lm, prompt, seed=5, **options))
+    assert drafted.ids.tolist() == plain.ids.tolist()
+    assert (n_steps > 1) == goes_back
+
+
+@pytest.mark.skipif(not products._ONEDNN, reason="int8 products need AVX-512")
+def test_int8_products_are_close_and_only_for_what_they_help(lm: UnitLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert products.int8_products(lm.model) == {}  # few weights
+    monkeypatch.setattr(products, "INT8_FROM", 1)
+    made = products.int8_products(lm.model)
+    rows = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    for module, product in made.items():
+        x = rows if module.in_features == 32 else rows.repeat(1, 1, 2)[..., : module.in_features]
+        with torch.no_grad():
+            expected = module(x)
+            assert (product(x) - expected).norm() < 0.02 * expected.norm()
+    prompt = make_prompt([1, 2, 3], lm.spec)
+    options = {"temperature": 0.0, "max_units": 20, "stop_at_end": False}
+    plain = generate_batch(lm, [prompt, prompt], seeds=[0, 0], **options)[0]
+    drafted, n_steps = steps(lm, partial(generate, lm, prompt, seed=0, **options))
+    assert drafted.ids.tolist() == plain.ids.tolist()
+    assert n_steps < 15
+    assert products.int8_products(lm.model.double()) == {}
+    lm.model.float()

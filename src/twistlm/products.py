@@ -12,12 +12,15 @@ bfloat16 was tried for the encoders (products only; norms, softmax and sums in f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+INT8_FROM = 2**24  # weights; with fewer, a step of a model is not bound by reading them
 
 # The operator torch.compile uses for the same purpose.
 _ONEDNN = (
@@ -55,24 +58,70 @@ def onednn_products(model: nn.Module, *, rows: int | None = None) -> Iterator[No
     Args:
         model: its modules of class `nn.Linear` exactly; those that wrap one (adapters) stay as they are.
         rows: of the products to come, when they are few and many products come. The weights are then laid out for
-            them once, a second copy in memory. One row is left to MKL: it is bound by memory, where both are equal.
+            them once, a second copy in memory, made in the time of about ten products.
     """
-    linears = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    linears = _linears(model)
     plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in linears)
-    if rows == 1 or not plain or not _ONEDNN:
-        yield
-        return
-    for module in linears:
+    products: dict[nn.Linear, Product] = {}
+    for module in linears if plain and _ONEDNN else []:
         weight = module.weight.detach()
         packed = weight if rows is None else torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        bias = None if module.bias is None else module.bias.detach()
-        module.forward = functools.partial(_product, weight=packed, bias=bias)  # type: ignore[method-assign]
+        products[module] = functools.partial(_product, weight=packed, bias=_bias(module))
+    with multiplied_by(products):
+        yield
+
+
+def int8_products(model: nn.Module) -> dict[nn.Linear, Product]:
+    """Return products like those of the model's linear maps, from int8 copies of their weights: a quarter of the bytes.
+
+    Each row of a weight has its own scale; what it is multiplied with is rounded to bfloat16. Empty where that is not
+    faster than float32: on other devices than CPUs with AVX-512, for other types than float32, and for a model whose
+    weights are few or mostly not in linear maps.
+    """
+    linears = _linears(model)
+    n_weights = sum(m.weight.numel() for m in linears)
+    plain = all(p.dtype == torch.float32 and p.is_cpu for p in model.parameters())
+    if not (_ONEDNN and plain) or n_weights < max(INT8_FROM, sum(p.numel() for p in model.parameters()) / 2):
+        return {}
+    products: dict[nn.Linear, Product] = {}
+    for module in linears:
+        weight = module.weight.detach()
+        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        small = (weight / scales[:, None]).round_().to(torch.int8)
+        products[module] = functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=_bias(module))
+    return products
+
+
+@contextmanager
+def multiplied_by(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
+    """Inside the block, these modules compute their products in this way; blocks may stand in blocks."""
+    before = {module: vars(module)["forward"] for module in products if "forward" in vars(module)}
     try:
+        for module, product in products.items():
+            vars(module)["forward"] = product
         yield
     finally:
-        for module in linears:
-            del module.forward  # the method of its class is seen again
+        for module in products:
+            del vars(module)["forward"]  # the method of its class is seen again
+        for module, product in before.items():
+            vars(module)["forward"] = product
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+
+
+def _bias(module: nn.Linear) -> torch.Tensor | None:
+    return None if module.bias is None else module.bias.detach()
 
 
 def _product(rows: torch.Tensor, *, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+def _int8_product(
+    rows: torch.Tensor, *, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    small = torch._weight_int8pack_mm(rows.bfloat16().flatten(0, -2), weight, scales).float()
+    found = small.view(*rows.shape[:-1], len(weight))
+    return found if bias is None else found + bias

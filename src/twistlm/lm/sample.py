@@ -1,5 +1,10 @@
 """Continue unit sequences: seeded sampling with a key-value cache.
 
+One step of one sequence on a CPU takes as long as reading the weights. So a continuation that is made alone is drafted
+a few units ahead with int8 copies of them, and one step of the model itself judges all drafts: a sequence's random
+numbers are fixed before it begins, so each draft either is the unit that the model takes there or is replaced by it
+(self-speculative decoding after Leviathan et al., 2023, but with equality in place of their rejection rule).
+
 Shapes: B sequences, T tokens, V vocabulary.
 """
 
@@ -7,17 +12,25 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
-from twistlm.products import onednn_products
+from twistlm.products import Product, int8_products, multiplied_by, onednn_products
 from twistlm.types import Units
+
+DRAFTS = 6  # units at most that one step judges
+# Units to come from which one sequence repays its preparations: int8 weights, and weights laid out for a few rows.
+DRAFTED_FROM, LAID_OUT_FROM = 12, 128
+
+Choose = Callable[[torch.Tensor, int, float], int]  # (logits [V], the token before, draw) -> the token
 
 
 def generate(
@@ -106,8 +119,14 @@ def generate_batch(
     ]
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
-    with lm.inference(), onednn_products(lm.model, rows=len(prompts)):
-        made = _decode(lm, opened, draws, temperature, top_k, stop_at_end)
+    choose = _chooser(lm, temperature, top_k, stop_at_end)
+    drafts = int8_products(lm.model) if len(prompts) == 1 and limits[0] >= DRAFTED_FROM and _can_go_back(lm) else {}
+    rows = len(prompts) if len(prompts) > 1 else DRAFTS + 1 if drafts and limits[0] >= LAID_OUT_FROM else None
+    with lm.inference(), onednn_products(lm.model, rows=rows):
+        if drafts:
+            made = [_decode_drafted(lm, opened[0], draws[0].tolist(), choose, drafts)]
+        else:
+            made = _decode(lm, opened, draws, choose)
     return [
         Units(
             ids=np.concatenate([start.ids, new]),
@@ -115,7 +134,7 @@ def generate_batch(
             spec=lm.spec,
             id=start.id,
         )
-        for start, new in zip(starts, made, strict=True)
+        for start, new in zip(starts, map(lm.vocab.decode, map(np.array, made)), strict=True)
     ]
 
 
@@ -139,15 +158,24 @@ def _limit(lm: UnitLM, start: Units, seconds: float | None, mean_run: float | No
     return min(limits)
 
 
-def _decode(
-    lm: UnitLM,
-    prompts: list[NDArray[np.int64]],
-    draws: list[torch.Tensor],
-    temperature: float,
-    top_k: int | None,
-    stop_at_end: bool,
-) -> list[NDArray[np.uint16]]:
-    """Return the new units of each sequence. Prompts are padded on the left, so that all continue at one column."""
+def _chooser(lm: UnitLM, temperature: float, top_k: int | None, stop_at_end: bool) -> Choose:
+    """Return what picks a token: a unit (no unit after itself when deduplicated), or `<s>` where it may end."""
+    vocab = lm.vocab
+    allowed = torch.from_numpy(vocab.is_unit(np.arange(vocab.size)))
+    if vocab.eos is not None and stop_at_end:
+        allowed[vocab.eos] = True
+
+    def choose(logits: torch.Tensor, last: int, draw: float) -> int:
+        logits = logits.double().cpu().masked_fill(~allowed, -torch.inf)
+        if lm.spec.deduplicate and vocab.offset <= last < vocab.offset + vocab.n_units:
+            logits[last] = -torch.inf
+        return _pick(logits, temperature, top_k, draw)
+
+    return choose
+
+
+def _decode(lm: UnitLM, prompts: list[NDArray[np.int64]], draws: list[torch.Tensor], choose: Choose) -> list[list[int]]:
+    """Return the new tokens of each sequence. Prompts are padded on the left, so that all continue at one column."""
     vocab, n_rows, width = lm.vocab, len(prompts), max(map(len, prompts))
     tokens = torch.full((n_rows, width), vocab.pad)
     seen = torch.zeros(n_rows, width, dtype=torch.int64)
@@ -157,36 +185,24 @@ def _decode(
     positions = (seen.cumsum(1) - 1).clamp(min=0)
     padded = bool((seen == 0).any())
     tokens, seen, positions = tokens.to(lm.device), seen.to(lm.device), positions.to(lm.device)
-    ends = vocab.eos is not None and stop_at_end
-    allowed = torch.from_numpy(vocab.is_unit(np.arange(vocab.size)))
-    if ends:
-        allowed[vocab.eos] = True
     cache = DynamicCache(config=lm.model.config)
     new: list[list[int]] = [[] for _ in prompts]
     running = [True] * n_rows
     last = [int(prompt[-1]) for prompt in prompts]
     while any(running):
-        logits = (
-            lm.model(
-                input_ids=tokens,
-                attention_mask=seen if padded else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .double()
-            .cpu()
-        )
-        logits[:, ~allowed] = -torch.inf
+        logits = lm.model(
+            input_ids=tokens,
+            attention_mask=seen if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1].cpu()  # fmt: skip
         for i in range(n_rows):
             if not running[i]:
                 continue
-            if lm.spec.deduplicate and vocab.offset <= last[i] < vocab.offset + vocab.n_units:
-                logits[i, last[i]] = -torch.inf
-            last[i] = _pick(logits[i], temperature, top_k, float(draws[i][len(new[i])]))
-            if ends and last[i] == vocab.eos:
+            last[i] = choose(logits[i], last[i], float(draws[i][len(new[i])]))
+            if last[i] == vocab.eos:
                 running[i] = False
             else:
                 new[i].append(last[i])
@@ -194,7 +210,53 @@ def _decode(
         tokens = torch.tensor(last, device=lm.device)[:, None]
         seen = torch.cat([seen, seen.new_ones(n_rows, 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return [vocab.decode(np.array(row, dtype=np.int64)) for row in new]
+    return new
+
+
+def _can_go_back(lm: UnitLM) -> bool:
+    """Tell whether a key-value cache of this model can forget its last tokens: a sliding window's has lost what was
+    before them, a recurrent state cannot be undone."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=lm.model.config).layers)
+
+
+def _decode_drafted(
+    lm: UnitLM, prompt: NDArray[np.int64], draws: list[float], choose: Choose, drafts: Mapping[nn.Linear, Product]
+) -> list[int]:
+    """Return the new tokens of one sequence: `_decode`'s, whatever `drafts` multiplies by.
+
+    While drafts are made they stand in the cache with keys and values of `drafts`, after exact ones of all before.
+    """
+    cache = DynamicCache(config=lm.model.config)
+
+    def logits(tokens: list[int]) -> torch.Tensor:
+        """Return [T, V]; the cache holds these tokens afterwards."""
+        n = cache.get_seq_length()
+        places = torch.arange(n, n + len(tokens))[None]
+        return lm.model(
+            input_ids=torch.tensor([tokens]), position_ids=places, past_key_values=cache, use_cache=True
+        ).logits[0]
+
+    first = int(prompt[-1])
+    new = [choose(logits(prompt.tolist())[-1], first, draws[0])]
+    ahead = DRAFTS
+    while new[-1] != lm.vocab.eos and len(new) < len(draws):
+        guess = [new[-1]]
+        with multiplied_by(drafts):
+            for draw in draws[len(new) : min(len(new) + ahead, len(draws) - 1)]:
+                guess.append(choose(logits(guess[-1:])[0], guess[-1], draw))
+        _forget(cache, len(guess) - 1)
+        for place, found in enumerate(logits(guess)):
+            new.append(choose(found, guess[place], draws[len(new)]))
+            if guess[place + 1 : place + 2] != new[-1:] or new[-1] == lm.vocab.eos:
+                break
+        _forget(cache, len(guess) - 1 - place)
+        ahead = min(DRAFTS, place + 1)  # as many as were right and one, so that poor drafts cost little
+    return new[:-1] if new[-1] == lm.vocab.eos else new
+
+
+def _forget(cache: DynamicCache, n: int) -> None:
+    if n:  # older versions take none for all
+        cache.crop(-n)
 
 
 def _pick(logits: torch.Tensor, temperature: float, top_k: int | None, draw: float) -> int:
