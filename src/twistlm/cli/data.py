@@ -28,7 +28,7 @@ def fetch(
 
 @verb
 def manifest(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files, or of an unpacked corpus.")],
+    speech: Annotated[str, typer.Argument(help="Folder with sound files (or its URL), or of an unpacked corpus.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (JSON lines).")],
     corpus: Annotated[
         str,
@@ -84,8 +84,8 @@ def manifest(
 
 @verb
 def tokenize(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files, or a manifest.")],
-    out: Annotated[Path, typer.Option(help="Folder for the units (Parquet shards).")],
+    speech: Annotated[str, typer.Argument(help="Folder with sound files, or a manifest; URLs too (s3://…).")],
+    out: Annotated[str, typer.Option(help="Folder for the units (Parquet shards), or its URL.")],
     tokenizer: TokenizerName = MINI,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
     ray: Annotated[

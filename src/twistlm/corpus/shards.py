@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.types import Units, UnitSpec
+from twistlm.urls import UrlPath, as_path
 
 SCHEMA = pa.schema(
     [
@@ -69,15 +70,15 @@ class ShardWriter:
     Use as a context manager: what is left is written when the block ends well. Nobody else may write meanwhile.
 
     Args:
-        out: the folder, created when missing.
+        out: the folder, or its URL; created when missing.
         spec: what the units are; shards already in `out` must agree (UnitSpecMismatch).
         clips, seconds: a shard is full when it holds this many clips or this much sound, whichever comes first.
     """
 
-    def __init__(self, out: str | Path, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
+    def __init__(self, out: str | Path | UrlPath, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
         if clips < 1:
             raise BadInput(f"a shard needs at least 1 clip, got {clips}.")
-        self.out, self.spec, self.clips, self.seconds = Path(out), spec, clips, seconds
+        self.out, self.spec, self.clips, self.seconds = as_path(out), spec, clips, seconds
         self._rows: list[Row] = []
         self._held = 0.0
         there = shard_paths(self.out)
@@ -229,9 +230,14 @@ def open_corpus(folder: str | Path, *, split: str | Sequence[str] | None) -> Uni
 
     Raises:
         ShardError: no shards, a broken one, or ids that occur twice. UnitSpecMismatch: shards of different units.
-        BadInput: no clip is in that split.
+        BadInput: no clip is in that split; a URL.
     """
-    corpus, facts = _open_flat(Path(folder))
+    place = as_path(folder)
+    if isinstance(place, UrlPath):
+        raise BadInput(
+            f"{folder}: units are memory-mapped, so they must lie on this machine: copy the folder here first."
+        )
+    corpus, facts = _open_flat(place)
     if split is None:
         return corpus
     wanted = {split} if isinstance(split, str) else set(split)
@@ -254,24 +260,26 @@ def _in_split(name: str, wanted: set[str]) -> bool:
     return name in wanted or ("heldout" in wanted and name != "train")
 
 
-def shard_paths(folder: str | Path) -> list[Path]:
+def shard_paths(folder: str | Path | UrlPath) -> list[Path | UrlPath]:
     """Return the shards of a folder in order; none when there is no such folder."""
-    folder = Path(folder)
-    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    folder = as_path(folder)
+    there = folder.iterdir() if isinstance(folder, UrlPath) or folder.is_dir() else []
+    paths = [path for path in there if _NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
 
 
-def read_spec(path: str | Path) -> UnitSpec:
+def read_spec(path: str | Path | UrlPath) -> UnitSpec:
     """Return what the units of a shard are. ShardError when it is not a shard."""
-    return _spec_of(_opened(Path(path)).schema_arrow, Path(path))
+    path = as_path(path)
+    return _spec_of(_opened(path).schema_arrow, path)
 
 
-def read_facts(folder: str | Path) -> list[dict[str, Any]]:
+def read_facts(folder: str | Path | UrlPath) -> list[dict[str, Any]]:
     """Return every clip of a folder without its units: one dict per clip, keys as in `SCHEMA`."""
     return [fact for path in shard_paths(folder) for fact in _read(path, _FACTS).to_pylist()]
 
 
-def drop(folder: str | Path, ids: Collection[str]) -> None:
+def drop(folder: str | Path | UrlPath, ids: Collection[str]) -> None:
     """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed."""
     for path in shard_paths(folder) if ids else []:
         table = _read(path, tuple(SCHEMA.names))
@@ -291,19 +299,20 @@ def _table(rows: Sequence[Row]) -> pa.Table:
     return pa.table([pa.array(columns[f.name], type=f.type) for f in SCHEMA], schema=SCHEMA)
 
 
-def _write_table(table: pa.Table, path: Path, spec: UnitSpec) -> None:
+def _write_table(table: pa.Table, path: Path | UrlPath, spec: UnitSpec) -> None:
     with atomic_write(path) as temporary:
         pq.write_table(table.replace_schema_metadata({_SPEC: spec.to_json()}), temporary, compression="zstd")
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _opened(path: Path | UrlPath) -> pq.ParquetFile:
+    source = path if isinstance(path, Path) else path.open("rb")  # what cannot be fetched is no broken shard
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(source)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
 
 
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+def _read(path: Path | UrlPath, columns: Sequence[str]) -> pa.Table:
     file = _opened(path)
     _spec_of(file.schema_arrow, path)
     missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -315,21 +324,21 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
         raise _broken(path, error) from error
 
 
-def _spec_of(schema: pa.Schema, path: Path) -> UnitSpec:
+def _spec_of(schema: pa.Schema, path: object) -> UnitSpec:
     text = (schema.metadata or {}).get(_SPEC)
     if text is None:
         raise _broken(path, "it does not say what its units are")
     return UnitSpec.from_json(text.decode())
 
 
-def _broken(path: Path, why: object) -> ShardError:
+def _broken(path: object, why: object) -> ShardError:
     return ShardError(
         f"{path}: not a whole unit shard ({why}). twistlm writes shards whole, so it was damaged or made elsewhere: "
         "delete it and run the same tokenize command again; only its clips are done anew."
     )
 
 
-def _key(paths: Sequence[Path]) -> str:
+def _key(paths: Sequence[Path | UrlPath]) -> str:
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(f"{_CACHE_VERSION} {facts}".encode()).hexdigest()[:16]
 
@@ -362,7 +371,7 @@ def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
         ) from error
 
 
-def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
+def _build(paths: Sequence[Path | UrlPath], cache: Path, spec: UnitSpec) -> None:
     lengths, facts = [], []
     with atomic_folder(cache) as temporary:
         with (temporary / "units").open("wb") as units_file, (temporary / "runs").open("wb") as runs_file:

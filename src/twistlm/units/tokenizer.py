@@ -21,6 +21,7 @@ from twistlm.units.encoder import Encoder, Windowed
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
+from twistlm.urls import UrlPath, as_path
 
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
 # batch (float32). tests/test_units_batch.py holds every family to half of this.
@@ -60,7 +61,7 @@ class SpeechTokenizer:
             raise AudioError(f"clip {clip.id!r}: {error}") from error
         return self.codebook.assign(features)
 
-    def stream(self, path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> Units:
+    def stream(self, path: str | Path | UrlPath, *, start: float = 0.0, seconds: float | None = None) -> Units:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
 
         The file is read twice, in blocks: first for its length, level, mean and variance, which encoders of normalised
@@ -82,7 +83,7 @@ class SpeechTokenizer:
             AudioError: as `audio.io.read` and `audio.io.check`; or the file changed while it was read.
             BadInput: a start or length out of range.
         """
-        path, rate = Path(path), self.spec.sample_rate
+        path, rate = as_path(path), self.spec.sample_rate
         clip = survey(blocks(path, sample_rate=rate, start=start, seconds=seconds))
         check_level(clip.n_samples, clip.peak, sample_rate=rate, name=str(path))
         again = blocks(path, sample_rate=rate, start=start, seconds=seconds)
