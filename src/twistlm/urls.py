@@ -13,7 +13,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
@@ -77,7 +77,7 @@ class UrlPath:
         return self.url
 
     def __truediv__(self, name: str) -> UrlPath:
-        return UrlPath(f"{self.url.rstrip('/')}/{name}")
+        return UrlPath(self._start + name)
 
     @property
     def name(self) -> str:
@@ -93,15 +93,14 @@ class UrlPath:
 
     @property
     def parent(self) -> UrlPath:
-        return UrlPath(self.url.rstrip("/").rpartition("/")[0])
+        return UrlPath(self.url.rstrip("/").rpartition("/")[0] + "/")
 
     def absolute(self) -> UrlPath:
         return self
 
     def below(self, folder: UrlPath) -> str | None:
         """Return the path from `folder` to here, "a/b.wav", or None when this is not below it."""
-        start = f"{folder.url.rstrip('/')}/"
-        return self.url[len(start) :] if self.url.startswith(start) else None
+        return self.url.removeprefix(folder._start) if self.url.startswith(folder._start) else None
 
     def local(self) -> Path | None:
         """Return the path on this machine that the URL names, if it names one."""
@@ -117,17 +116,19 @@ class UrlPath:
         return self._kind() == "file"
 
     def stat(self) -> Stat:
-        with self._asked("looked at") as (fs, path):
+        with self._asked("looked at", FileNotFoundError) as (fs, path):
             fact = fs.info(path)
-            if fact["type"] != "file":
-                raise IsADirectoryError(f"{self} is a folder")
-            size = fact.get("size")
             try:
-                changed = fs.modified(path)
+                changed = fs.modified(path) if fact["type"] == "file" else None
             except NotImplementedError:
-                return Stat(-1 if size is None else int(size), -1)
+                changed = None
+        if fact["type"] != "file":
+            raise IsADirectoryError(f"{self} is a folder")
+        size = -1 if fact.get("size") is None else int(fact["size"])
+        if changed is None:
+            return Stat(size, -1)
         changed = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
-        return Stat(-1 if size is None else int(size), round(changed.timestamp() * 1e6) * 1000)
+        return Stat(size, round(changed.timestamp() * 1e6) * 1000)
 
     def iterdir(self) -> list[UrlPath]:
         """Return what is in the folder now, sorted; a folder that is not there is an empty one."""
@@ -161,29 +162,35 @@ class UrlPath:
 
     def put(self, file: Path) -> None:
         """Copy a file there. It appears whole or not at all, under the name of this path: first it has another one."""
-        there = self.parent / f".tmp-{secrets.token_hex(4)}-{self.name}"
-        with self._asked("written") as (fs, path), there._asked("written") as (_, temporary):
+        with self._asked("written") as (fs, path):
+            folder, _, name = path.rpartition("/")
+            temporary = f"{folder}/.tmp-{secrets.token_hex(4)}-{name}"
             fs.put_file(str(file), temporary)
             fs.mv(temporary, path)
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            with self._asked("removed") as (fs, path):
+            with self._asked("removed", FileNotFoundError) as (fs, path):
                 fs.rm_file(path)
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
+    @property
+    def _start(self) -> str:
+        """How the URLs of all that lies below it begin."""
+        return self.url if self.url.endswith("/") else f"{self.url}/"
+
     def _kind(self) -> str:
         try:
-            with self._asked("looked at") as (fs, path):
+            with self._asked("looked at", FileNotFoundError) as (fs, path):
                 return str(fs.info(path)["type"])
         except FileNotFoundError:
             return ""
 
     def _listed(self, folder: str) -> list[dict[str, Any]]:
         try:
-            with self._asked("listed") as (fs, path):
+            with self._asked("listed", FileNotFoundError) as (fs, path):
                 path = f"{path.rstrip('/')}/{folder}".rstrip("/")
                 fs.invalidate_cache(path)
                 facts = fs.ls(path, detail=True)
@@ -192,11 +199,11 @@ class UrlPath:
             return []
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[tuple[Any, str]]:
-        """Yield fsspec's filesystem and path; what it raises becomes an error that names the URL."""
+    def _asked(self, what: str, *expected: type[Exception]) -> Iterator[tuple[Any, str]]:
+        """Yield fsspec's filesystem and path; what it raises unexpectedly becomes an error that names the URL."""
         import fsspec
 
-        with _Named(f"{self}: could not be {what}"):
+        with _Named(f"{self}: could not be {what}", expected):
             try:
                 fs, path = fsspec.core.url_to_fs(self.url)
             except (ImportError, ValueError) as error:
@@ -209,15 +216,17 @@ class UrlPath:
 class Fetched(UrlPath):
     """A UrlPath whose file is fetched when it is first opened; the copy is kept as long as this object is."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_lock", threading.Lock())
+    _lock: threading.Lock
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        object.__setattr__(self, "_lock", threading.Lock())  # which is how a frozen dataclass is given anything
 
     def fetched(self) -> Fetched:
         return self
 
     def open(self, mode: Literal["rb"] = "rb") -> BufferedReader:
-        lock: threading.Lock = self.__dict__["_lock"]
-        with lock:  # by one thread, for all of them
+        with self._lock:  # by one thread, for all of them
             return self._copy.open(mode)
 
     @cached_property
@@ -229,10 +238,13 @@ class Fetched(UrlPath):
     @cached_property
     def _copy(self) -> Path:
         descriptor, name = tempfile.mkstemp(prefix="twistlm-", suffix=self.suffix)
-        weakref.finalize(self, Path(name).unlink, missing_ok=True)
         os.close(descriptor)
-        with self._asked("fetched") as (fs, path):
-            fs.get_file(path, name)
+        remove = weakref.finalize(self, Path(name).unlink, missing_ok=True)
+        with ExitStack() as stack:
+            stack.callback(remove)
+            with self._asked("fetched", FileNotFoundError, IsADirectoryError) as (fs, path):
+                fs.get_file(path, name)
+            stack.pop_all()
         return Path(name)
 
 
@@ -242,16 +254,15 @@ class _Named:
     A class and not an `except`: each filesystem raises types of its own, which cannot all be known here.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, expected: tuple[type[Exception], ...]) -> None:
+        self.what, self.expected = what, (TwistError, *expected)
 
     def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        understood = FileNotFoundError, IsADirectoryError, NotImplementedError, TwistError
-        if isinstance(error, Exception) and not isinstance(error, understood):
+        if isinstance(error, Exception) and not isinstance(error, self.expected):
             raise UrlError(
                 f"{self.what} ({type(error).__name__}: {error}). Check the address, the network and the login, and run "
                 "the same command again."

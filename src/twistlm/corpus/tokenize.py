@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from twistlm.audio.io import check, info
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
 from twistlm.corpus.sounds import Sound, Sounds, look_at
-from twistlm.errors import AudioError, BadInput, TwistError, offenders
+from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.progress import task
 from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
@@ -173,7 +173,12 @@ def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> tupl
     """
     there = {fact["id"]: fact for fact in read_facts(out)}
     pending, stale, lost = [], set(), []
+    listed = None
     for entry in entries:
+        if isinstance(entry.path, UrlPath) and entry.path.parent != listed:
+            listed = entry.path.parent
+            with suppress(UrlError):  # who may not list may still read
+                listed.iterdir()  # one question for all its files, where the filesystem keeps the answer
         fact = there.get(entry.id)
         if fact is None:
             pending.append(entry)
