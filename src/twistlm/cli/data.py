@@ -44,7 +44,9 @@ def manifest(
             help="Share of the training clips to hold out; default: 0.1, or 0 where the corpus holds some out."
         ),
     ] = None,
-    vad: Annotated[bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity).")] = False,
+    vad: Annotated[
+        bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity), each heard whole.")
+    ] = False,
     max_seconds: Annotated[
         float, typer.Option(help="Longest clip where files are cut, by --vad or by a corpus's own marks of speech.")
     ] = 30.0,
@@ -96,7 +98,10 @@ def tokenize(
     ] = None,
     progress: bool = True,
 ) -> Result:
-    """Cut speech into units; a rerun adds what is missing."""
+    """Cut speech into units; a rerun adds what is missing.
+
+    Clips over 34 s are heard in windows of 30 s: other units than if heard whole (twist manifest --vad cuts them).
+    """
     from functools import partial
 
     from twistlm.corpus.ray import cut_on_ray

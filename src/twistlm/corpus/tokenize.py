@@ -91,7 +91,9 @@ def tokenize(
     Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
     thread in that order, one at a time, a few clips ahead of the tokenizer.
 
-    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole.
+    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole. A
+    `SpeechTokenizer` hears any clip of more than 34 s in windows: its units are not those of an encoder that hears all
+    of it (`SpeechTokenizer.stream` has the measure).
     Rows appear with their shard, so a killed run begins again the clips that were in no shard yet, however long, and
     never leaves a part of one.
 
