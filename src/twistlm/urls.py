@@ -255,7 +255,8 @@ class _Named:
     """
 
     def __init__(self, what: str, expected: tuple[type[Exception], ...]) -> None:
-        self.what, self.expected = what, (TwistError, *expected)
+        self.what = what
+        self.expected: tuple[type[Exception], ...] = (TwistError, *expected)
 
     def __enter__(self) -> None: ...
 
