@@ -217,17 +217,20 @@ class Fetched(UrlPath):
     """A UrlPath whose file is fetched when it is first opened; the copy is kept as long as this object is."""
 
     _lock: threading.Lock
+    _copy: Path | None
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        object.__setattr__(self, "_lock", threading.Lock())  # which is how a frozen dataclass is given anything
+        self.__dict__.update(_lock=threading.Lock(), _copy=None)  # frozen for others
 
     def fetched(self) -> Fetched:
         return self
 
     def open(self, mode: Literal["rb"] = "rb") -> BufferedReader:
         with self._lock:  # by one thread, for all of them
-            return self._copy.open(mode)
+            copy = self._copy or self._fetch()
+            self.__dict__["_copy"] = copy
+        return copy.open(mode)
 
     @cached_property
     def sha256(self) -> str:
@@ -235,8 +238,7 @@ class Fetched(UrlPath):
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    @cached_property
-    def _copy(self) -> Path:
+    def _fetch(self) -> Path:
         descriptor, name = tempfile.mkstemp(prefix="twistlm-", suffix=self.suffix)
         os.close(descriptor)
         remove = weakref.finalize(self, Path(name).unlink, missing_ok=True)

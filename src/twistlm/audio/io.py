@@ -6,11 +6,8 @@ Everything inside twistlm is mono float32; other files become so here. Shapes: N
 from __future__ import annotations
 
 import io
-import itertools
-import mmap
 import os
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from twistlm.atomic import atomic_write
+from twistlm.audio.ogg import check_pages
 from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.types import Clip
 from twistlm.urls import UrlPath, as_path
@@ -286,7 +284,7 @@ def _sound(source: BinaryIO, path: object, n_bytes: int) -> Iterator[sf.SoundFil
             if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
                 raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
             if sound.subtype == "OPUS":
-                _check_pages(source, path)
+                check_pages(source, path)
             yield sound
     except sf.SoundFileError as error:
         detail = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
@@ -297,36 +295,6 @@ def _sound(source: BinaryIO, path: object, n_bytes: int) -> Iterator[sf.SoundFil
         ) from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
-
-
-def _check_pages(source: BinaryIO, path: object) -> None:
-    """Raise when the times of an Ogg Opus stream's pages go back.
-
-    Where the last page's time lies far before its neighbour's, libsndfile (1.2.2) takes the difference for its samples,
-    and gives whatever its memory held: other ones each time.
-    """
-    if isinstance(source, io.BytesIO):
-        times = _page_times(source.getvalue())
-    else:  # mapped: the place in the file belongs to libsndfile
-        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            times = _page_times(data)
-    if any(later < earlier for earlier, later in itertools.pairwise(times)):
-        raise AudioError(
-            f"{path}: the times of its Ogg pages go back: corrupt, or joined from several. Convert it again."
-        )
-
-
-def _page_times(data: bytes | mmap.mmap) -> list[int]:
-    """Return the granule positions of the first stream's pages on which a packet ends."""
-    times, first, at = [], None, data.find(b"OggS")
-    while at >= 0 and at + 27 <= len(data):
-        time, stream = struct.unpack_from("<qI", data, at + 6)
-        first = stream if first is None else first
-        if stream == first and time != -1:
-            times.append(time)
-        segments = data[at + 27 : at + 27 + data[at + 26]]
-        at = data.find(b"OggS", at + 27 + len(segments) + sum(segments))
-    return times
 
 
 def _blocks(sound: sf.SoundFile, path: object, n_samples: int) -> Iterator[NDArray[np.float32]]:
