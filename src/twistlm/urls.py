@@ -130,6 +130,11 @@ class UrlPath:
         changed = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
         return Stat(size, round(changed.timestamp() * 1e6) * 1000)
 
+    def version(self) -> str:
+        """Return what is the same for as long as the file is."""
+        with self._asked("looked at") as (fs, path):
+            return str(fs.checksum(path))
+
     def iterdir(self) -> list[UrlPath]:
         """Return what is in the folder now, sorted; a folder that is not there is an empty one."""
         return sorted(self / PurePosixPath(fact["name"]).name for fact in self._listed(""))

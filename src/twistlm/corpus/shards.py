@@ -23,6 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from twistlm.atomic import atomic_folder, atomic_write
+from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.types import Units, UnitSpec
 from twistlm.urls import UrlPath, as_path
@@ -221,23 +222,18 @@ class UnitCorpus:
         return slice(int(self._offsets[document]), int(self._offsets[document + 1]))
 
 
-def open_corpus(folder: str | Path, *, split: str | Sequence[str] | None) -> UnitCorpus:
+def open_corpus(folder: str | Path | UrlPath, *, split: str | Sequence[str] | None) -> UnitCorpus:
     """Open the shards of a folder, memory-mapped.
 
     Args:
-        folder: what `tokenize` wrote.
+        folder: what `tokenize` wrote; behind a URL, it is copied into the cache first, as far as it is not there yet.
         split: "train"; "heldout" for every split but "train"; another split's name; several names; None for all.
 
     Raises:
         ShardError: no shards, a broken one, or ids that occur twice. UnitSpecMismatch: shards of different units.
-        BadInput: no clip is in that split; a URL.
+        BadInput: no clip is in that split. UrlError: what lies behind a URL could not be copied to this machine.
     """
-    place = as_path(folder)
-    if isinstance(place, UrlPath):
-        raise BadInput(
-            f"{folder}: units are memory-mapped, so they must lie on this machine: copy the folder here first."
-        )
-    corpus, facts = _open_flat(place)
+    corpus, facts = _open_flat(_here(folder))
     if split is None:
         return corpus
     wanted = {split} if isinstance(split, str) else set(split)
@@ -260,18 +256,16 @@ def _in_split(name: str, wanted: set[str]) -> bool:
     return name in wanted or ("heldout" in wanted and name != "train")
 
 
-def shard_paths(folder: str | Path | UrlPath) -> list[Path | UrlPath]:
-    """Return the shards of a folder in order; none when there is no such folder."""
-    folder = as_path(folder)
-    there = folder.iterdir() if isinstance(folder, UrlPath) or folder.is_dir() else []
-    paths = [path for path in there if _NAME.fullmatch(path.name)]
+def shard_paths(folder: str | Path | UrlPath) -> list[Path]:
+    """Return the shards of a folder in order, or the copies here of those behind a URL; none when there is none."""
+    folder = _here(folder)
+    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
 
 
-def read_spec(path: str | Path | UrlPath) -> UnitSpec:
+def read_spec(path: str | Path) -> UnitSpec:
     """Return what the units of a shard are. ShardError when it is not a shard."""
-    path = as_path(path)
-    return _spec_of(_opened(path).schema_arrow, path)
+    return _spec_of(_opened(Path(path)).schema_arrow, Path(path))
 
 
 def read_facts(folder: str | Path | UrlPath) -> list[dict[str, Any]]:
@@ -281,13 +275,19 @@ def read_facts(folder: str | Path | UrlPath) -> list[dict[str, Any]]:
 
 def drop(folder: str | Path | UrlPath, ids: Collection[str]) -> None:
     """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed."""
-    for path in shard_paths(folder) if ids else []:
+    place = as_path(folder)
+    for path in shard_paths(place) if ids else []:
         table = _read(path, tuple(SCHEMA.names))
         kept = np.array([id not in ids for id in table.column("id").to_pylist()], dtype=bool)
         if not kept.any():
-            path.unlink()
+            (place / path.name).unlink()
         elif not kept.all():
-            _write_table(table.filter(pa.array(kept)), path, read_spec(path))
+            _write_table(table.filter(pa.array(kept)), place / path.name, read_spec(path))
+
+
+def _here(folder: str | Path | UrlPath) -> Path:
+    folder = as_path(folder)
+    return mirror(folder, names=_NAME) if isinstance(folder, UrlPath) else folder
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
@@ -304,15 +304,14 @@ def _write_table(table: pa.Table, path: Path | UrlPath, spec: UnitSpec) -> None:
         pq.write_table(table.replace_schema_metadata({_SPEC: spec.to_json()}), temporary, compression="zstd")
 
 
-def _opened(path: Path | UrlPath) -> pq.ParquetFile:
-    source = path if isinstance(path, Path) else path.open("rb")  # what cannot be fetched is no broken shard
+def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(source)
+        return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
 
 
-def _read(path: Path | UrlPath, columns: Sequence[str]) -> pa.Table:
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     file = _opened(path)
     _spec_of(file.schema_arrow, path)
     missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -324,21 +323,21 @@ def _read(path: Path | UrlPath, columns: Sequence[str]) -> pa.Table:
         raise _broken(path, error) from error
 
 
-def _spec_of(schema: pa.Schema, path: object) -> UnitSpec:
+def _spec_of(schema: pa.Schema, path: Path) -> UnitSpec:
     text = (schema.metadata or {}).get(_SPEC)
     if text is None:
         raise _broken(path, "it does not say what its units are")
     return UnitSpec.from_json(text.decode())
 
 
-def _broken(path: object, why: object) -> ShardError:
+def _broken(path: Path, why: object) -> ShardError:
     return ShardError(
         f"{path}: not a whole unit shard ({why}). twistlm writes shards whole, so it was damaged or made elsewhere: "
         "delete it and run the same tokenize command again; only its clips are done anew."
     )
 
 
-def _key(paths: Sequence[Path | UrlPath]) -> str:
+def _key(paths: Sequence[Path]) -> str:
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(f"{_CACHE_VERSION} {facts}".encode()).hexdigest()[:16]
 
@@ -371,7 +370,7 @@ def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
         ) from error
 
 
-def _build(paths: Sequence[Path | UrlPath], cache: Path, spec: UnitSpec) -> None:
+def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
     lengths, facts = [], []
     with atomic_folder(cache) as temporary:
         with (temporary / "units").open("wb") as units_file, (temporary / "runs").open("wb") as runs_file:
