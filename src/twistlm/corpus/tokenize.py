@@ -93,9 +93,8 @@ def tokenize(
 
     A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole. A
     `SpeechTokenizer` hears any clip of more than 34 s in windows: its units are not those of an encoder that hears all
-    of it (`SpeechTokenizer.stream` has the measure).
-    Rows appear with their shard, so a killed run begins again the clips that were in no shard yet, however long, and
-    never leaves a part of one.
+    of it (`SpeechTokenizer.stream` has the measure). Rows appear with their shard, so a killed run begins again the
+    clips that were in no shard yet, however long, and never leaves a part of one.
 
     Folders, manifests and sounds may lie behind URLs that fsspec opens (s3://, gs://, hf://, …): sounds are copied to
     temporary files when their turn comes, shards are written here and then put there whole. Only processes of one
