@@ -7,13 +7,15 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import fsspec
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from test_cli import twist  # noqa: F401  a fixture
 from test_corpus_tokenize import FakeTokenizer, sound
@@ -260,6 +262,18 @@ def test_a_corpus_behind_a_url_is_copied_once_and_again_where_it_changed(speech:
     assert fetched() == ["shard-00001.parquet", "shard-00003.parquet"]
     fsspec.filesystem("flaky").rm_file("/units/shard-00003.parquet")
     assert len(open_corpus("flaky://units", split=None)) == 11 and fetched() == []
+
+
+@given(
+    st.lists(st.text("ab.-_ é", min_size=1), min_size=1, max_size=4), st.sampled_from(["s3://b/c", "s3://b/", "x://"])
+)
+def test_paths_join_and_part_as_text(names: list[str], start: str) -> None:
+    folder, name = UrlPath(start), "/".join(names)
+    path = folder / name
+    assert path.below(folder) == name and path.below(path) is None
+    assert path.parent / path.name == path and str(path) == f"{start.rstrip('/') if start != 'x://' else 'x:/'}/{name}"
+    assert (path.stem, path.suffix) == (PurePosixPath(names[-1]).stem, PurePosixPath(names[-1]).suffix)
+    assert manifest._below(path, folder) == name and as_path(name, below=folder) == path
 
 
 def test_two_writers_of_a_url_on_one_machine_are_refused(speech: Path) -> None:
