@@ -70,6 +70,20 @@ def test_memory_is_taken_for_what_is_there_not_for_what_the_header_says(
         io.info(tmp_path / "a.flac")
 
 
+def test_an_opus_stream_whose_page_times_go_back_is_refused_and_not_filled_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.opus"
+    Clip(np.random.default_rng(0).uniform(-0.5, 0.5, 48_000).astype(np.float32), 16_000).write(path)
+    data = bytearray(path.read_bytes())
+    pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
+    assert len(pages) > 4 and len(io.read(path).samples) == 48_000
+    data[pages[-2] + 11] ^= 0x08  # 2**43 samples later, as the file that was read in two ways of 10,000
+    for damaged in (bytes(data), bytes(data) + b"OggS"):  # a page that is cut off ends the search
+        path.write_bytes(damaged)
+        for reader in (io.info, io.read, lambda path: io.decode(path.read_bytes(), name=path.name)):
+            with pytest.raises(AudioError, match=r"a.opus: (the times of its Ogg pages go back|truncated)"):
+                reader(path)
+
+
 def test_a_float_file_that_was_not_scaled_is_refused() -> None:
     sound = np.sin(np.arange(16_000)).astype(np.float32)
     io.check(Clip(10 * sound, 16_000))  # 20 dB over full scale is a gain, 90 dB are integers

@@ -12,10 +12,12 @@ import os
 import platform
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
 from twistlm.errors import TwistError
+from twistlm.urls import UrlPath
 
 
 class Atomic:
@@ -59,16 +61,38 @@ class Atomic:
             _remove(self.temporary)
 
 
-def atomic_write(path: str | Path) -> Atomic:
+class Upload:
+    """As `Atomic`, for a file behind a URL: it is written on this machine and then put there, whole."""
+
+    def __init__(self, path: UrlPath) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        self.folder = tempfile.TemporaryDirectory(prefix="twistlm-")
+        return Path(self.folder.name) / self.path.name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.folder as folder:
+            if error is None:
+                self.path.put(Path(folder) / self.path.name)
+            elif is_disk_full(error):
+                raise _write_error(Path(folder), error) from error
+
+
+def atomic_write(path: str | Path | UrlPath) -> Atomic | Upload:
     """Write a file whole or not at all: `with atomic_write(path) as temporary: temporary.write_bytes(...)`.
 
     Yields a path in the same folder (created when missing) with the same suffix, not yet existing. When the block ends
     well the file is flushed to disk and renamed over `path`; when it raises, nothing is left and `path` is untouched.
+    For a `UrlPath`, the path yielded lies in a temporary folder of this machine.
 
     Raises:
         TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
+        UrlError: the file could not be put behind its URL.
     """
-    return Atomic(path, folder=False)
+    return Upload(path) if isinstance(path, UrlPath) else Atomic(path, folder=False)
 
 
 def atomic_folder(path: str | Path) -> Atomic:

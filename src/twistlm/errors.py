@@ -45,6 +45,10 @@ class ArtifactError(TwistError):
     """A model, tokenizer or other named artifact could not be had, or is corrupt."""
 
 
+class UrlError(TwistError, OSError):
+    """What lies behind a URL could not be listed, read or written: the network, the login, or the address."""
+
+
 class TrainingError(TwistError):
     """Training cannot go on: a loss that is not finite, or no data to train on."""
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -18,8 +19,10 @@ import soxr
 from numpy.typing import NDArray
 
 from twistlm.atomic import atomic_write
-from twistlm.errors import AudioError, BadInput
+from twistlm.audio.ogg import check_pages
+from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.types import Clip
+from twistlm.urls import UrlPath, as_path
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".sph")
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
@@ -47,7 +50,7 @@ def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
 
 
 def read(
-    path: str | Path, *, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
+    path: str | Path | UrlPath, *, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
 ) -> Clip:
     """Read any file libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …) as mono float32.
 
@@ -59,7 +62,7 @@ def read(
     tables of parts are rounded.
 
     Args:
-        path: the file.
+        path: the file, or its URL, from where it is copied to a temporary file first.
         sample_rate: Hz of the result; None keeps the file's.
         start: seconds into the file where the part begins, at least 0.
         seconds: length of the part, positive; None reads to the end.
@@ -71,7 +74,7 @@ def read(
             variable bit rate and no Xing header has no declared length: libsndfile guesses it, and reads no further
             than its guess.
     """
-    path = Path(path)
+    path = as_path(path)
     with _opened(path) as sound:
         samples, rate = _samples(sound, path, sample_rate, start, seconds)
     return Clip(samples, rate, id=path.stem)
@@ -96,7 +99,7 @@ def decode(
 
 
 def _samples(
-    sound: sf.SoundFile, path: str | Path, sample_rate: int | None, start: float, seconds: float | None
+    sound: sf.SoundFile, path: object, sample_rate: int | None, start: float, seconds: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the mono samples [N] of an open file, or of a part of it, and their rate in Hz."""
     rate = sound.samplerate if sample_rate is None else sample_rate
@@ -114,7 +117,7 @@ def _samples(
     return samples[:n_done], rate
 
 
-def _part(sound: sf.SoundFile, path: str | Path, start: float, seconds: float | None) -> tuple[int, int]:
+def _part(sound: sf.SoundFile, path: object, start: float, seconds: float | None) -> tuple[int, int]:
     """Return the first sample of a part and the one behind its last."""
     rate, held = sound.samplerate, sound.frames
     if not (0 <= start < np.inf and (seconds is None or 0 < seconds < np.inf)):
@@ -163,13 +166,13 @@ def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min
         )
 
 
-def info(path: str | Path) -> tuple[float, int, int]:
+def info(path: str | Path | UrlPath) -> tuple[float, int, int]:
     """Return (seconds, sample rate in Hz, channels) from the file's header, without decoding it.
 
     Raises:
         AudioError: missing, not a sound file, or visibly truncated.
     """
-    with _opened(Path(path)) as sound:
+    with _opened(as_path(path)) as sound:
         return sound.frames / sound.samplerate, sound.samplerate, sound.channels
 
 
@@ -205,15 +208,27 @@ def write(clip: Clip, path: str | Path) -> None:
         sf.write(temporary, samples, clip.sample_rate, format=form, subtype=subtype)
 
 
-def find_audio(folder: str | Path) -> list[Path]:
+def find_audio(folder: str | Path | UrlPath) -> list[Path] | list[UrlPath]:
     """Return every sound file (by suffix) below `folder`, sorted; links are followed, hidden names are not.
 
     Raises:
         AudioError: no such folder, or no sound file in it.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder. Give a folder with sound files below it.")
+    found = _below_url(folder) if isinstance(folder, UrlPath) else _below(folder)
+    if not found:
+        raise AudioError(f"{folder}: no sound files below it; looked for {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _below_url(folder: UrlPath) -> list[UrlPath]:
+    names = ((path, path.below(folder) or "") for path in folder.find())
+    return [path for path, name in names if path.suffix.lower() in SUFFIXES and "/." not in f"/{name}"]
+
+
+def _below(folder: Path) -> list[Path]:
     found: list[Path] = []
     seen: set[str] = set()
     for top, folders, names in os.walk(folder, followlinks=True):
@@ -224,8 +239,6 @@ def find_audio(folder: str | Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(top) / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    if not found:
-        raise AudioError(f"{folder}: no sound files below it; looked for {', '.join(SUFFIXES)}.")
     return sorted(found)
 
 
@@ -238,19 +251,21 @@ class _Bytes(io.BytesIO):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sf.SoundFile]:
-    if not path.is_file():
-        raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.")
+def _opened(path: Path | UrlPath) -> Iterator[sf.SoundFile]:
     try:
         file = path.open("rb")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.") from error
+    except UrlError as error:
+        raise AudioError(str(error)) from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
-    with file, _sound(file, path, path.stat().st_size) as sound:
+    with file, _sound(file, path, os.fstat(file.fileno()).st_size) as sound:
         yield sound
 
 
 @contextmanager
-def _sound(source: io.BufferedReader | io.BytesIO, path: str | Path, n_bytes: int) -> Iterator[sf.SoundFile]:
+def _sound(source: BinaryIO, path: object, n_bytes: int) -> Iterator[sf.SoundFile]:
     """Open what holds a sound file of `n_bytes`; `path` is what it is called in errors."""
     if not n_bytes:
         raise _empty(path)
@@ -268,6 +283,8 @@ def _sound(source: io.BufferedReader | io.BytesIO, path: str | Path, n_bytes: in
                 raise AudioError(f"{path}: the header declares a sample rate of {sound.samplerate} Hz: corrupt.")
             if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
                 raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
+            if sound.subtype == "OPUS":
+                check_pages(source, path)
             yield sound
     except sf.SoundFileError as error:
         detail = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
@@ -280,7 +297,7 @@ def _sound(source: io.BufferedReader | io.BytesIO, path: str | Path, n_bytes: in
         raise AudioError(f"{path}: cannot be read: {error}.") from error
 
 
-def _blocks(sound: sf.SoundFile, path: str | Path, n_samples: int) -> Iterator[NDArray[np.float32]]:
+def _blocks(sound: sf.SoundFile, path: object, n_samples: int) -> Iterator[NDArray[np.float32]]:
     """Yield the next `n_samples` of the file, or what there is of them, as mono blocks, float32 [<= _BLOCK]."""
     left, size = n_samples, max(1, min(_BLOCK, 8 * _BLOCK // sound.channels))
     while left and len(block := sound.read(min(left, size), dtype="float32", always_2d=True)):
@@ -292,9 +309,7 @@ def _blocks(sound: sf.SoundFile, path: str | Path, n_samples: int) -> Iterator[N
         yield np.ascontiguousarray(mono)
 
 
-def _resampled(
-    sound: sf.SoundFile, path: str | Path, first: int, last: int, rate: int
-) -> Iterator[NDArray[np.float32]]:
+def _resampled(sound: sf.SoundFile, path: object, first: int, last: int, rate: int) -> Iterator[NDArray[np.float32]]:
     """Yield samples `first` … `last` - 1 of an open file at `rate` Hz, mono, piece by piece.
 
     They are resampled without what lies around them. Memory holds one block at the file's own rate and channels, and
@@ -325,11 +340,11 @@ def _resampled(
         raise _empty(path)
 
 
-def _empty(path: str | Path) -> AudioError:
+def _empty(path: object) -> AudioError:
     return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy: make it again.")
 
 
-def _truncated(path: str | Path, what: str) -> AudioError:
+def _truncated(path: object, what: str) -> AudioError:
     return AudioError(f"{path}: truncated: {what} are there. An interrupted copy or download; fetch it again.")
 
 

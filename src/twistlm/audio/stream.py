@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.io import _opened, _part, _resampled
 from twistlm.errors import AudioError, BadInput
+from twistlm.urls import UrlPath, as_path
 
 BLOCK = 1 << 18  # samples over which sums are taken at once: another number rounds them in another way
 
@@ -35,7 +36,7 @@ class Survey:
 
 
 def blocks(
-    path: str | Path, *, sample_rate: int, start: float = 0.0, seconds: float | None = None
+    path: str | Path | UrlPath, *, sample_rate: int, start: float = 0.0, seconds: float | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Yield a file's mono samples at `sample_rate` Hz, piece by piece: together those of `io.read`.
 
@@ -52,7 +53,7 @@ def blocks(
         BadInput: a rate, start or length out of range.
         AudioError: as `io.read`; or the part ends more than 0.1 s behind the file's end.
     """
-    path = Path(path)
+    path = as_path(path)
     if sample_rate < 1:
         raise BadInput(f"a sample rate must be positive, got {sample_rate}.")
     with _opened(path) as sound:

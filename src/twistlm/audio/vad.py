@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.stream import BLOCK, blocks, regrouped
 from twistlm.errors import BadInput
+from twistlm.urls import UrlPath
 
 RATE = 16_000  # Hz, what the model hears
 CHUNK = 512  # samples it judges at once
@@ -32,7 +33,7 @@ _SMOOTH = 9  # chunks, 0.3 s, over which the quietest moment is looked for
 VERSION = 1  # of these rules: another one makes other segments
 
 
-def speech_segments(path: str | Path, *, max_seconds: float) -> list[tuple[float, float]]:
+def speech_segments(path: str | Path | UrlPath, *, max_seconds: float) -> list[tuple[float, float]]:
     """Return the stretches of a file that hold speech as (start, length) in seconds, in order, to the millisecond.
 
     They do not overlap. A stretch longer than `max_seconds` is cut where speech is least likely (`segments`). Memory

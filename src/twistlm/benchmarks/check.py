@@ -88,7 +88,7 @@ def open_suites(where: str | Path) -> tuple[list[Suite], dict[Path, str]]:
     folder = Path(where) if named is None else bundled(BUNDLED[str(where)])
     suites = validate(folder) if (folder / SUMS).is_file() else find_suites(folder)
     listed = manifest.read(folder / manifest.NAME) if (folder / manifest.NAME).is_file() else []
-    speakers = {entry.path: entry.speaker for entry in listed if entry.speaker}
+    speakers = {entry.path: entry.speaker for entry in listed if entry.speaker and isinstance(entry.path, Path)}
     return suites if named is None else [named], speakers
 
 

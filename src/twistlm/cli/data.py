@@ -28,7 +28,7 @@ def fetch(
 
 @verb
 def manifest(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files, or of an unpacked corpus.")],
+    speech: Annotated[str, typer.Argument(help="Folder with sound files (or its URL), or of an unpacked corpus.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (JSON lines).")],
     corpus: Annotated[
         str,
@@ -44,7 +44,9 @@ def manifest(
             help="Share of the training clips to hold out; default: 0.1, or 0 where the corpus holds some out."
         ),
     ] = None,
-    vad: Annotated[bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity).")] = False,
+    vad: Annotated[
+        bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity), each heard whole.")
+    ] = False,
     max_seconds: Annotated[
         float, typer.Option(help="Longest clip where files are cut, by --vad or by a corpus's own marks of speech.")
     ] = 30.0,
@@ -84,8 +86,8 @@ def manifest(
 
 @verb
 def tokenize(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files, or a manifest.")],
-    out: Annotated[Path, typer.Option(help="Folder for the units (Parquet shards).")],
+    speech: Annotated[str, typer.Argument(help="Folder with sound files, or a manifest; URLs too (s3://…).")],
+    out: Annotated[str, typer.Option(help="Folder for the units (Parquet shards), or its URL.")],
     tokenizer: TokenizerName = MINI,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
     ray: Annotated[
@@ -96,7 +98,10 @@ def tokenize(
     ] = None,
     progress: bool = True,
 ) -> Result:
-    """Cut speech into units; a rerun adds what is missing."""
+    """Cut speech into units; a rerun adds what is missing.
+
+    Clips over 34 s are heard in windows of 30 s: other units than if heard whole (twist manifest --vad cuts them).
+    """
     from functools import partial
 
     from twistlm.corpus.ray import cut_on_ray

@@ -1,7 +1,7 @@
 """The manifest: which clips there are, who speaks, and which of them training may see.
 
-A manifest is a JSON-lines file; each line needs `id` and `path` (relative to the manifest's folder, or absolute) and
-may have `speaker`, `split`, `text` and `seconds`. A clip that is a part of its file also has `start`, one inside an
+A manifest is a JSON-lines file; each line needs `id` and `path` (relative to the manifest's folder, absolute, or a URL)
+and may have `speaker`, `split`, `text` and `seconds`. A clip that is a part of its file also has `start`, one inside an
 archive or a Parquet file has `member`. Other keys are left to whoever wrote them.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from twistlm.atomic import atomic_write
 from twistlm.audio.io import find_audio
 from twistlm.errors import BadInput, offenders
+from twistlm.urls import UrlPath, as_path
 
 NAME = "manifest.jsonl"
 
@@ -29,7 +30,7 @@ class Entry:
 
     Attributes:
         id: unique in its manifest.
-        path: the sound file, or the tar or Parquet file it lies in.
+        path: the sound file, or the tar or Parquet file it lies in; a local path or a URL (`urls.as_path`).
         speaker: who speaks; "" when unknown.
         split: "train", or the name of a set that training never sees.
         text: what is said; "" when unknown.
@@ -43,7 +44,7 @@ class Entry:
     """
 
     id: str
-    path: Path
+    path: Path | UrlPath
     speaker: str = ""
     split: str = "train"
     text: str = ""
@@ -77,7 +78,7 @@ def is_safe(member: str) -> bool:
     return not (member.startswith(("/", "\\")) or ".." in member.replace("\\", "/").split("/") or "\0" in member)
 
 
-def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[Entry]:
+def build(folder: str | Path | UrlPath, *, heldout: float = 0.1, seed: int = 0) -> list[Entry]:
     """Return the clips of a folder: those of its `manifest.jsonl`, or every sound file below it.
 
     Of a bare folder, the id is the path below it, the speaker is the folder the file lies in, and the split follows
@@ -92,16 +93,17 @@ def build(folder: str | Path, *, heldout: float = 0.1, seed: int = 0) -> list[En
     Raises:
         BadInput: a broken manifest, or a share outside 0 … 1. AudioError: no sound files.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if (folder / NAME).is_file():
         return read(folder / NAME)
-    paths = {path.relative_to(folder).as_posix(): path for path in find_audio(folder)}
+    paths = {_below(path, folder): path for path in find_audio(folder)}
+    home = folder.absolute() if isinstance(folder, UrlPath) else folder.resolve()
     chosen = held_out(paths, share=heldout, seed=seed)
     return [
         Entry(
             id=id,
             path=path,
-            speaker=path.parent.name or folder.resolve().name,
+            speaker=path.parent.name or home.name,
             split="heldout" if id in chosen else "train",
         )
         for id, path in paths.items()
@@ -133,14 +135,14 @@ def held_out(names: Iterable[str], *, share: float, seed: int) -> set[str]:
     return chosen
 
 
-def read(path: str | Path) -> list[Entry]:
+def read(path: str | Path | UrlPath) -> list[Entry]:
     """Read a manifest file, in its order. Whether the sound files exist is found out when they are read.
 
     Raises:
         BadInput: no such file, a line that is not a JSON object or lacks `id` or `path`, a field of the wrong type,
             an id that occurs twice, or no lines at all.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such manifest. Make one with `twist manifest`, or give the folder with the sounds.")
     entries = []
@@ -151,14 +153,12 @@ def read(path: str | Path) -> list[Entry]:
     return checked(entries, where=str(path))
 
 
-def write(entries: Sequence[Entry], path: str | Path) -> None:
+def write(entries: Sequence[Entry], path: str | Path | UrlPath) -> None:
     """Write a manifest atomically; sounds below its folder get relative paths, so that the folder can move."""
-    path = Path(path)
+    path = as_path(path)
     lines = []
     for entry in checked(entries, where=str(path)):
-        sound, home = entry.path.absolute(), path.parent.absolute()
-        relative = sound.relative_to(home) if sound.is_relative_to(home) else sound
-        fields = {**asdict(entry), "path": relative.as_posix()}
+        fields = {**asdict(entry), "path": _below(entry.path, path.parent)}
         for key, whole in (("start", None), ("member", "")):
             if fields[key] == whole:
                 del fields[key]
@@ -167,14 +167,24 @@ def write(entries: Sequence[Entry], path: str | Path) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load(source: str | Path | Sequence[Entry]) -> list[Entry]:
+def _below(path: Path | UrlPath, folder: Path | UrlPath) -> str:
+    """The path as text, seen from `folder` where it lies below it, else in full."""
+    sound, home = path.absolute(), folder.absolute()
+    if isinstance(sound, UrlPath) or isinstance(home, UrlPath):
+        below = sound.below(home) if isinstance(sound, UrlPath) and isinstance(home, UrlPath) else None
+        return str(sound) if below is None else below
+    return (sound.relative_to(home) if sound.is_relative_to(home) else sound).as_posix()
+
+
+def load(source: str | Path | UrlPath | Sequence[Entry]) -> list[Entry]:
     """Return the entries of a folder, of a manifest file, or of a list (checked for double ids)."""
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | UrlPath):
         return checked(source, where="the list of entries")
-    return build(source) if Path(source).is_dir() else read(source)
+    place = as_path(source)
+    return build(place) if place.is_dir() else read(place)
 
 
-def _parse(line: str, folder: Path, *, where: str) -> Entry:
+def _parse(line: str, folder: Path | UrlPath, *, where: str) -> Entry:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
@@ -191,7 +201,7 @@ def _parse(line: str, folder: Path, *, where: str) -> Entry:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"{where}: {key!r} must be a number, got {value!r}.")
     try:
-        return Entry(id=fields["id"], path=folder / fields["path"], **strings, **numbers)
+        return Entry(id=fields["id"], path=as_path(fields["path"], below=folder), **strings, **numbers)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
 

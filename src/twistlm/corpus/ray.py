@@ -29,7 +29,8 @@ from twistlm.threads import cores
 
 _ITEM_CLIPS = 32  # of a work item: what is cut again at most when a worker is killed …
 _ITEM_SECONDS = 1200.0  # … where the manifest says how long they are
-_ARCHIVE_CLIPS = 512  # of a work item inside one archive, whose table is read for each item
+# … of one inside one archive, whose table is read for each item, and which is fetched for each from behind a URL.
+_ARCHIVE_CLIPS = 512
 _AHEAD = 4  # items a worker that may be under way or done before the row that is written next
 _TRIES = 3  # deaths of workers before an item is cut clip by clip, and before a clip is given up
 
@@ -40,8 +41,8 @@ def cut_on_ray(
     """Cut clips as `corpus.tokenize.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
 
     Each worker is an actor with one core and its own copy of `tok`. All of them must see the sound files under the same
-    paths, and have the same versions of twistlm and torch, of which units are made. A clip whose worker dies when it is
-    cut alone, again and again, becomes a failure.
+    paths (or URLs, with what it takes to log in there), and have the same versions of twistlm and torch, of which units
+    are made. A clip whose worker dies when it is cut alone, again and again, becomes a failure.
 
     Args:
         entries: what to cut; clips of one archive should come together.

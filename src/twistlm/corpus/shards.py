@@ -23,8 +23,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from twistlm.atomic import atomic_folder, atomic_write
+from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.types import Units, UnitSpec
+from twistlm.urls import UrlPath, as_path
 
 SCHEMA = pa.schema(
     [
@@ -69,15 +71,15 @@ class ShardWriter:
     Use as a context manager: what is left is written when the block ends well. Nobody else may write meanwhile.
 
     Args:
-        out: the folder, created when missing.
+        out: the folder, or its URL; created when missing.
         spec: what the units are; shards already in `out` must agree (UnitSpecMismatch).
         clips, seconds: a shard is full when it holds this many clips or this much sound, whichever comes first.
     """
 
-    def __init__(self, out: str | Path, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
+    def __init__(self, out: str | Path | UrlPath, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
         if clips < 1:
             raise BadInput(f"a shard needs at least 1 clip, got {clips}.")
-        self.out, self.spec, self.clips, self.seconds = Path(out), spec, clips, seconds
+        self.out, self.spec, self.clips, self.seconds = as_path(out), spec, clips, seconds
         self._rows: list[Row] = []
         self._held = 0.0
         there = shard_paths(self.out)
@@ -220,18 +222,18 @@ class UnitCorpus:
         return slice(int(self._offsets[document]), int(self._offsets[document + 1]))
 
 
-def open_corpus(folder: str | Path, *, split: str | Sequence[str] | None) -> UnitCorpus:
+def open_corpus(folder: str | Path | UrlPath, *, split: str | Sequence[str] | None) -> UnitCorpus:
     """Open the shards of a folder, memory-mapped.
 
     Args:
-        folder: what `tokenize` wrote.
+        folder: what `tokenize` wrote; behind a URL, it is copied into the cache first, as far as it is not there yet.
         split: "train"; "heldout" for every split but "train"; another split's name; several names; None for all.
 
     Raises:
         ShardError: no shards, a broken one, or ids that occur twice. UnitSpecMismatch: shards of different units.
-        BadInput: no clip is in that split.
+        BadInput: no clip is in that split. UrlError: what lies behind a URL could not be copied to this machine.
     """
-    corpus, facts = _open_flat(Path(folder))
+    corpus, facts = _open_flat(_here(folder))
     if split is None:
         return corpus
     wanted = {split} if isinstance(split, str) else set(split)
@@ -254,9 +256,9 @@ def _in_split(name: str, wanted: set[str]) -> bool:
     return name in wanted or ("heldout" in wanted and name != "train")
 
 
-def shard_paths(folder: str | Path) -> list[Path]:
-    """Return the shards of a folder in order; none when there is no such folder."""
-    folder = Path(folder)
+def shard_paths(folder: str | Path | UrlPath) -> list[Path]:
+    """Return the shards of a folder in order, or the copies here of those behind a URL; none when there is none."""
+    folder = _here(folder)
     paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
 
@@ -266,20 +268,26 @@ def read_spec(path: str | Path) -> UnitSpec:
     return _spec_of(_opened(Path(path)).schema_arrow, Path(path))
 
 
-def read_facts(folder: str | Path) -> list[dict[str, Any]]:
+def read_facts(folder: str | Path | UrlPath) -> list[dict[str, Any]]:
     """Return every clip of a folder without its units: one dict per clip, keys as in `SCHEMA`."""
     return [fact for path in shard_paths(folder) for fact in _read(path, _FACTS).to_pylist()]
 
 
-def drop(folder: str | Path, ids: Collection[str]) -> None:
+def drop(folder: str | Path | UrlPath, ids: Collection[str]) -> None:
     """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed."""
-    for path in shard_paths(folder) if ids else []:
+    place = as_path(folder)
+    for path in shard_paths(place) if ids else []:
         table = _read(path, tuple(SCHEMA.names))
         kept = np.array([id not in ids for id in table.column("id").to_pylist()], dtype=bool)
         if not kept.any():
-            path.unlink()
+            (place / path.name).unlink()
         elif not kept.all():
-            _write_table(table.filter(pa.array(kept)), path, read_spec(path))
+            _write_table(table.filter(pa.array(kept)), place / path.name, read_spec(path))
+
+
+def _here(folder: str | Path | UrlPath) -> Path:
+    folder = as_path(folder)
+    return mirror(folder, names=_NAME) if isinstance(folder, UrlPath) else folder
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
@@ -291,7 +299,7 @@ def _table(rows: Sequence[Row]) -> pa.Table:
     return pa.table([pa.array(columns[f.name], type=f.type) for f in SCHEMA], schema=SCHEMA)
 
 
-def _write_table(table: pa.Table, path: Path, spec: UnitSpec) -> None:
+def _write_table(table: pa.Table, path: Path | UrlPath, spec: UnitSpec) -> None:
     with atomic_write(path) as temporary:
         pq.write_table(table.replace_schema_metadata({_SPEC: spec.to_json()}), temporary, compression="zstd")
 

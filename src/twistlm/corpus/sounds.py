@@ -1,6 +1,7 @@
 """The sound of an entry, wherever it lies: a file, a part of one, a member of a tar, a row of a Parquet file.
 
-Nothing is ever unpacked to the disk, and a name in an archive is only looked up, never followed. N samples.
+Nothing is ever unpacked to the disk, and a name in an archive is only looked up, never followed. What lies behind a URL
+is copied to a temporary file, which goes with the clips that are cut from it. N samples.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import pyarrow.parquet as pq
 from twistlm.artifacts import file_sha256
 from twistlm.audio.io import TOLERANCE_SECONDS, decode, info, read
 from twistlm.corpus.manifest import Entry, is_safe
-from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.errors import AudioError, BadInput, UrlError, offenders
 from twistlm.types import Clip
+from twistlm.urls import Fetched, Stat, UrlPath
 
 _MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
 _ROWS = 8  # rows of a Parquet file in memory at once
@@ -39,11 +41,13 @@ class Sound:
 
     Attributes:
         entry: whose it is.
+        file: the file at `entry.path`; behind a URL, one that is fetched once for all clips of it that come together.
         data: the sound file's bytes when it lies in an archive; None when it is a file of its own, read when needed.
         n_bytes, mtime_ns: size and modification time of the file at `entry.path`, archive or not.
     """
 
     entry: Entry
+    file: Path | Fetched
     data: bytes | None
     n_bytes: int
     mtime_ns: int
@@ -56,7 +60,7 @@ class Sound:
         """
         start, seconds = self.entry.start or 0.0, None if self.entry.start is None else self.entry.seconds
         if self.data is None:
-            clip = read(self.entry.path, sample_rate=sample_rate, start=start, seconds=seconds)
+            clip = read(self.file, sample_rate=sample_rate, start=start, seconds=seconds)
         else:
             name = f"{self.entry.path}#{self.entry.member}"
             clip = decode(self.data, name=name, sample_rate=sample_rate, start=start, seconds=seconds)
@@ -67,7 +71,9 @@ class Sound:
         """64 hex digits over the sound file, the whole of it also when the clip is a part."""
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
-        return _file_sha256(self.entry.path, self.n_bytes, self.mtime_ns)
+        if isinstance(self.file, Fetched):
+            return self.file.sha256
+        return _file_sha256(self.file, self.n_bytes, self.mtime_ns)
 
 
 class Sounds:
@@ -77,41 +83,41 @@ class Sounds:
     """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._path: Path | UrlPath | None = None
+        self._file: Path | Fetched = Path()
         self._archive: _Archive | BadInput | None = None
 
     def fetch(self, entry: Entry) -> Sound:
         """Return the sound; of a member of an archive its bytes, read now.
 
         Raises:
-            AudioError: no such file.
+            AudioError: no such file, or it cannot be read.
             BadInput: an archive that is broken, compressed or of an unknown kind, or has no such member.
         """
-        try:
-            stat = entry.path.stat()
-        except OSError as error:
-            raise AudioError(f"{entry.path}: no such file, or it cannot be read. Check the path.") from error
-        data = self._open(entry.path).read(entry.member) if entry.member else None
-        return Sound(entry=entry, data=data, n_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
-
-    def _open(self, path: Path) -> _Archive:
-        if path != self._path:
+        stat = look_at(entry)
+        if entry.path != self._path:
             self._close()
+            self._path = entry.path
+            self._file = entry.path.fetched() if isinstance(entry.path, UrlPath) else entry.path
+        data = self._open(self._file).read(entry.member) if entry.member else None
+        return Sound(entry=entry, file=self._file, data=data, n_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+
+    def _open(self, path: Path | Fetched) -> _Archive:
+        if self._archive is None:
             kind = _KINDS.get(path.suffix.lower())
             try:
                 self._archive = kind(path) if kind else _unknown(path)
             except BadInput as error:
                 self._archive = error  # for the other members: a broken archive is not read again for each
-            self._path = path
         if isinstance(self._archive, BadInput):
             raise self._archive
-        assert self._archive is not None
         return self._archive
 
     def _close(self) -> None:
         if self._archive is not None and not isinstance(self._archive, BadInput):
             self._archive.close()
         self._path = self._archive = None
+        self._file = Path()
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +130,16 @@ def read_clip(entry: Entry, *, sample_rate: int | None) -> Clip:
     """Return one entry's clip at `sample_rate` Hz. For many, use `Sounds`. Errors as `Sounds.fetch`, `Sound.clip`."""
     with Sounds() as sounds:
         return sounds.fetch(entry).clip(sample_rate=sample_rate)
+
+
+def look_at(entry: Entry) -> os.stat_result | Stat:
+    """Return size and modification time of the file at `entry.path`. AudioError when they cannot be had."""
+    try:
+        return entry.path.stat()
+    except UrlError as error:
+        raise AudioError(str(error)) from error
+    except OSError as error:
+        raise AudioError(f"{entry.path}: no such file, or it cannot be read. Check the path.") from error
 
 
 def check_header(entry: Entry) -> float | None:
@@ -145,7 +161,7 @@ def check_header(entry: Entry) -> float | None:
     return entry.seconds
 
 
-def tar_members(path: Path) -> list[tarfile.TarInfo]:
+def tar_members(path: Path | UrlPath) -> list[tarfile.TarInfo]:
     """Return every member of a tar file, having read its headers alone.
 
     Raises:
@@ -183,7 +199,7 @@ class _Archive(Protocol):
 class _Tar:
     """Members by name; their places are found once, then each is one read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Fetched) -> None:
         self._path = path
         self._places = {m.name: (m.offset_data, m.size) for m in tar_members(path) if m.isreg() and not m.issparse()}
         self._file = path.open("rb")
@@ -211,7 +227,7 @@ class _Parquet:
     ends pages only after batches of rows (1024 by default), however large these are.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | Fetched) -> None:
         self._path = path
         self._file = open_parquet(path)
         metadata = self._file.metadata
@@ -264,15 +280,17 @@ class _Parquet:
 _KINDS: dict[str, type[_Tar] | type[_Parquet]] = {".tar": _Tar, ".parquet": _Parquet}
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
     """Open a Parquet file so that its columns are read piece by piece. BadInput when it is not one, or not whole."""
     try:
-        return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+        return pq.ParquetFile(
+            path if isinstance(path, Path) else path.open("rb"), buffer_size=_BUFFER, pre_buffer=False
+        )
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a whole Parquet file ({error}). Fetch it again.") from error
 
 
-def _unknown(path: Path) -> _Archive:
+def _unknown(path: object) -> _Archive:
     raise BadInput(f"{path}: a member can lie in {' or '.join(_KINDS)} files. Unpack others, and use their files.")
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
+from twistlm.artifacts import cache_folder
 from twistlm.atomic import atomic_write
 from twistlm.audio.io import check, info
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
-from twistlm.corpus.sounds import Sound, Sounds
-from twistlm.errors import AudioError, BadInput, TwistError, offenders
+from twistlm.corpus.sounds import Sound, Sounds, look_at
+from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.progress import task
 from twistlm.threads import in_order
 from twistlm.types import Clip, Units, UnitSpec
+from twistlm.urls import UrlPath, as_path
 
 FAILURES = "failures.jsonl"
 STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
@@ -39,7 +42,7 @@ class Tokenizer(Protocol):
 class Streaming(Protocol):
     """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
 
-    def stream(self, path: Path, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
+    def stream(self, path: Path | UrlPath, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +65,15 @@ class Report:
         failures: clips that could not be done; also in `failures.jsonl`.
     """
 
-    out: Path
+    out: Path | UrlPath
     n_done: int
     n_skipped: int
     failures: tuple[Failure, ...]
 
 
 def tokenize(
-    source: str | Path | Sequence[Entry],
-    out: str | Path,
+    source: str | Path | UrlPath | Sequence[Entry],
+    out: str | Path | UrlPath,
     tok: Tokenizer,
     *,
     max_failures: float = 0.0,
@@ -88,9 +91,15 @@ def tokenize(
     Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
     thread in that order, one at a time, a few clips ahead of the tokenizer.
 
-    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole.
-    Rows appear with their shard, so a killed run begins again the clips that were in no shard yet, however long, and
-    never leaves a part of one.
+    A clip of more than STREAM_SECONDS is given to `tok.stream`, where there is one, and never lies in memory whole. A
+    `SpeechTokenizer` hears any clip of more than 34 s in windows: its units are not those of an encoder that hears all
+    of it (`SpeechTokenizer.stream` has the measure). Rows appear with their shard, so a killed run begins again the
+    clips that were in no shard yet, however long, and never leaves a part of one.
+
+    Folders, manifests and sounds may lie behind URLs that fsspec opens (s3://, gs://, hf://, …): sounds are copied to
+    temporary files when their turn comes, shards are written here and then put there whole. Only processes of one
+    machine see each other's lock on a URL: let no two machines write to the same one. Where a filesystem tells no times
+    of modification, a rerun fetches the sounds again, to compare their sha256.
 
     Args:
         source: a folder of sound files, a manifest file, or entries.
@@ -105,16 +114,17 @@ def tokenize(
         UnitSpecMismatch: `out` holds units of another tokenizer.
         BadInput: a broken manifest, or a `max_failures` outside 0 … 1.
         TwistError: too many failures; a full disk; another process is writing to `out`.
+        UrlError: the source or `out` lies behind a URL that cannot be listed or written to.
     """
     if not 0 <= max_failures <= 1:
         raise BadInput(f"max_failures is a share in 0 … 1, got {max_failures}.")
-    entries, out = _by_file(load(source)), Path(out)
-    failures: list[Failure] = []
+    entries, out = _by_file(load(source)), as_path(out)
     with locked(out), Sounds() as sounds, task("tokenize", len(entries), progress) as bar:
         with ShardWriter(out, tok.spec, clips=shard_clips) as writer:
-            pending, stale = _plan(entries, out, sounds)
+            pending, stale, failures = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
+            n_skipped = len(entries) - len(pending) - len(failures)
             with closing((cutter or cut)(pending, tok)) as made:
                 for row in made:
                     if isinstance(row, Failure):
@@ -131,8 +141,8 @@ def tokenize(
         )
     return Report(
         out=out,
-        n_done=len(pending) - len(failures),
-        n_skipped=len(entries) - len(pending),
+        n_done=len(entries) - n_skipped - len(failures),
+        n_skipped=n_skipped,
         failures=tuple(failures),
     )
 
@@ -151,43 +161,51 @@ def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
 
 def _by_file(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries with those of one file together, files in the order in which they are first named."""
-    first: dict[Path, int] = {}
+    first: dict[Path | UrlPath, int] = {}
     for entry in entries:
         first.setdefault(entry.path, len(first))
     return sorted(entries, key=lambda entry: first[entry.path])
 
 
-def _plan(entries: Sequence[Entry], out: Path, sounds: Sounds) -> tuple[list[Entry], set[str]]:
-    """Return the clips to do, in order, and the ids whose rows are out of date."""
+def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> tuple[list[Entry], set[str], list[Failure]]:
+    """Return the clips to do, in order, the ids whose rows are out of date, and the clips whose sounds are lost.
+
+    What is lost is not tried again: the units that were made from it stay, and should it be back, it must not get more.
+    """
     there = {fact["id"]: fact for fact in read_facts(out)}
-    pending, stale = [], set()
+    pending, stale, lost = [], set(), []
+    listed = None
     for entry in entries:
+        if isinstance(entry.path, UrlPath) and entry.path.parent != listed:
+            listed = entry.path.parent
+            with suppress(UrlError):  # who may not list may still read
+                listed.iterdir()  # one question for all its files, where the filesystem keeps the answer
         fact = there.get(entry.id)
         if fact is None:
             pending.append(entry)
             continue
         try:
             same = _is_same(entry, fact, sounds)
-        except BadInput:
-            pending.append(entry)  # will be a failure; the units made from the lost sound stay
+        except BadInput as error:
+            lost.append(_failure(entry, error))
             continue
         if not same:
             pending.append(entry)
             stale.add(entry.id)
-    return pending, stale
+    return pending, stale, lost
 
 
 def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
-    if not entry.path.is_file():
-        raise AudioError(f"{entry.path}: no such file. Check the path.")
+    stat = look_at(entry)
+    if isinstance(entry.path, Path) and entry.path.is_dir():
+        raise AudioError(f"{entry.path}: is a folder. Check the path.")
     if (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
         return False
     sha256, part = fact["source_sha256"][:64], fact["source_sha256"][64:]
     if part != entry.part:
         return False
-    stat = entry.path.stat()
     same_size = stat.st_size == fact["source_bytes"]
-    if same_size and stat.st_mtime_ns == fact["source_mtime_ns"]:
+    if same_size and 0 <= stat.st_mtime_ns == fact["source_mtime_ns"]:
         return True
     # A copy or a fresh checkout has other times and the same content; an archive may have grown around its members.
     return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256
@@ -225,9 +243,9 @@ def _units(sound: Sound, tok: Tokenizer) -> tuple[Units, float]:
     entry = sound.entry
     if sound.data is None and isinstance(tok, Streaming):
         start, seconds = entry.start or 0.0, None if entry.start is None else entry.seconds
-        length = info(entry.path)[0] if seconds is None else seconds
+        length = info(sound.file)[0] if seconds is None else seconds
         if length > STREAM_SECONDS:
-            return tok.stream(entry.path, start=start, seconds=seconds), length
+            return tok.stream(sound.file, start=start, seconds=seconds), length
     clip = sound.clip(sample_rate=tok.spec.sample_rate)
     check(clip)
     return tok(clip), clip.seconds
@@ -237,7 +255,7 @@ def _failure(entry: Entry, error: BadInput) -> Failure:
     return Failure(id=entry.id, path=f"{entry.path}{entry.part}", error=str(error))
 
 
-def _write_failures(failures: Sequence[Failure], out: Path) -> None:
+def _write_failures(failures: Sequence[Failure], out: Path | UrlPath) -> None:
     if not failures:
         (out / FAILURES).unlink(missing_ok=True)
         return
@@ -247,11 +265,18 @@ def _write_failures(failures: Sequence[Failure], out: Path) -> None:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold `out` for this process; the lock goes when the process does, however it ends."""
-    lock = FileLock(out / ".lock", timeout=0)
+def locked(out: Path | UrlPath) -> Iterator[None]:
+    """Hold `out` for this process; the lock goes when the process does, however it ends.
+
+    Of a URL, processes of other machines and users do not see the lock.
+    """
+    if isinstance(out, UrlPath):
+        place = cache_folder() / "locks" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
+    else:
+        place = out / ".lock"
+    lock = FileLock(place, timeout=0)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise TwistError(

@@ -42,6 +42,7 @@ from twistlm.study.training import VAL_UNITS, Init, train_units
 from twistlm.threads import cores
 from twistlm.train.record import hardware, versions
 from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.urls import UrlPath
 from twistlm.vocoder.vocoder import Vocoder
 
 Values = dict[str, Any]
@@ -340,7 +341,7 @@ def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path | UrlPath) -> tuple[int, int]:
     """Size and time of change, by which a sound file counts as the same; zeros when it is missing."""
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
 

@@ -21,6 +21,7 @@ from twistlm.units.encoder import Encoder, Windowed
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
+from twistlm.urls import UrlPath, as_path
 
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
 # batch (float32). tests/test_units_batch.py holds every family to half of this.
@@ -44,6 +45,9 @@ class SpeechTokenizer:
     def __call__(self, clip: Clip) -> Units:
         """Units of one clip, deduplicated when the spec says so. The clip is not changed.
 
+        One of more than 34 s (30 s for Whisper's encoder) is encoded in windows, see `stream`: its units are not those
+        of an encoder that hears all of it.
+
         Raises:
             AudioError: another sample rate than the spec's, shorter than one frame, or not finite.
         """
@@ -60,8 +64,13 @@ class SpeechTokenizer:
             raise AudioError(f"clip {clip.id!r}: {error}") from error
         return self.codebook.assign(features)
 
-    def stream(self, path: str | Path, *, start: float = 0.0, seconds: float | None = None) -> Units:
+    def stream(self, path: str | Path | UrlPath, *, start: float = 0.0, seconds: float | None = None) -> Units:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
+
+        **Units of a long file are not those of an encoder that hears all of it.** Of a 120 s clip, only 77 % of frames
+        had the same unit in windows as in one piece (third mini-25hz encoder, RESULTS.md), far from the seams as near
+        them, since attention over 120 s moves every frame. Where that matters, cut files into short clips first
+        (`twist manifest --vad`).
 
         The file is read twice, in blocks: first for its length, level, mean and variance, which encoders of normalised
         input need before the first frame; then window by window. Only the units grow with its length, two bytes
@@ -75,14 +84,15 @@ class SpeechTokenizer:
         of a positional convolution over 128 frames at 25 Hz.
 
         Args:
-            path: the file; its name without suffix becomes the id.
+            path: the file, or its URL; its name without suffix becomes the id.
             start, seconds: a part of it, see `audio.stream.blocks`.
 
         Raises:
             AudioError: as `audio.io.read` and `audio.io.check`; or the file changed while it was read.
             BadInput: a start or length out of range.
         """
-        path, rate = Path(path), self.spec.sample_rate
+        path, rate = as_path(path), self.spec.sample_rate
+        path = path.fetched() if isinstance(path, UrlPath) else path  # once for both readings
         clip = survey(blocks(path, sample_rate=rate, start=start, seconds=seconds))
         check_level(clip.n_samples, clip.peak, sample_rate=rate, name=str(path))
         again = blocks(path, sample_rate=rate, start=start, seconds=seconds)

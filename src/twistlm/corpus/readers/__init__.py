@@ -15,6 +15,7 @@ from pathlib import Path
 from twistlm.corpus.manifest import Entry, build, checked, held_out
 from twistlm.corpus.readers import lhotse, librivox, parquet, peoples_speech, voxpopuli, webdataset
 from twistlm.errors import BadInput, offenders
+from twistlm.urls import UrlPath, as_path
 
 HELDOUT = 0.1  # share held out of a corpus that has no held-out sets of its own, as of a plain folder
 
@@ -54,7 +55,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_corpus(
-    folder: str | Path,
+    folder: str | Path | UrlPath,
     *,
     corpus: str,
     splits: Sequence[str] = (),
@@ -65,7 +66,7 @@ def read_corpus(
     """Return the clips of a corpus that lies in `folder` as it was published.
 
     Args:
-        folder: see the reader of the corpus.
+        folder: see the reader of the corpus; a URL only for "folder".
         corpus: a name of `READERS`, or "folder" for whatever sound files there are (`manifest.build`).
         splits: keep only these; none keeps all.
         heldout: share, 0 … 1, of the training clips (or speakers) to move to the split "heldout". None is 0 for a
@@ -80,7 +81,10 @@ def read_corpus(
     if corpus == "folder":
         entries = build(folder, heldout=HELDOUT if heldout is None else heldout, seed=seed)
     else:
-        entries = _read(Path(folder), corpus, heldout, seed, max_seconds)
+        place = as_path(folder)
+        if isinstance(place, UrlPath):
+            raise BadInput(f"{folder}: only plain folders are read behind URLs: make the manifest where {corpus} lies.")
+        entries = _read(place, corpus, heldout, seed, max_seconds)
     there = sorted({entry.split for entry in entries})
     if unknown := sorted(set(splits) - set(there)):
         raise BadInput(f"{folder}: nothing is in the split {offenders(unknown)}; there are: {', '.join(there)}.")

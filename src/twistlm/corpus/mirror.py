@@ -1,0 +1,41 @@
+"""Copies of the shards behind a URL, in this machine's cache: only what is new or changed there is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from twistlm.artifacts import cache_folder
+from twistlm.atomic import atomic_write
+from twistlm.urls import UrlPath
+
+
+def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
+    """Return a folder of the cache with the files that are in `folder` now and whose names match `names` fully.
+
+    Raises:
+        UrlError: the folder could not be listed, or a file not be fetched.
+    """
+    here = cache_folder() / "units" / hashlib.sha256(str(folder / "").encode()).hexdigest()[:16]
+    here.mkdir(parents=True, exist_ok=True)
+    index = here / "versions.json"
+    with FileLock(here / ".lock"):
+        held: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
+        there = {path.name: path for path in folder.iterdir() if names.fullmatch(path.name)}
+        for name in held.keys() - there.keys():
+            (here / name).unlink(missing_ok=True)
+        versions = {}
+        for name, path in there.items():
+            versions[name] = path.version()  # before it is fetched: what changes meanwhile is fetched again
+            if versions[name] != held.get(name) or not (here / name).is_file():
+                with atomic_write(here / name) as temporary, path.open() as file, temporary.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+        if versions != held:
+            with atomic_write(index) as temporary:
+                temporary.write_text(json.dumps(versions))
+    return here
