@@ -5,9 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
+import threadpoolctl
 import torch
 
 from twistlm.threads import in_order
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
 
 
 @pytest.fixture(params=[1, 3])
@@ -28,9 +33,12 @@ def test_as_many_items_at_once_as_torch_had_threads_and_one_thread_each(threads)
 
     def work(_):
         meet.wait()
-        return torch.get_num_threads()
+        return torch.get_num_threads(), blas_threads()
 
-    assert list(in_order(work, range(2 * threads))) == [1] * 2 * threads
+    before = blas_threads()
+    assert before, "numpy's products are by a library that can be told"
+    assert list(in_order(work, range(2 * threads))) == [(1, [1] * len(before))] * 2 * threads
+    assert blas_threads() == before
 
 
 def test_an_error_comes_in_its_turn_and_gives_the_threads_back(threads):

@@ -25,14 +25,16 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
     """Yield `work(item)` for each item, in their order; a few items ahead are under way or done, never more.
 
     `work` is called from several threads and must bear that; an error it raises comes when its item's turn does. Until
-    the iterator ends or is closed, torch computes every operation on one thread.
+    the iterator ends or is closed, torch and numpy compute every operation on one thread.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     ahead: deque[Future[Result]] = deque()
     executor = ThreadPoolExecutor(threads)
     torch.set_num_threads(1)
+    blas = threadpool_limits(1, user_api="blas")  # numpy's threads would wait for each other on the cores of torch's
     try:
         for item in items:
             ahead.append(executor.submit(work, item))
@@ -42,4 +44,5 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
             yield ahead.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
+        blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
         torch.set_num_threads(threads)

@@ -55,7 +55,7 @@ def score(
         lm: the model; its training mode is put back afterwards.
         sequences: unit ids, each a 1-D integer array with at least one unit; not changed.
         include_end: whether the final `<s>` is scored too. It moves published numbers, so there is no default.
-        batch_tokens: how many tokens, padding included, one forward pass may hold; bounds the memory. None: 1024 on a
+        batch_tokens: how many tokens, padding included, one forward pass may hold; bounds the memory. None: 512 on a
             CPU, where more is slower (less fits its cache, more is padding), 8192 elsewhere.
 
     Raises:
@@ -77,7 +77,7 @@ def score(
             f"longer than the {lm.max_tokens} tokens the model has positions for: numbers {offenders(too_long)}."
         )
     if batch_tokens is None:
-        batch_tokens = 1024 if lm.device.type == "cpu" else 8192
+        batch_tokens = 512 if lm.device.type == "cpu" else 8192
     scores: dict[int, SequenceScore] = {}
     with lm.inference(), onednn_products(lm.model):
         drawn = list(batches([len(row) for row in tokens], batch_tokens))
