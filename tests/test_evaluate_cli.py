@@ -162,3 +162,15 @@ def test_refusals_come_before_any_work(twist, tiny: Tiny, other_tokenizer: Path,
     twist("eval", bench / "a", suite, *rest[2:], "--tokenizer", other_tokenizer).refused("do not speak the same units")
     twist("eval", bench / "a", f"salmon={bench}/salmon", *rest, "--submission", tmp_path / "sub").refused("none of the")
     assert not (tmp_path / "out").exists() and not (tmp_path / "sub").exists()
+
+
+def test_a_table_is_not_buried_under_groups() -> None:
+    score = {"accuracy": 0.5, "ci": (0.4, 0.6), "n": 9, "n_pairs": 9}
+    groups = {"all": score} | {f"voice={n}": score for n in range(20)} | {f"topic={n}": score for n in range(21)}
+    of = {
+        "version": "1", "checksum": "ab", "protocols": {"mean": "by mean"}, "differences": {},
+        "scores": {"mean": [{"groups": groups}]},
+    }  # fmt: skip
+    lines = evaluating.table({"suites": {"mini": of}}).splitlines()
+    assert sum("voice=" in line for line in lines) == 20 and not any("topic=" in line for line in lines)
+    assert lines[-1] == "    topic: 21 groups, in mini.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from twistlm.study.judging import without_nan
 from twistlm.study.models import load_model
 from twistlm.types import Score, UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
+
+MOST_GROUPS = 20  # of one kind, in the table; more would bury what it says
 
 Values = dict[str, Any]
 Sides = Mapping[str, tuple[float, int]]  # clip id -> (log-probability in nats, units or text tokens)
@@ -110,15 +113,20 @@ def evaluate(
 
 
 def table(values: Mapping[str, Any]) -> str:
-    """Return the numbers of `evaluate` as text: a line for each group of each suite and each normalisation."""
+    """Return the numbers of `evaluate` as text: a line for each group of each suite and each normalisation.
+
+    Of a kind with more than `MOST_GROUPS` groups (the topics of stories) only their number is said.
+    """
     lines = []
     for suite, numbers in values["suites"].items():
         lines.append(f"{suite}: version {numbers['version']}, sha256 {numbers['checksum'][:16]}")
         for rule, by_model in numbers["scores"].items():
             lines.append(f"  {numbers['protocols'][rule]}")
             first, *others = by_model
-            width = max(map(len, first["groups"]))
-            for group, score in first["groups"].items():
+            sizes = Counter(group.partition("=")[0] for group in first["groups"])
+            shown = {g: s for g, s in first["groups"].items() if sizes[g.partition("=")[0]] <= MOST_GROUPS}
+            width = max(map(len, shown))
+            for group, score in shown.items():
                 text = f"    {group:{width}}  {_accuracy(score)}  n {score['n']}"
                 for other in others:
                     gap = numbers["differences"][rule][group]
@@ -128,6 +136,7 @@ def table(values: Mapping[str, Any]) -> str:
                 if topline := numbers.get("topline"):
                     text += f"  text topline {_accuracy(topline['scores'][rule][group])}"
                 lines.append(text)
+            lines += [f"    {kind}: {n} groups, in {suite}.json" for kind, n in sizes.items() if n > MOST_GROUPS]
         if "topline" in numbers and numbers["topline"] is None:
             lines.append("    no text topline: the release has no transcripts of both sides")
     return "\n".join(lines)
