@@ -27,7 +27,7 @@ def quickstart() -> QuickstartConfig:
         vocoder="mini-25hz-100",
         rows="covariance",
         # Tuned on other seeds than the reported ones: RESULTS.md, "quickstart". Rows that lie among those the body
-        # knows keep warm's gradient steady; under random ones its norm jumps between 4 and 250, and rounding decides.
+        # knows keep warm's gradient steady; under random ones its norm jumps by a factor of 100, and rounding decides.
         warm=_short_run(lr=4e-4, warmup=8, clip_norm=10.0),
         cold=_short_run(lr=5e-4, warmup=6, clip_norm=1.0),
         seed=0,

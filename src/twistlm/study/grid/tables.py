@@ -118,7 +118,7 @@ def _ablations(results: Values) -> Table:
         header=("start", "rate", "seeds", "nats a unit", "", "paired difference", "the same, over documents"),
         rows=rows,
         note="Shuffled: the values of each kept tensor permuted inside it. Frozen body: only the tables train. "
-        "… rows: warm with other new rows. Starting from an image model is untested: its "
+        "Random, covariance, mean, first rows: warm with these new rows. Starting from an image model is untested: its "
         "weights could not be had.",
     )
 
