@@ -122,7 +122,7 @@ class PairConfig(_Checked):
     Attributes:
         text_lm: name or folder of the text LM; of the cold run it gives the shape.
         rows: how the warm model's new rows begin, see `warm_start`.
-        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if the comparison is to be fair.
+        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if that is to be fair.
     """
 
     text_lm: str
@@ -143,7 +143,7 @@ class QuickstartConfig(_Checked):
         speech: folder with speech files, or `"bundled"`.
         tokenizer, text_lm, vocoder: artifact names or folders.
         rows: how the warm model's new rows begin, see `warm_start`.
-        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if the comparison is to be fair.
+        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if that is to be fair.
         seed: of the new weights and of sampling.
         n_resynth: held-out clips that are spoken again and transcribed; 0 for none.
         out: folder for everything the run makes.
