@@ -1,6 +1,7 @@
 """Pairs judged a second: every bundled suite on a 135M model, against the straightforward way with plain transformers.
 
-Ours: `tokenize_suite` with an empty cache (each distinct sound once for all suites), then `score_sides`.
+Ours, as `twist eval`: `tokenize_suite` with an empty cache (each distinct sound once for all suites), then
+`score_sides` (each distinct sequence of units once for all suites).
 Straightforward: eight pairs at a time, each side a padded batch: sounds padded with zeros through transformers' own
 encoder, the nearest centroid of each frame, units padded again through transformers' language model, in float32. Both
 are timed on the same pairs, in turns.
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig
+from transformers import HubertModel, LlamaConfig
 
 from twistlm.evaluate.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.pairs import score_sides
@@ -46,15 +47,19 @@ def ours(tok: SpeechTokenizer, lm: UnitLM, suites: Sequence[Suite], clock: Clock
         spoken = [tokenize_suite(suite, tok, cache=cache) for suite in suites]
         cut = clock()
     found: Sides = {}
+    known: dict[bytes, tuple[float, int]] = {}
     for one in spoken:
-        sides = score_sides(lm, one.units, one.suite.pairs)
+        sides = score_sides(lm, one.units, one.suite.pairs, known=known)
+        known |= {one.units[i].ids.tobytes(): of for i, of in sides.items()}
         found |= {f"{one.suite.name}/{i}": score for i, score in sides.items()}
     return (cut - began, clock() - cut), found
 
 
 @torch.no_grad()
 def straightforward(tok: SpeechTokenizer, lm: UnitLM, suites: Sequence[Suite], clock: Clock) -> tuple[Seconds, Sides]:
-    encoder, centroids = tok.encoder.model, torch.from_numpy(tok.codebook.centroids)
+    encoder = HubertModel(tok.encoder.model.config).eval()  # as transformers has it: ours multiplies by oneDNN
+    encoder.load_state_dict(tok.encoder.model.state_dict())
+    centroids = torch.from_numpy(tok.codebook.centroids)
     cutting = scoring = 0.0
     found: Sides = {}
     for suite in suites:

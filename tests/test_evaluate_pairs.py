@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from test_evaluate_perplexity import SPEC, document, oracle, tiny_lm
 from twistlm.errors import BadInput, UnitSpecMismatch
-from twistlm.evaluate.pairs import accuracy_by_group, by_id, score_pairs
+from twistlm.evaluate.pairs import accuracy_by_group, by_id, score_pairs, score_sides
 from twistlm.types import Pair, Units
 
 LM = tiny_lm(1)
@@ -70,6 +70,17 @@ def test_clips_with_the_same_units_tie_exactly_whatever_the_batches():
     total, rows = score_pairs(LM, twins, pairs, normalize="sum", seed=0, batch_tokens=24)
     assert {r["outcome"] for r in rows} == {0.5}
     assert total.value == 0.5 and total.ci == (0.5, 0.5)
+
+
+def test_what_another_suite_scored_is_not_scored_again():
+    ids = UNITS[NAMES[0]].ids.tobytes()
+    sides = score_sides(LM, UNITS, PAIRS)
+    again = score_sides(LM, UNITS, PAIRS, known={ids: (-7.0, 3)})
+    assert again.pop(NAMES[0]) == (-7.0, 3) != sides.pop(NAMES[0])
+    assert {i: n for i, (_, n) in again.items()} == {i: n for i, (_, n) in sides.items()}
+    assert [s for s, _ in again.values()] == pytest.approx([s for s, _ in sides.values()], abs=1e-5)
+    everything = {UNITS[i].ids.tobytes(): (-1.0, 1) for i in NAMES}
+    assert set(score_sides(LM, UNITS, PAIRS, known=everything).values()) == {(-1.0, 1)}
 
 
 def test_missing_clips_are_counted_and_the_first_five_named():

@@ -109,11 +109,20 @@ def score_pairs(
 
 
 def score_sides(
-    lm: UnitLM, units_by_id: Mapping[str, Units], pairs: Sequence[Pair], *, batch_tokens: int | None = None
+    lm: UnitLM,
+    units_by_id: Mapping[str, Units],
+    pairs: Sequence[Pair],
+    *,
+    batch_tokens: int | None = None,
+    known: Mapping[bytes, tuple[float, int]] | None = None,
 ) -> dict[str, tuple[float, int]]:
     """Return clip id -> (log-probability in nats, units it was summed over) for every clip the pairs name.
 
     The final `<s>` is not counted. Args, Raises: as `score_pairs`.
+
+    Args:
+        known: what this model gave to other unit sequences, by their ids' bytes: these are not scored again. Two
+            suites may share clips, as the two StoryCloze share stories and right endings.
     """
     if not pairs:
         raise BadInput("there are no pairs to score.")
@@ -132,11 +141,11 @@ def score_sides(
     # Equal unit sequences are scored once, so that two clips that sound alike to the tokenizer tie exactly: scored in
     # different batches they would differ in the last digits, and noise would decide.
     key = {i: units_by_id[i].ids.tobytes() for i in wanted}
-    unique = {key[i]: units_by_id[i].ids for i in wanted}
-    results = dict(
-        zip(unique, score(lm, list(unique.values()), include_end=False, batch_tokens=batch_tokens), strict=True)
-    )
-    total = {i: (float(results[key[i]].sum_logprob), results[key[i]].n) for i in wanted}
+    found = dict(known or {})
+    fresh = {key[i]: units_by_id[i].ids for i in wanted if key[i] not in found}
+    scores = score(lm, list(fresh.values()), include_end=False, batch_tokens=batch_tokens)
+    found |= {units: (float(one.sum_logprob), one.n) for units, one in zip(fresh, scores, strict=True)}
+    total = {i: found[key[i]] for i in wanted}
     if bad := [i for i in wanted if not np.isfinite(total[i][0])]:
         raise BadInput(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."

@@ -146,10 +146,13 @@ def _score(folder: Path, sha256: str, spoken: Sequence[SpokenSuite], spec: UnitS
     """Score every suite, taking from `out` what was scored before; the model is loaded only when something was not."""
     model = functools.cache(load_model)
     by = {"unit_spec": spec.fingerprint, "model_sha256": sha256}
+    known: dict[bytes, tuple[float, int]] = {}
 
     def sides(one: SpokenSuite) -> tuple[Sides, str]:
         lm = model(folder)
-        return score_sides(lm, one.units, one.suite.pairs), lm.vocab.opening
+        found = score_sides(lm, one.units, one.suite.pairs, known=known)
+        known.update((one.units[i].ids.tobytes(), of) for i, of in found.items())
+        return found, lm.vocab.opening
 
     return [_kept(out / f"{one.suite.name}.{sha256[:12]}.parquet", one, by, sides) for one in spoken]
 
