@@ -56,9 +56,11 @@ def syntactic_oracle(rows, scores):
             by_item.setdefault(item, []).append(1.0 if up > down else 0.5 if up == down else 0.0)
     mean = {item: sum(wins) / len(wins) for item, wins in by_item.items()}
     found = {"all": sum(mean.values()) / len(mean)}
-    for kind in {item[0] for item in mean}:
+    kinds = {item[0] for item in mean}
+    for kind in kinds:
         values = [m for item, m in mean.items() if item[0] == kind]
         found[f"type={kind}"] = sum(values) / len(values)
+    found["mean over types"] = sum(found[f"type={kind}"] for kind in kinds) / len(kinds)
     return found
 
 

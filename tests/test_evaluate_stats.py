@@ -145,6 +145,25 @@ def test_drawing_counts_is_the_same_bootstrap_and_the_same_test():
         outcome_difference([1.0], [1.0, 0.0], seed=0)
 
 
+def test_strata_weigh_the_same_and_are_resampled_by_themselves():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 3, 60) / 2, rng.integers(0, 3, 60) / 2
+    strata = np.array(["few"] * 10 + ["many"] * 50)
+    few, many = strata == "few", strata == "many"
+    # The slow way: each stratum resampled by itself, their means averaged.
+    draws = [(rng.choice(a[few], 10).mean() + rng.choice(a[many], 50).mean()) / 2 for _ in range(10_000)]
+    assert outcome_ci(a, strata=strata, seed=0) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.015)
+    found = outcome_difference(a, b, strata=strata, seed=0)
+    assert found.mean == pytest.approx(((a - b)[few].mean() + (a - b)[many].mean()) / 2)
+    flips = [rng.integers(0, 2, 60) * 2 - 1 for _ in range(10_000)]
+    sums = [abs(((a - b) * f)[few].mean() + ((a - b) * f)[many].mean()) / 2 for f in flips]
+    assert found.p == pytest.approx(np.mean(np.array(sums) >= abs(found.mean) - 1e-9), abs=0.02)
+    assert outcome_ci(a, strata=np.zeros(60), seed=0) == outcome_ci(a, seed=0)
+    assert all(math.isnan(end) for end in outcome_ci([0, 1, 1], strata=["x", "y", "y"], seed=0))
+    with pytest.raises(BadInput, match="each outcome has one"):
+        outcome_ci(a, strata=["x"], seed=0)
+
+
 HISTORY = [{"update": 0, "val_nll": 6.0}, {"update": 5, "train_loss": 5.5}, {"update": 10, "val_nll": 5.0}]
 
 

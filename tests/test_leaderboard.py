@@ -30,6 +30,7 @@ def runs(tmp_path: Path) -> list[Path]:
     for name, accuracy in (("<a>", 0.55), ("b", 0.6125)):
         run = tmp_path / name
         write_results(run, "swuggy-dev", {"all": (accuracy, 100), "vocabulary=in": (accuracy + 0.1, 50)})
+        write_results(run, "sblimp-dev", {"all": (accuracy, 90), "mean over types": (accuracy - 0.01, 90)})
         write_results(run, "storycloze", {"all": (accuracy, 30)})
         write_results(run, "salmon", {"all": (accuracy, 80), "part=rir_consistency": (accuracy, 10)})
         write_results(run, "mini_swuggy", {"all": (accuracy, 20)}, checksum=name * 2)
@@ -42,6 +43,7 @@ def test_protocols_and_copies_of_a_suite_are_blocks_of_their_own(runs: list[Path
     assert [block.rows[0].protocol["normalize"] for block in ours] == ["mean", "sum"]
     assert [[row.accuracy for row in block.rows] for block in ours] == [[0.6125, 0.55]] * 2
     assert sections["swuggy-in"].blocks[0].rows[1].accuracy == pytest.approx(0.65)
+    assert sections["sblimp-macro"].blocks[0].rows[1].accuracy == pytest.approx(0.54)
     assert sections["salmon-rir_consistency"].blocks[0].rows[0].n == 10 and "salmon" not in sections
     # The two runs were scored on two copies of mini sWUGGY: never in one table.
     assert [len(block.rows) for block in sections["mini_swuggy"].blocks] == [1, 1, 1, 1]

@@ -2,7 +2,8 @@
 
 Shapes: P pairs. An item is what the pairs of one cluster measure (a word, whoever says it). The rule is ZeroSpeech's,
 and holds for every suite: a pair is 1, 0.5 (tie) or 0; an item is the mean of its pairs; a score is the mean of its
-items. Where every item has as many pairs as the next, that is the mean over pairs.
+items. Where every item has as many pairs as the next, that is the mean over pairs. Where items have types (sBLIMP's
+phenomena), the mean of the types' scores stands beside it (`BY_TYPE`), which some papers publish.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _FIXED = {
     "n_negative": pa.int64(),
 }  # fmt: skip
 _META = b"twistlm"
+BY_TYPE, _TYPE = "mean over types", "facet.type"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +86,10 @@ class ScoredPairs:
         return outcomes(*(self.table.column(name).to_numpy() for name in names), normalize=normalize)
 
     def groups(self) -> dict[str, NDArray[np.bool_]]:
-        """Return [P] masks: "all", and "FACET=GROUP" for each group of each breakdown."""
+        """Return [P] masks: "all", `BY_TYPE` where there are types, and "FACET=GROUP" of each breakdown."""
         masks = {"all": np.ones(self.table.num_rows, dtype=bool)}
+        if _TYPE in self.table.column_names:
+            masks[BY_TYPE] = self.table.column(_TYPE).is_valid().to_numpy()
         for column in self.table.column_names:
             if column.startswith("facet."):
                 values = np.array(self.table.column(column).to_pylist(), dtype=object)
@@ -127,7 +131,7 @@ class ScoredPairs:
 
 
 def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[str, Score]:
-    """Return a Score for all pairs ("all") and for each group of each breakdown ("frequency=1-5").
+    """Return a Score for all pairs ("all", `BY_TYPE`) and for each group of each breakdown ("frequency=1-5").
 
     Args:
         scored: at least one pair.
@@ -142,15 +146,18 @@ def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[st
     facts = scored.facts
     opening = f"{facts['opening']}; " if facts.get("opening") else ""
     result, sizes = {}, n_pairs(scored)
-    for group, means in _item_means(scored, normalize).items():
+    for group, (means, types) in _item_means(scored, normalize).items():
+        steps = "pairs of an item, then items" + ("" if types is None else ", then types")
         result[group] = Score(
             name=f"{facts['suite']}.accuracy" + ("" if group == "all" else f"[{group}]"),
-            value=float(means.mean()),
-            ci=outcome_ci(means, seed=seed),
+            value=float(
+                means.mean() if types is None else np.mean([means[types == t].mean() for t in np.unique(types)])
+            ),
+            ci=outcome_ci(means, strata=types, seed=seed),
             n=len(means),
             unit_spec=facts["unit_spec"],
             protocol=(
-                f"{opening}{PROTOCOLS[normalize]}; pairs of an item, then items; "
+                f"{opening}{PROTOCOLS[normalize]}; {steps}; "
                 f"95% bootstrap over {len(means)} items ({sizes[group]} pairs)"
             ),
             suite=f"{facts['suite']} version {facts['version']} sha256 {facts['checksum']}",
@@ -176,7 +183,8 @@ def differences(a: ScoredPairs, b: ScoredPairs, *, normalize: Normalize, seed: i
         raise BadInput(f"the two tables of {a.facts['suite']} do not hold the same pairs.")
     of_b = _item_means(b, normalize)
     return {
-        group: outcome_difference(means, of_b[group], seed=seed) for group, means in _item_means(a, normalize).items()
+        group: outcome_difference(means, of_b[group][0], strata=types, seed=seed)
+        for group, (means, types) in _item_means(a, normalize).items()
     }
 
 
@@ -185,15 +193,18 @@ def n_pairs(scored: ScoredPairs) -> dict[str, int]:
     return {group: int(mask.sum()) for group, mask in scored.groups().items()}
 
 
-def _item_means(scored: ScoredPairs, normalize: Normalize) -> dict[str, NDArray[np.float64]]:
-    """Return group -> [items in it], the mean outcome of each item's pairs in that group, in order of item."""
-    wins = scored.outcomes(normalize)
-    _, item = np.unique(np.array(scored.table.column("item").to_pylist(), dtype=object), return_inverse=True)
+def _item_means(
+    scored: ScoredPairs, normalize: Normalize
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.str_] | None]]:
+    """Return group -> the mean outcome of each item's pairs in it, in order of item; for `BY_TYPE`, the items' types."""
+    wins, items = scored.outcomes(normalize), np.array(scored.table.column("item").to_pylist(), dtype=str)
     result = {}
     for group, mask in scored.groups().items():
-        n = np.bincount(item[mask])
-        sums = np.bincount(item[mask], weights=wins[mask])
-        result[group] = sums[n > 0] / n[n > 0]
+        _, first, item = np.unique(items[mask], return_index=True, return_inverse=True)
+        types = None
+        if group == BY_TYPE:
+            types = np.array(scored.table.column(_TYPE).to_pylist(), dtype=str)[mask][first]
+        result[group] = (np.bincount(item, weights=wins[mask]) / np.bincount(item), types)
     return result
 
 

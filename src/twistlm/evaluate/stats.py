@@ -99,23 +99,37 @@ def paired_difference(
     return Paired(float(difference.sum() / weight.sum()), ci, (extreme + 1) / (n + 1))
 
 
-def outcome_ci(outcomes: ArrayLike, *, seed: int, n: int = RESAMPLES) -> tuple[float, float]:
+def outcome_ci(
+    outcomes: ArrayLike, *, strata: ArrayLike | None = None, seed: int, n: int = RESAMPLES
+) -> tuple[float, float]:
     """Return the 95% bootstrap interval of the mean of `outcomes` [M], which take few distinct values (0, 0.5, 1).
 
     Which items a resample holds matters only through how many of each value, and those counts are multinomial: drawing
-    them is the same bootstrap, in time that does not grow with M. (nan, nan) for one item.
+    them is the same bootstrap, in time that does not grow with M.
+
+    Args:
+        outcomes: [M].
+        strata: [M] labels. The mean is then that of the strata's means, and each is resampled by itself.
+        seed: of the resampling.
+        n: resamples.
+
+    Returns:
+        The interval; (nan, nan) where one item is all there is of a stratum.
 
     Raises:
-        BadInput: as `bootstrap_ci`.
+        BadInput: as `bootstrap_ci`, or as many strata as outcomes are not given.
     """
-    values, counts = _levels(_vector(outcomes, "outcomes"))
-    if counts.sum() == 1:
+    parts = [_levels(part) for part in _strata(_vector(outcomes, "outcomes"), strata)]
+    if any(counts.sum() == 1 for _, counts in parts):
         return (math.nan, math.nan)
-    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=n)
-    return _interval(draws @ values / counts.sum())
+    rng = np.random.default_rng(seed)
+    means = [rng.multinomial(k.sum(), k / k.sum(), size=n) @ values / k.sum() for values, k in parts]
+    return _interval(np.mean(means, axis=0))
 
 
-def outcome_difference(a: ArrayLike, b: ArrayLike, *, seed: int, n: int = RESAMPLES) -> Paired:
+def outcome_difference(
+    a: ArrayLike, b: ArrayLike, *, strata: ArrayLike | None = None, seed: int, n: int = RESAMPLES
+) -> Paired:
     """Compare two systems' outcomes [M] on the same items: `paired_difference`, drawn by counts as in `outcome_ci`.
 
     Raises:
@@ -124,12 +138,16 @@ def outcome_difference(a: ArrayLike, b: ArrayLike, *, seed: int, n: int = RESAMP
     a, b = _vector(a, "a"), _vector(b, "b")
     if len(a) != len(b):
         raise BadInput(f"a has {len(a)} values and b {len(b)}: a paired comparison needs the same items in both.")
-    # Heads among m fair flips of items that differ by v: their signed sum is v (2 heads - m).
-    values, counts = _levels(np.abs(a - b))
-    heads = np.random.default_rng([seed, 1]).binomial(counts, 0.5, size=(n, len(counts)))
-    total = float((a - b).sum())
-    extreme = int((np.abs((2 * heads - counts) @ values) >= abs(total) * (1 - 1e-12)).sum())
-    return Paired(total / len(a), outcome_ci(a - b, seed=seed, n=n), (extreme + 1) / (n + 1))
+    parts = _strata(a - b, strata)
+    rng, flipped, total = np.random.default_rng([seed, 1]), np.zeros(n), 0.0
+    for part in parts:
+        # Heads among m fair flips of items that differ by v: their signed sum is v (2 heads - m).
+        values, counts = _levels(np.abs(part))
+        heads = rng.binomial(counts, 0.5, size=(n, len(counts)))
+        flipped += (2 * heads - counts) @ values / len(part)
+        total += float(part.sum()) / len(part)
+    extreme = int((np.abs(flipped) >= abs(total) * (1 - 1e-12)).sum())
+    return Paired(total / len(parts), outcome_ci(a - b, strata=strata, seed=seed, n=n), (extreme + 1) / (n + 1))
 
 
 def t_interval(values: ArrayLike) -> tuple[float, float]:
@@ -196,6 +214,16 @@ def _sign_flips(items: int, n: int, rng: np.random.Generator) -> Iterator[NDArra
     rows = max(1, _CHUNK // items)
     for start in range(0, n, rows):
         yield rng.integers(2, size=(min(rows, n - start), items)) * 2.0 - 1.0
+
+
+def _strata(values: NDArray[np.float64], labels: ArrayLike | None) -> list[NDArray[np.float64]]:
+    """Return the values of each label; all of them where there are no labels."""
+    if labels is None:
+        return [values]
+    names, of = np.unique(np.asarray(labels), return_inverse=True)
+    if len(of) != len(values):
+        raise BadInput(f"{len(of)} strata for {len(values)} outcomes: each outcome has one.")
+    return [values[of == i] for i in range(len(names))]
 
 
 def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

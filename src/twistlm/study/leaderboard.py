@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.averages import BY_TYPE
 
 FIELDS = ("normalize", "end", "split", "rendering")
 _SPLIT = ("swuggy", "sblimp", "prosaudit")  # benchmarks of two splits
@@ -178,6 +179,8 @@ def _headlines(name: str, groups: Mapping[str, Any]) -> dict[str, str]:
         return {f"salmon-{g.removeprefix('part=')}": g for g in groups if g.startswith("part=")}
     if name == "swuggy" and "vocabulary=in" in groups:
         return {"swuggy": "all", "swuggy-in": "vocabulary=in"}
+    if name == "sblimp" and BY_TYPE in groups:
+        return {"sblimp": "all", "sblimp-macro": BY_TYPE}
     return {name: "all"}
 
 
