@@ -196,7 +196,7 @@ def n_pairs(scored: ScoredPairs) -> dict[str, int]:
 def _item_means(
     scored: ScoredPairs, normalize: Normalize
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.str_] | None]]:
-    """Return group -> the mean outcome of each item's pairs in it, in order of item; for `BY_TYPE`, the items' types."""
+    """Return group -> the mean outcome of each item's pairs in it, in order of item; of `BY_TYPE` the items' types."""
     wins, items = scored.outcomes(normalize), np.array(scored.table.column("item").to_pylist(), dtype=str)
     result = {}
     for group, mask in scored.groups().items():
