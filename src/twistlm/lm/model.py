@@ -31,6 +31,7 @@ from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.lm import attention
 from twistlm.lm.trainable import merged_state
 from twistlm.lm.vocab import Vocab
+from twistlm.memory import keep_freed_memory
 from twistlm.types import UnitSpec
 
 # Architectures that are known, by test, to obey a 4-D mask and explicit positions. Any other may ignore or misread them
@@ -149,6 +150,8 @@ class UnitLM:
         """Evaluation mode and no autograd inside the block; the mode is put back after it."""
         training = self.model.training
         self.model.eval()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         try:
             with torch.no_grad():  # inference_mode would leave tensors in the model that training may not use
                 yield
