@@ -37,9 +37,10 @@ ASSETS = Path(__file__).parents[1] / "assets" / "speech"
 
 def drive(out: Path, clips: int, workers: int) -> None:
     """Tokenize, alone (0 workers) or on a cluster of its own; print the seconds, and clips a second once it is warm."""
+    from twistlm.corpus.cutting import cut
     from twistlm.corpus.manifest import load
     from twistlm.corpus.ray import cut_on_ray
-    from twistlm.corpus.tokenize import cut, tokenize
+    from twistlm.corpus.tokenize import tokenize
     from twistlm.units.tokenizer import SpeechTokenizer
 
     entries = load(ASSETS)

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from test_corpus_tokenize import FakeTokenizer, sound
 from twistlm.corpus import ray as module
+from twistlm.corpus.cutting import Failure
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.ray import cut_on_ray
 from twistlm.corpus.shards import shard_paths
-from twistlm.corpus.tokenize import Failure, tokenize
+from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import TwistError
 
 

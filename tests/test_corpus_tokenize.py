@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+import torch
 from filelock import FileLock
 
-from twistlm.corpus import manifest
+from twistlm.corpus import cutting, manifest
 from twistlm.corpus.shards import open_corpus, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
-from twistlm.errors import BadInput, TwistError, UnitSpecMismatch
+from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.types import Clip, Units, UnitSpec
 
 SPEC = UnitSpec(
@@ -256,3 +257,61 @@ def test_broken_manifests_are_named(tmp_path: Path, text: str, message: str) -> 
         manifest.load(tmp_path)
     with pytest.raises(BadInput, match="no such manifest"):
         manifest.load(tmp_path / "other.jsonl")
+
+
+class BatchTokenizer(FakeTokenizer):
+    """Takes batches, and keeps what they were."""
+
+    batch_seconds = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[float]] = []
+
+    def require(self, clip: Clip) -> None:
+        if clip.seconds < 0.05:
+            raise AudioError(f"{clip.id} is too short")
+
+    def batch(self, clips: list[Clip]) -> list[Units]:
+        self.batches.append([clip.seconds for clip in clips])
+        return [self(clip) for clip in clips]
+
+
+def test_batches_make_the_rows_of_clips_alone_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "POOL_CLIPS", 7)
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        sound(tmp_path / "speech" / f"{i:02d}.wav", i, seconds=float(rng.uniform(0.1, 0.6)))
+    sound(tmp_path / "speech" / "05.wav", 5, seconds=0.04)
+    (tmp_path / "speech" / "11.wav").write_bytes(b"no sound")
+    entries, tok = manifest.load(tmp_path / "speech"), BatchTokenizer()
+    rows = list(cutting.cut(entries, tok))
+    alone = list(cutting.cut(entries, FakeTokenizer()))
+    for i, (row, other) in enumerate(zip(rows, alone, strict=True)):
+        if i in (5, 11):
+            assert isinstance(row, cutting.Failure) and row.id == entries[i].id
+        else:
+            assert row.units.ids.tolist() == other.units.ids.tolist() and row.source_sha256 == other.source_sha256
+            assert (row.units.id, row.seconds) == (entries[i].id, other.seconds)
+    assert sum(map(len, tok.batches)) == 18 and max(map(len, tok.batches)) > 1
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= 1.0 for batch in tok.batches)
+    report = tokenize(tmp_path / "speech", tmp_path / "units", BatchTokenizer(), max_failures=0.2)
+    assert report.n_done == 18 and [f.id for f in report.failures] == [entries[5].id, entries[11].id]
+
+
+def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the long one window by window, the others in batches."""
+    from twistlm.units.tokenizer import SpeechTokenizer
+
+    monkeypatch.setattr(cutting, "STREAM_SECONDS", 36)
+    rng = np.random.default_rng(1)
+    for i in range(5):
+        sound(tmp_path / "speech" / f"{i}.wav", i, seconds=float(rng.uniform(0.3, 1.5)))
+    sound(tmp_path / "speech" / "2.wav", 2, seconds=37)
+    tok, entries = SpeechTokenizer.load("mini-25hz-100"), manifest.load(tmp_path / "speech")
+    alone = list(cutting.cut(entries, tok))
+    assert tok.batch_seconds == 0 and tok.on(torch.device("cpu")) is tok
+    monkeypatch.setattr(SpeechTokenizer, "batch_seconds", 4.0)
+    together = list(cutting.cut(entries, tok))
+    assert [r.units.ids.tolist() for r in together] == [r.units.ids.tolist() for r in alone]
+    assert tok.on(torch.device("meta")).encoder.model.device.type == "meta" and tok.encoder.model.device.type == "cpu"

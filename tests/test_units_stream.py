@@ -18,7 +18,7 @@ from standins import Tiny
 from test_corpus_tokenize import FakeTokenizer, by_id
 from test_units_batch import sound, tokenizer
 from twistlm.audio import stream as stream_module
-from twistlm.corpus import tokenize as tokenize_module
+from twistlm.corpus import cutting
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
@@ -148,7 +148,7 @@ def test_tokenize_streams_what_is_long_and_stores_the_same(speech, tmp_path: Pat
         Entry(id="long.wav@1.5-2", path=speech[2].path, start=1.5, seconds=0.5),
     ]
     tokenize([*speech, *cuts], tmp_path / "whole", FakeTokenizer())
-    monkeypatch.setattr(tokenize_module, "STREAM_SECONDS", 1)
+    monkeypatch.setattr(cutting, "STREAM_SECONDS", 1)
     tok = Streamer()
     tokenize([*speech, *cuts], tmp_path / "streamed", tok)
     assert tok.streamed == ["long.wav", "long.wav"]
@@ -167,7 +167,7 @@ def test_a_killed_run_begins_a_long_file_again_and_leaves_no_part_of_it(speech, 
     out, mark = tmp_path / "units", tmp_path / "in-the-middle"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "import test_units_stream as t; t.tokenize_module.STREAM_SECONDS = 1;"
+        "import test_units_stream as t; t.cutting.STREAM_SECONDS = 1;"
         "t.tokenize(sys.argv[2], sys.argv[3], t.Streamer(Path(sys.argv[4])), shard_clips=1)"
     )
     arguments = [Path(__file__).parent, tmp_path / "speech", out, mark]

@@ -21,8 +21,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    """Yield `work(item)` for each item, in their order; a few items ahead are under way or done, never more.
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int | None = None) -> Generator[Result]:
+    """Yield `work(item)` for each item, in their order; `ahead` items (a few) are under way or done, never more.
 
     `work` is called from several threads and must bear that; an error it raises comes when its item's turn does. Until
     the iterator ends or is closed, torch and numpy compute every operation on one thread.
@@ -31,17 +31,18 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
     from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
-    ahead: deque[Future[Result]] = deque()
+    at_most = 2 * threads if ahead is None else ahead
+    begun: deque[Future[Result]] = deque()
     executor = ThreadPoolExecutor(threads)
     torch.set_num_threads(1)
     blas = threadpool_limits(1, user_api="blas")  # numpy's threads would wait for each other on the cores of torch's
     try:
         for item in items:
-            ahead.append(executor.submit(work, item))
-            if len(ahead) > 2 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            begun.append(executor.submit(work, item))
+            if len(begun) > at_most:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
         blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after

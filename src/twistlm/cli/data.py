@@ -94,7 +94,8 @@ def tokenize(
         str | None, typer.Option(metavar="ADDRESS", help="Cut on a Ray cluster; local begins one on this machine.")
     ] = None,
     ray_workers: Annotated[
-        int | None, typer.Option(help="Workers to ask Ray for; default: one for each core it has now.", min=1)
+        int | None,
+        typer.Option(help="Workers to ask Ray for; default: one for each GPU it has now, or else each core.", min=1),
     ] = None,
     progress: bool = True,
 ) -> Result:
@@ -106,9 +107,11 @@ def tokenize(
 
     from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
+    from twistlm.devices import device
     from twistlm.units.tokenizer import SpeechTokenizer
 
     tok = SpeechTokenizer.load(tokenizer)
+    tok = tok.on(device()) if ray is None else tok
     cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
     report = run(speech, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
     facts = {

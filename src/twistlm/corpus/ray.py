@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from twistlm.corpus.cutting import Failure, Movable, Tokenizer, cut
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import Row
-from twistlm.corpus.tokenize import Failure, Tokenizer, cut
+from twistlm.devices import device
 from twistlm.errors import TwistError
 from twistlm.threads import cores
 
@@ -38,18 +39,19 @@ _TRIES = 3  # deaths of workers before an item is cut clip by clip, and before a
 def cut_on_ray(
     entries: Sequence[Entry], tok: Tokenizer, *, address: str, workers: int | None = None
 ) -> Generator[Row | Failure]:
-    """Cut clips as `corpus.tokenize.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
+    """Cut clips as `corpus.cutting.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
 
-    Each worker is an actor with one core and its own copy of `tok`. All of them must see the sound files under the same
-    paths (or URLs, with what it takes to log in there), and have the same versions of twistlm and torch, of which units
-    are made. A clip whose worker dies when it is cut alone, again and again, becomes a failure.
+    Each worker is an actor with its own copy of `tok` and one core, or one GPU where the cluster has some. All of them
+    must see the sound files under the same paths (or URLs, with what it takes to log in there), and have the same
+    versions of twistlm and torch, of which units are made. A clip whose worker dies when it is cut alone, again and
+    again, becomes a failure.
 
     Args:
         entries: what to cut; clips of one archive should come together.
         tok: the tokenizer; it is sent to the cluster once.
         address: of the cluster, as `ray.init` takes it ("auto", "10.0.0.1:6379", "ray://…"), or "local" for one of its
             own on this machine.
-        workers: actors asked for; None for one for each core that the cluster has now.
+        workers: actors asked for; None for one for each GPU that the cluster has now, or else each core.
 
     Raises:
         TwistError: Ray is not installed, there is no such cluster, or a worker has other versions.
@@ -58,9 +60,10 @@ def cut_on_ray(
         return
     here = [dataclasses.replace(entry, path=entry.path.absolute()) for entry in entries]  # workers stand elsewhere
     with _cluster(address) as cluster:
-        n_workers = workers or max(1, int(cluster.cluster_resources().get("CPU", 1)))
+        has = cluster.cluster_resources()
+        n_workers = workers or max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
         shared = cluster.put(tok)
-        actor = cluster.remote(num_cpus=1, max_restarts=-1)(_Cutter)
+        actor = cluster.remote(num_cpus=1, num_gpus=1 if has.get("GPU") else 0, max_restarts=-1)(_Cutter)
         actors = [actor.remote(shared) for _ in range(n_workers)]
         try:
             yield from _rows(cluster, actors, here, address)
@@ -71,7 +74,7 @@ def cut_on_ray(
 
 class _Cutter:
     def __init__(self, tok: Tokenizer) -> None:
-        self.tok = tok
+        self.tok = tok.on(device()) if isinstance(tok, Movable) else tok
 
     def versions(self) -> dict[str, str]:
         return _versions()

@@ -9,49 +9,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from twistlm.artifacts import cache_folder
 from twistlm.atomic import atomic_write
-from twistlm.audio.io import check, info
+from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
-from twistlm.corpus.sounds import Sound, Sounds, look_at
+from twistlm.corpus.sounds import Sounds, look_at
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.progress import task
-from twistlm.threads import in_order
-from twistlm.types import Clip, Units, UnitSpec
 from twistlm.urls import UrlPath, as_path
 
 FAILURES = "failures.jsonl"
-STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
-
-
-class Tokenizer(Protocol):
-    """What is needed of a `SpeechTokenizer`; anyone's works that several threads may call at once."""
-
-    @property
-    def spec(self) -> UnitSpec: ...
-
-    def __call__(self, clip: Clip, /) -> Units: ...
-
-
-@runtime_checkable
-class Streaming(Protocol):
-    """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
-
-    def stream(self, path: Path | UrlPath, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A clip that could not be tokenized, and why."""
-
-    id: str
-    path: str
-    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +76,7 @@ def tokenize(
     Args:
         source: a folder of sound files, a manifest file, or entries.
         out: folder for `shard-00000.parquet` …; `failures.jsonl` is written beside them when there are any.
-        tok: the tokenizer; it gets each clip at its own sample rate, whole and alone.
+        tok: the tokenizer; it gets each clip at its own sample rate, whole, and alone unless it asks for batches.
         max_failures: share of the clips, 0 … 1, that may fail; the good ones are stored in any case.
         shard_clips: clips per shard (fewer when they are long): what is lost at most when the process is killed.
         cutter: cuts the clips instead of `cut`, somewhere else (`corpus.ray.cut_on_ray`): the shards are the same.
@@ -147,18 +119,6 @@ def tokenize(
     )
 
 
-def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
-    """Cut clips into units, each core one at a time: a row or a failure for each, in their order.
-
-    It writes nothing and knows of no other clips, so any share of a job's clips can be cut anywhere, and the rows be
-    written by whoever holds the folder. Clips of one archive should come together.
-    """
-    with Sounds() as sounds:
-        fetched = (_fetch(entry, sounds) for entry in entries)  # by this thread, when its turn comes
-        with closing(in_order(lambda sound: _cut_one(sound, tok), fetched)) as made:
-            yield from made
-
-
 def _by_file(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries with those of one file together, files in the order in which they are first named."""
     first: dict[Path | UrlPath, int] = {}
@@ -187,7 +147,7 @@ def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> tupl
         try:
             same = _is_same(entry, fact, sounds)
         except BadInput as error:
-            lost.append(_failure(entry, error))
+            lost.append(Failure.of(entry, error))
             continue
         if not same:
             pending.append(entry)
@@ -209,50 +169,6 @@ def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
         return True
     # A copy or a fresh checkout has other times and the same content; an archive may have grown around its members.
     return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256
-
-
-def _fetch(entry: Entry, sounds: Sounds) -> Sound | Failure:
-    try:
-        return sounds.fetch(entry)
-    except BadInput as error:
-        return _failure(entry, error)
-
-
-def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
-    if isinstance(sound, Failure):
-        return sound
-    entry = sound.entry
-    try:
-        units, seconds = _units(sound, tok)
-    except BadInput as error:
-        return _failure(entry, error)
-    return Row(
-        units=dataclasses.replace(units, id=entry.id),
-        seconds=seconds,
-        speaker=entry.speaker,
-        split=entry.split,
-        text=entry.text,
-        source_bytes=sound.n_bytes,
-        source_mtime_ns=sound.mtime_ns,
-        source_sha256=sound.sha256 + entry.part,
-    )
-
-
-def _units(sound: Sound, tok: Tokenizer) -> tuple[Units, float]:
-    """A clip's units and its length in seconds."""
-    entry = sound.entry
-    if sound.data is None and isinstance(tok, Streaming):
-        start, seconds = entry.start or 0.0, None if entry.start is None else entry.seconds
-        length = info(sound.file)[0] if seconds is None else seconds
-        if length > STREAM_SECONDS:
-            return tok.stream(sound.file, start=start, seconds=seconds), length
-    clip = sound.clip(sample_rate=tok.spec.sample_rate)
-    check(clip)
-    return tok(clip), clip.seconds
-
-
-def _failure(entry: Entry, error: BadInput) -> Failure:
-    return Failure(id=entry.id, path=f"{entry.path}{entry.part}", error=str(error))
 
 
 def _write_failures(failures: Sequence[Failure], out: Path | UrlPath) -> None:

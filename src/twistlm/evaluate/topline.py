@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from twistlm.batching import batches
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.lm.model import load_causal_lm
-from twistlm.lm.score import batches
 
 PROTOCOL = "transcripts read by a text LM; per text token or summed, after the beginning-of-text token, end not counted"
 

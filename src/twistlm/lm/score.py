@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twistlm.batching import batches
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
 from twistlm.products import onednn_products
@@ -88,21 +89,6 @@ def score(
             for i, logprobs in zip(rows, found, strict=True):
                 scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)
     return [scores[i] for i in range(len(tokens))]
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices, longest first, so that rows of about one length share a batch and the largest comes first.
-
-    A batch, padded to its longest row, holds at most `batch_tokens`, or one row.
-    """
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 @torch.no_grad()  # a thread has its own

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from twistlm.artifacts import file_sha256
+from twistlm.devices import device
 from twistlm.lm.model import UnitLM
 from twistlm.lm.published import load_published
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -41,10 +41,3 @@ def place(lm: UnitLM) -> UnitLM:
     module: torch.nn.Module = lm.model
     module.to(device())
     return lm
-
-
-def device() -> torch.device:
-    """The GPU where there is one, of several that of this rank; else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")

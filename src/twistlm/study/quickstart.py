@@ -26,6 +26,7 @@ from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.sounds import check_header
 from twistlm.corpus.tokenize import tokenize
+from twistlm.devices import device
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
 from twistlm.evaluate.catalogue import open_suite
@@ -35,7 +36,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
-from twistlm.study.models import device, load_model, text_lm_files
+from twistlm.study.models import load_model, text_lm_files
 from twistlm.study.report import write_report
 from twistlm.study.stages import Stages
 from twistlm.study.training import VAL_UNITS, Init, train_units

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from twistlm.artifacts import bundled, bundled_or_folder, file_sha256
@@ -26,6 +30,7 @@ from twistlm.urls import UrlPath, as_path
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
 # batch (float32). tests/test_units_batch.py holds every family to half of this.
 BATCH_ROUNDING = 1e-5
+GPU_SECONDS = 480.0  # HuBERT base holds some 2 GB of features for so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +116,7 @@ class SpeechTokenizer:
             AudioError: as for one clip; the first bad clip is named.
         """
         for clip in clips:
-            self._check(clip)
-            if self.encoder.n_frames(len(clip.samples)) == 0:
-                self.frames(clip)  # says so
+            self.require(clip)
         short = [clip for clip in clips if not self._is_long(len(clip.samples))]
         found = iter(self.encoder.batch([clip.samples for clip in short]))
         frames = [
@@ -121,6 +124,30 @@ class SpeechTokenizer:
             for clip in clips
         ]
         return [self._units(each, id=clip.id) for clip, each in zip(clips, frames, strict=True)]
+
+    def require(self, clip: Clip) -> None:
+        """Do nothing for a clip that can be cut.
+
+        Raises:
+            AudioError: as for one clip.
+        """
+        self._check(clip)
+        if self.encoder.n_frames(len(clip.samples)) == 0:
+            self.frames(clip)  # says so
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of sound, padding counted, that fill the device; 0 on a CPU, where batches are no faster."""
+        device = getattr(getattr(self.encoder, "model", None), "device", None)
+        return 0.0 if device is None or device.type == "cpu" else GPU_SECONDS
+
+    def on(self, device: torch.device) -> SpeechTokenizer:
+        """This tokenizer, computing on `device` if its encoder is one of ours. This one stays where it is."""
+        model = getattr(self.encoder, "model", None)
+        if model is None or model.device == device:
+            return self
+        moved = copy.deepcopy(model).to(device)
+        return dataclasses.replace(self, encoder=dataclasses.replace(cast("Any", self.encoder), model=moved))
 
     def _settled(self, clip: Clip, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         if self.codebook.near_ties(features, relative=BATCH_ROUNDING).any():

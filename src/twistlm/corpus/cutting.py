@@ -1,0 +1,200 @@
+"""What one worker does: read clips, cut them into units, give a row or a failure for each. It writes nothing.
+
+On CPUs each core takes a clip. A GPU, which one clip does not fill, takes batches of clips of about one length, while
+threads read the next ones (`_by_batch`). Units are the same either way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from twistlm.audio.io import check, info
+from twistlm.batching import batches
+from twistlm.corpus.manifest import Entry
+from twistlm.corpus.shards import Row
+from twistlm.corpus.sounds import Sound, Sounds
+from twistlm.errors import BadInput
+from twistlm.threads import in_order
+from twistlm.types import Clip, Units, UnitSpec
+from twistlm.urls import UrlPath
+
+if TYPE_CHECKING:
+    import torch
+
+STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
+POOL_CLIPS, POOL_BATCHES = 256, 8  # clips, or batches' worth of sound, among which those of one length are looked for
+
+
+class Tokenizer(Protocol):
+    """What is needed of a `SpeechTokenizer`; anyone's works that several threads may call at once."""
+
+    @property
+    def spec(self) -> UnitSpec: ...
+
+    def __call__(self, clip: Clip, /) -> Units: ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
+
+    def stream(self, path: Path | UrlPath, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
+
+
+@runtime_checkable
+class Batching(Tokenizer, Protocol):
+    """What a tokenizer may have besides, to be given several clips at once."""
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of sound, padding counted, that fill its device; 0 where a clip a core is as fast."""
+
+    def require(self, clip: Clip, /) -> None:
+        """Raise AudioError where the clip cannot be cut."""
+
+    def batch(self, clips: Sequence[Clip], /) -> list[Units]: ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """What a tokenizer may have besides, to compute on another device."""
+
+    def on(self, device: torch.device, /) -> Tokenizer: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A clip that could not be tokenized, and why."""
+
+    id: str
+    path: str
+    error: str
+
+    @classmethod
+    def of(cls, entry: Entry, error: BadInput) -> Failure:
+        return cls(id=entry.id, path=f"{entry.path}{entry.part}", error=str(error))
+
+
+def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
+    """Cut clips into units: a row or a failure for each, in their order.
+
+    It knows of no other clips, so any share of a job's clips can be cut anywhere, and the rows be written by whoever
+    holds the folder. Clips of one archive should come together.
+    """
+    with Sounds() as sounds:
+        fetched = (_fetch(entry, sounds) for entry in entries)  # by this thread, when its turn comes
+        if isinstance(tok, Batching) and tok.batch_seconds:
+            yield from _by_batch(fetched, tok)
+        else:
+            with closing(in_order(lambda sound: _cut_one(sound, tok), fetched)) as made:
+                yield from made
+
+
+def _fetch(entry: Entry, sounds: Sounds) -> Sound | Failure:
+    try:
+        return sounds.fetch(entry)
+    except BadInput as error:
+        return Failure.of(entry, error)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Opened:
+    """A sound whose length is known: its clip, or None where it is to be read window by window."""
+
+    sound: Sound
+    clip: Clip | None
+    seconds: float
+
+    def row(self, units: Units) -> Row:
+        entry = self.sound.entry
+        return Row(
+            units=dataclasses.replace(units, id=entry.id),
+            seconds=self.seconds,
+            speaker=entry.speaker,
+            split=entry.split,
+            text=entry.text,
+            source_bytes=self.sound.n_bytes,
+            source_mtime_ns=self.sound.mtime_ns,
+            source_sha256=self.sound.sha256 + entry.part,
+        )
+
+
+def _open(sound: Sound, tok: Tokenizer) -> _Opened:
+    entry = sound.entry
+    if sound.data is None and isinstance(tok, Streaming):
+        length = info(sound.file)[0] if entry.start is None else entry.seconds or 0.0
+        if length > STREAM_SECONDS:
+            return _Opened(sound=sound, clip=None, seconds=length)
+    clip = sound.clip(sample_rate=tok.spec.sample_rate)
+    check(clip)
+    return _Opened(sound=sound, clip=clip, seconds=clip.seconds)
+
+
+def _alone(opened: _Opened, tok: Tokenizer) -> Row:
+    if opened.clip is not None:
+        return opened.row(tok(opened.clip))
+    assert isinstance(tok, Streaming)
+    entry = opened.sound.entry
+    part = None if entry.start is None else entry.seconds
+    return opened.row(tok.stream(opened.sound.file, start=entry.start or 0.0, seconds=part))
+
+
+def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
+    if isinstance(sound, Failure):
+        return sound
+    try:
+        return _alone(_open(sound, tok), tok)
+    except BadInput as error:
+        return Failure.of(sound.entry, error)
+
+
+def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row | Failure]:
+    """Cut as `_cut_one` does, in batches, while other threads read what comes next."""
+
+    def read(sound: Sound | Failure) -> _Opened | Failure:
+        if isinstance(sound, Failure):
+            return sound
+        try:
+            opened = _open(sound, tok)
+            if opened.clip is not None:
+                tok.require(opened.clip)
+            return opened
+        except BadInput as error:
+            return Failure.of(sound.entry, error)
+
+    with closing(in_order(read, fetched, ahead=POOL_CLIPS)) as reading:
+        for pool in _pools(reading, POOL_BATCHES * tok.batch_seconds):
+            done: dict[int, Row | Failure] = {}
+            clips: dict[int, Clip] = {}
+            for i, each in enumerate(pool):
+                if isinstance(each, Failure):
+                    done[i] = each
+                elif each.clip is not None:
+                    clips[i] = each.clip
+                else:
+                    done[i] = _cut_one(each.sound, tok)
+            places = list(clips)
+            for batch in batches([clips[i].seconds for i in places], tok.batch_seconds):
+                which = [places[j] for j in batch]
+                for i, units in zip(which, tok.batch([clips[i] for i in which]), strict=True):
+                    done[i] = pool[i].row(units)
+            yield from (done[i] for i in range(len(pool)))
+
+
+def _pools(reading: Iterable[_Opened | Failure], seconds: float) -> Iterator[list[Any]]:
+    """Group what was read until POOL_CLIPS of it, or so many seconds, are together."""
+    pool: list[_Opened | Failure] = []
+    held = 0.0
+    for each in reading:
+        pool.append(each)
+        held += each.clip.seconds if isinstance(each, _Opened) and each.clip is not None else 0.0
+        if len(pool) == POOL_CLIPS or held >= seconds:
+            yield pool
+            pool, held = [], 0.0
+    if pool:
+        yield pool
