@@ -157,7 +157,10 @@ def kmeans(
     out: Annotated[Path, typer.Option(help="Folder for the new tokenizer.")],
     k: Annotated[int, typer.Option("--k", help="Number of units.")] = 500,
     hop: Annotated[
-        int | None, typer.Option(help="Samples a unit: a divisor of the encoder's runs it in phases (mini-25hz: 320).")
+        int | None,
+        typer.Option(
+            help="Samples between units; a divisor of the encoder's runs it in phases (mini-25hz: 320).", min=1
+        ),
     ] = None,
     seed: Seed = 0,
     progress: bool = True,
