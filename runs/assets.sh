@@ -18,21 +18,28 @@ speak real $work/real 1
 speak slt $work/slt 3
 speak sample assets/speech 0.87
 
-# The encoder of mini-25hz-500 in three trainings: from random weights with a teacher, then twice on from there, on phones alone.
+# The tokenizers' encoder in three trainings: from random weights with a teacher, then twice on from there, on phones alone.
 # What ships began with 12,000 updates on the first 18 of these 24 hours (this script at 89c5651), and its vocoder with that
 # encoder's vocoder (5,000 updates by --start-from, --start-tokenizer, --lr 7e-4) instead of random weights.
 # mini-25hz-100 (tokenizer and vocoder), which the quickstart uses, is of an older encoder: its recipe is this script at ed91891.
 # In the quickstart's short training a warm start is no better than a cold one on 100 units of a newer encoder, see RESULTS.md.
-# To have those: add 100 to --units, and train a vocoder as below.
 encoder() { # encoder FOLDER SEED UPDATES RATE OPTION…
-  [ -f $1/encoder.safetensors ] || $python assets/make/tokenizer.py --speech $work/tok --gold $work/gold --librivox $work/real \
-    --work $work/tokenizer --bf16 --encoder $1 --seed $2 --updates $3 --lr $4 "${@:5}"
+  [ -f $1/encoder.safetensors ] || $python assets/make/encoder.py --speech $work/tok --work $work/tokenizer --bf16 --out $1 \
+    --seed $2 --updates $3 --lr $4 "${@:5}"
 }
-if [ ! -f assets/tokenizer/mini-25hz-500/spec.json ]; then
+if [ ! -f assets/encoder/mini-25hz/encoder.safetensors ]; then
   encoder $work/encoder-1 0 12000 1.5e-3
   encoder $work/encoder-2 1 1800 6e-4 --initial $work/encoder-1
-  encoder assets/encoder/mini-25hz 2 1600 4e-4 --initial $work/encoder-2 --units 500 --out assets/tokenizer
+  encoder assets/encoder/mini-25hz 2 1600 4e-4 --initial $work/encoder-2
 fi
+tokenizers() { # tokenizers NAME…: those that are missing, all of one frame rate; 50 Hz is the 25 Hz encoder in two phases
+  local missing=()
+  for name in "$@"; do [ -f assets/tokenizer/$name/quality.json ] || missing+=($name); done
+  [ ${#missing[@]} = 0 ] || $python assets/make/tokenizer.py "${missing[@]}" --speech $work/tok --gold $work/gold \
+    --librivox $work/real --work $work/tokenizer --encoder assets/encoder/mini-25hz --seed 2 --out assets/tokenizer
+}
+tokenizers mini-25hz-100-fourth mini-25hz-200 mini-25hz-500
+tokenizers mini-50hz-100 mini-50hz-200 mini-50hz-500
 [ -f assets/vocoder/mini-25hz-500/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
   --updates 12000 --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
 

@@ -388,6 +388,9 @@ def test_names_and_bundles() -> None:
         assert artifact.name == name
         assert artifact.licence
         json.dumps([str(source) for source in artifact.sources])
+    for kind in ("tokenizer", "vocoder"):  # all that ships has a name, and all that has a name ships
+        known = [resolve(a) for a in artifacts.ARTIFACTS.values() if a.kind == kind]
+        assert sorted(folder.name for folder in known) == names(artifacts.bundled(kind))
 
 
 @pytest.mark.network

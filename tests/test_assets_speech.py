@@ -18,6 +18,7 @@ from twistlm.artifacts import bundled
 from twistlm.benchmarks import pseudowords
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "assets" / "make"))
+import encoder
 import texts
 import voices
 
@@ -188,3 +189,23 @@ def test_a_word_is_known_by_its_sound() -> None:
     assert tactics.is_word(("k", "ax0", "t", "aa1", "m"))  # nor which short vowel is unstressed
     assert not tactics.is_word(("m", "aa1", "k", "t", "er0"))
     assert tactics.log_p(("m", "aa1")) == -np.inf  # pairs that occur fewer than 5 times are not English
+
+
+# --- targets of the encoder ----------------------------------------------------------------------------------------
+
+
+def test_phones_of_the_waveform_are_those_of_its_clips(tmp_path: Path) -> None:
+    clips = {"a": (0.7, [["x", 0.0, 0.3], ["y", 0.3, 0.7]]), "b": (0.5, None), "c": (0.3331, [["y", 0.1, 0.3]])}
+    manifest = [{"id": id, "path": f"{id}.wav", "seconds": seconds} for id, (seconds, _) in clips.items()]
+    phones = [{"id": id, "set": "radio", "phones": told} for id, (_, told) in clips.items() if told is not None]
+    for name, rows in (("manifest", manifest), ("phones", phones)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for id, (seconds, _) in clips.items():
+        soundfile.write(tmp_path / f"{id}.wav", np.full(round(seconds * 16_000), 0.1), 16_000)
+    samples, inside = encoder.waveform([tmp_path], tmp_path)
+    slow, names = encoder.phone_labels([tmp_path], "radio", hop=640)
+    fast, _ = encoder.phone_labels([tmp_path], "radio", hop=320)
+    assert names == ["x", "y"] and len(slow) == len(inside) == len(samples) // 640
+    assert np.array_equal(fast[::2], slow) and (slow[~inside] == -1).all() and (fast[36:62] == -1).all()
+    # The first clip: centres at 27.5 ms and every 20 ms from there; its last frame ends with it.
+    assert fast[:36].tolist() == [0] * 14 + [1] * 19 + [-1] * 3

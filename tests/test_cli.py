@@ -130,10 +130,12 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
     speech = tiny.speech / "low"
     made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")
     assert made.code == 0, made.err
-    fitted = twist(
-        "kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--out", tmp_path / "tok", "--json"
-    )
+    fit = ["kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--json"]
+    fitted = twist(*fit, "--out", tmp_path / "tok")
     assert fitted.json["n_units"] == 6 and fitted.json["hop"] == 640
+    phased = twist(*fit, "--hop", 320, "--out", tmp_path / "fast").json
+    assert phased["hop"] == 320 and phased["frames"] > 1.9 * fitted.json["frames"]
+    twist(*fit, "--hop", 300, "--out", tmp_path / "odd").refused("no multiple of 300")
     assert fitted.json["frames"] > fitted.json["frames_used"] and fitted.json["heldout_inertia"] > 0
     parts = ["--tokenizer", tmp_path / "tok", "--like", tiny.vocoder]
     voiced = twist("vocoder", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import mutual_info_score
 from transformers import HubertModel
 
+from twistlm.artifacts import bundled
 from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
 from twistlm.types import Clip
 from twistlm.units import encoder as encoder_module
@@ -24,7 +26,7 @@ from twistlm.units.pretrain import HubertPretrainConfig
 from twistlm.units.quality import unit_quality
 from twistlm.units.refine import refine
 from twistlm.units.runs import dedup, expand
-from twistlm.units.tokenizer import SpeechTokenizer, save_tokenizer
+from twistlm.units.tokenizer import SpeechTokenizer, read_spec, save_tokenizer
 
 
 @given(st.lists(st.integers(0, 3), max_size=60))
@@ -224,6 +226,30 @@ def test_n_frames_is_exact_for_every_length(frame_rate):
         encoder(noise(encoder.min_samples() - 1))
 
 
+@pytest.mark.parametrize("phases", [2, 4])
+def test_phases_take_turns(hubert, phases):
+    plain = SSLEncoder(cut(hubert.config, hubert.state_dict(), 2), 2)
+    phased = dataclasses.replace(plain, phases=phases)
+    assert (plain.hop, phased.hop, phased.min_samples()) == (640, 640 // phases, plain.min_samples())
+    for n in [plain.min_samples() + d for d in (0, 159, 160, 319, 320, 639, 640, 959, 960, 20_000)]:
+        wave = noise(n, n)
+        features = phased(wave)
+        assert len(features) == phased.n_frames(n)
+        for phase in range(phases):
+            shifted = wave[phase * phased.hop :]
+            expected = plain(shifted) if plain.n_frames(len(shifted)) else np.zeros((0, plain.dim), np.float32)
+            np.testing.assert_allclose(features[phase::phases], expected, atol=1e-5)
+    assert phased.n_frames(plain.min_samples() - 1) == 0
+
+
+def test_a_normalised_clip_is_scaled_once_for_all_phases(hubert):
+    encoder = SSLEncoder(cut(hubert.config, hubert.state_dict(), 2), 2, normalize_input=True, phases=2)
+    wave = noise(20_000) + np.float32(0.2)
+    scaled = ((wave - wave.mean()) / wave.std()).astype(np.float32)
+    plain = dataclasses.replace(encoder, normalize_input=False, phases=1)
+    np.testing.assert_allclose(encoder(wave)[1::2], plain(scaled[320:]), atol=1e-4)
+
+
 def test_published_frame_counts():
     config = tiny_config(25).hubert()
     assert frames_of(80_000, config.conv_kernel, config.conv_stride) == 124  # 5 s of TWIST's 25 Hz tokenizer
@@ -267,6 +293,29 @@ def test_tokenizer_units(tokenizer_folder):
         assert np.array_equal(units.ids, again.ids)
         assert units.id == clip.id
         assert units.spec.frame_rate == 25
+
+
+def test_a_hop_of_half_a_stride_is_50_hz(tokenizer_folder, tmp_path):
+    slow = SpeechTokenizer.load(tokenizer_folder)
+    folder, book = tmp_path / "fast", slow.codebook
+
+    def save_with(hop: int):
+        return save_tokenizer(
+            folder, name="tiny", encoder_config=json.loads((tokenizer_folder / "encoder.json").read_text()),
+            encoder_weights=(tokenizer_folder / "encoder.safetensors").read_bytes(), layer=2, codebook=book,
+            normalize_input=False, sample_rate=16_000, hop=hop, card="",
+        )  # fmt: skip
+
+    spec = save_with(320)
+    assert spec.frame_rate == 50 and spec.fingerprint != slow.spec.fingerprint
+    assert dataclasses.replace(spec, hop=640) == slow.spec
+    fast, clip = SpeechTokenizer.load(folder), Clip(noise(23_456), 16_000, "a")
+    assert np.array_equal(fast.frames(clip)[::2], slow.frames(clip))
+    assert np.array_equal(fast.frames(clip)[1::2], slow.frames(dataclasses.replace(clip, samples=clip.samples[320:])))
+    for hop in (300, 1280):
+        save_with(hop)
+        with pytest.raises(BadInput, match=f"every 640 samples, which is no multiple of {hop}"):
+            SpeechTokenizer.load(folder)
 
 
 def test_tokenizer_refuses_other_rates_short_clips_and_nan(tokenizer_folder):
@@ -327,3 +376,19 @@ def test_an_unknown_name_lists_the_bundled_ones():
     with pytest.raises(BadInput, match=r"neither a folder nor a bundled tokenizer.*mini-25hz-500"):
         SpeechTokenizer.load("no/such/folder")
     assert SpeechTokenizer.load("mini-25hz-500").spec.n_units == 500
+
+
+@pytest.mark.parametrize("rate", [25, 50])
+@pytest.mark.parametrize("units", [100, 200, 500])
+def test_the_bundled_family_is_whole(rate, units):
+    tok = SpeechTokenizer.load(f"mini-{rate}hz-{units}")
+    assert (tok.spec.frame_rate, tok.spec.n_units) == (rate, units)
+    clip = Clip(noise(16_000), 16_000, "a")
+    assert tok(clip).runs.sum() == (16_000 - 880) // (16_000 // rate) + 1
+    card = (bundled("tokenizer") / f"mini-{rate}hz-{units}" / "CARD.md").read_text()
+    assert card.startswith(f"# mini-{rate}hz-{units}\n")
+
+
+def test_units_that_others_were_made_with_stay_what_they_are():
+    assert read_spec("mini-25hz-100").fingerprint == "2a68e4e1d463b535"  # the study's and the quickstart's
+    assert read_spec("mini-25hz-500").fingerprint == "569515e93de726b2"  # the vocoder's

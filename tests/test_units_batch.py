@@ -6,6 +6,8 @@ of another shape may be summed in another order; frames near a border between tw
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build
 from twistlm.units.tokenizer import BATCH_ROUNDING, SpeechTokenizer
 
+PHASED = "mhubert-25hz in 2 phases"
 _made: dict[tuple, SpeechTokenizer] = {}
 
 
@@ -27,8 +30,9 @@ def tokenizer(name: str, *, narrow: bool = True, layers: int = LAYERS, n_units: 
     """A stand-in tokenizer whose centroids are frames of some sound, so that its units change often."""
     key = (name, narrow, layers)
     if key not in _made:
-        model, fields = stand_in(name, narrow=narrow, layers=layers)
+        model, fields = stand_in(name.removesuffix(" in 2 phases"), narrow=narrow, layers=layers)
         encoder = build(fields, encoder_state(model), layer=layers, normalize_input="large" in name, where=name)
+        encoder = dataclasses.replace(encoder, phases=2) if name == PHASED else encoder
         frames = encoder(sound(3.0 if narrow else 1.0, 99))
         picked = np.random.default_rng(0).choice(len(frames), n_units, replace=False)
         spec = UnitSpec(
@@ -69,7 +73,7 @@ def check(tok: SpeechTokenizer, clips: list[Clip]) -> tuple[float, int, int]:
     return worst, n_frames, n_near
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, PHASED])
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=4, deadline=None, derandomize=True)
 def test_units_are_the_same_alone_and_in_a_batch(name, seed):
@@ -77,7 +81,7 @@ def test_units_are_the_same_alone_and_in_a_batch(name, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, PHASED])
 def test_units_are_the_same_in_500_draws(name, record_property):
     worst, frames, near = np.array([check(tokenizer(name), draw(seed)) for seed in range(500)]).T
     record_property("worst", worst.max())  # shown by --junit-xml
@@ -129,7 +133,7 @@ def test_a_batch_with_a_long_clip(monkeypatch):
 
     monkeypatch.setattr(encoder_module, "WINDOW_SECONDS", 1)
     monkeypatch.setattr(encoder_module, "CONTEXT_SECONDS", 1)
-    for name in ("hubert-base", "whisper"):
+    for name in ("hubert-base", "whisper", PHASED):
         tok = tokenizer(name)
         check(tok, [Clip(sound(s, i), 16_000, str(i)) for i, s in enumerate((0.5, 4.3, 1.1))])
 
@@ -198,7 +202,7 @@ def test_a_near_tie_is_settled_alone():
     assert tok.encoder.alone == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, PHASED])
 @given(n=st.integers(1, 4000))
 @settings(max_examples=12, deadline=None)
 def test_n_frames_is_exact(name, n):
@@ -206,5 +210,5 @@ def test_n_frames_is_exact(name, n):
     if encoder.n_frames(n):
         assert len(encoder(sound(n / 16_000, 0)[:n])) == encoder.n_frames(n)
     else:
-        assert name in ARCHITECTURES
+        assert name in ARCHITECTURES or name == PHASED
         assert n < encoder.min_samples()

@@ -24,7 +24,7 @@ from twistlm.errors import BadInput
 from twistlm.study.unit_quality import unit_quality_of
 from twistlm.types import Clip
 from twistlm.units.quality import agreement, unit_quality
-from twistlm.units.quality.agreement import _measures, phone_unit_counts
+from twistlm.units.quality.agreement import _measures, phone_unit_counts, pnmi_ratio
 from twistlm.units.quality.leakage import speaker_leakage
 from twistlm.units.quality.robustness import unchanged
 from twistlm.units.quality.usage import usage
@@ -58,7 +58,7 @@ def test_measures_of_resamples_equal_those_of_the_clips_strung_together(seed):
 def test_intervals_hold_the_estimate_and_cover_other_clips():
     units, phones = speech(0)
     found = agreement(units, phones, seed=0)
-    assert found == agreement(units, phones, seed=0) and found.clips == 30
+    assert found == agreement(units, phones, seed=0) and found.clips == tuple(range(30))
     assert found.quality == unit_quality(np.concatenate(units), np.concatenate(phones))
     assert 0 < found.pnmi_shuffled < 0.1 < found.quality.pnmi
     for value, (low, high) in (
@@ -71,6 +71,46 @@ def test_intervals_hold_the_estimate_and_cover_other_clips():
     truth = float(np.mean([other.quality.pnmi for other in others]))
     covered = sum(other.pnmi_ci[0] <= truth <= other.pnmi_ci[1] for other in others)
     assert covered >= 34  # of 40; 38 are expected, and fewer than 34 come once in 50 times from a sound interval
+
+
+def test_the_ratio_of_two_pnmis_is_paired_over_clips():
+    units, phones = speech(0)
+    phones[3] = np.full(len(phones[3]), "")  # a clip nobody aligned
+    mine = agreement(units, phones, seed=0)
+    assert mine.clips == (0, 1, 2, *range(4, 30))
+    # Each frame twice is the same PNMI on every resample, whatever the number of frames.
+    twice = agreement([np.repeat(u, 2) for u in units], [np.repeat(p, 2) for p in phones], seed=0)
+    ratio, ci = pnmi_ratio(mine, twice)
+    assert (ratio, *ci) == pytest.approx((1, 1, 1), abs=1e-12)
+    # Coarser units of the same frames: resamples that are easy for one are for the other.
+    coarse = agreement([np.minimum(u, 6).astype(np.uint16) for u in units], phones, seed=0)
+    ratio, (low, high) = pnmi_ratio(mine, coarse)
+    assert ratio == mine.quality.pnmi / coarse.quality.pnmi and 1 < low < ratio < high
+    apart = mine.pnmi_resampled / np.random.default_rng(0).permutation(coarse.pnmi_resampled)
+    assert high - low < 0.8 * np.subtract(*np.percentile(apart, [97.5, 2.5]))
+
+
+def test_a_ratio_covers_that_of_other_clips():
+    def ratio(seed):
+        units, phones = speech(seed)
+        rng = np.random.default_rng(seed + 1000)
+        noisy = [np.where(rng.random(len(u)) < 0.2, 0, u).astype(np.uint16) for u in units]
+        return pnmi_ratio(agreement(units, phones, seed=0, n=200), agreement(noisy, phones, seed=0, n=200))
+
+    found = [ratio(seed) for seed in range(1, 41)]
+    truth = float(np.mean([value for value, _ in found]))
+    assert sum(low <= truth <= high for _, (low, high) in found) >= 34  # as above
+
+
+def test_a_ratio_needs_the_same_clips_and_something_to_divide_by():
+    units, phones = speech(0, clips=6)
+    mine = agreement(units, phones, seed=0)
+    with pytest.raises(BadInput, match="6 and 5 clips"):
+        pnmi_ratio(mine, agreement(units[:5], phones[:5], seed=0))
+    with pytest.raises(BadInput, match="tell nothing"):
+        pnmi_ratio(mine, agreement([np.zeros_like(u) for u in units], phones, seed=0))
+    one = agreement(units[:1], phones[:1], seed=0)
+    assert np.isnan(pnmi_ratio(one, one)[1]).all()
 
 
 def test_a_single_clip_has_no_interval_and_odd_lengths_are_refused():
@@ -216,6 +256,10 @@ def test_twist_units_quality_measures_two_tokenizers(tiny: Tiny, aligned, tmp_pa
     assert values == json.loads((out / "quality.json").read_text())
     assert (values["speech"]["clips"], values["speech"]["clips_without_alignment"]) == (20, 4)
     mine, mfcc = values["tokenizers"]
+    assert values["mfcc_fitted_on"] == str(tiny.speech)
+    assert values["pnmi_ratio"]["value"] == pytest.approx(mine["pnmi"]["value"] / mfcc["pnmi"]["value"])
+    assert values["pnmi_ratio"]["ci"][0] < values["pnmi_ratio"]["value"] < values["pnmi_ratio"]["ci"][1]
+    assert "PNMI, times that of mfcc" in (out / "report.html").read_text()
     assert mfcc["tokenizer"] == "mfcc" and mfcc["spec"]["n_units"] == mine["spec"]["n_units"] == N_UNITS
     for tok in (mine, mfcc):
         assert 0 <= tok["pnmi"]["ci"][0] <= tok["pnmi"]["value"] <= tok["pnmi"]["ci"][1] <= 1
@@ -236,6 +280,21 @@ def test_twist_units_quality_measures_two_tokenizers(tiny: Tiny, aligned, tmp_pa
     tags = Tags((out / "report.html").read_text())
     assert sum(tag == "svg" for tag, _ in tags.seen) == 8
     assert not [at for _, at in tags.seen for key in ("src", "href") if at.get(key, "data:").split(":")[0] != "data"]
+
+
+def test_mfcc_may_be_fitted_on_other_speech(tiny: Tiny, aligned):
+    def fitted_on(speech):
+        return unit_quality_of(
+            tiny.speech, aligned, tokenizer=tiny.tokenizer, against="mfcc", mfcc_speech=speech, seed=0,
+            robustness_clips=0,
+        )  # fmt: skip
+
+    same, other = fitted_on(None), fitted_on(tiny.speech / "low")
+    books = [values["tokenizers"][1]["spec"]["centroids_sha256"] for values in (same, other)]
+    assert books[0] != books[1] and same["tokenizers"][0] == other["tokenizers"][0]
+    assert other["mfcc_fitted_on"] == str(tiny.speech / "low")
+    alone = unit_quality_of(tiny.speech, aligned, tokenizer=tiny.tokenizer, against=None, seed=0, robustness_clips=0)
+    assert alone["pnmi_ratio"] is None and alone["mfcc_fitted_on"] is None
 
 
 def test_twist_units_quality_says_what_one_speaker_cannot_tell(tiny: Tiny, aligned, capsys, monkeypatch):

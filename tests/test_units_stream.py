@@ -16,7 +16,7 @@ import soundfile as sf
 from encoders import LAYERS, encoder_state, stand_in
 from standins import Tiny
 from test_corpus_tokenize import FakeTokenizer, by_id
-from test_units_batch import sound, tokenizer
+from test_units_batch import PHASED, sound, tokenizer
 from twistlm.audio import stream as stream_module
 from twistlm.corpus import cutting
 from twistlm.corpus.manifest import Entry
@@ -37,7 +37,9 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "BLOCK", 10_000)
 
 
-@pytest.mark.parametrize("name", ["hubert-base", "hubert-large", "mhubert-25hz", "whisper"])  # large: normalised input
+@pytest.mark.parametrize(
+    "name", ["hubert-base", "hubert-large", "mhubert-25hz", PHASED, "whisper"]
+)  # large: normalised input
 def test_streamed_units_are_those_of_the_whole_clip(tmp_path: Path, small_windows, name: str):
     tok = tokenizer(name)
     for seconds in (0.3, 3.02, 5.37):

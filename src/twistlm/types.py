@@ -37,7 +37,8 @@ class UnitSpec:
             final layer norm of the encoder.
         normalize_input: whether each clip is scaled to zero mean and unit variance before the encoder.
         sample_rate: Hz, what the encoder hears.
-        hop: samples between two frames.
+        hop: samples between two frames. Where it is a divisor of what the encoder's convolutions stride, the encoder
+            runs in phases (`units.encoder`): mini-50hz's encoder is mini-25hz's, in two.
         n_units: K, the size of the codebook; units are 0 … K-1.
         centroids_sha256: sha256 of the codebook file.
         deduplicate: whether consecutive equal units are one unit (with a run length).

@@ -159,13 +159,19 @@ def kmeans(
     layer: Annotated[int, typer.Option(help="Block whose output is clustered, from 1.")],
     out: Annotated[Path, typer.Option(help="Folder for the new tokenizer.")],
     k: Annotated[int, typer.Option("--k", help="Number of units.")] = 500,
+    hop: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples between units; a divisor of the encoder's runs it in phases (mini-25hz: 320).", min=1
+        ),
+    ] = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """Fit a codebook: a tokenizer from an encoder."""
     from twistlm.study.making import fit_codebook
 
-    made = fit_codebook(speech, encoder, out, layer=layer, k=k, seed=seed, progress=progress)
+    made = fit_codebook(speech, encoder, out, layer=layer, k=k, hop=hop, seed=seed, progress=progress)
     spec = made.spec
     facts = {
         "tokenizer": str(out),

@@ -21,7 +21,11 @@ def quality(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")],
     tokenizer: TokenizerName = MINI,
     against: Annotated[
-        str | None, typer.Option(help="A second tokenizer (name or folder), or mfcc: k-means over MFCC of these clips.")
+        str | None, typer.Option(help="A second tokenizer (name or folder), or mfcc: k-means over MFCC.")
+    ] = None,
+    mfcc_speech: Annotated[
+        Path | None,
+        typer.Option(help="Folder or manifest that mfcc is fitted on; else the clips measured, which flatters it."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Measure clips of this split only.")] = None,
     phone_set: Annotated[str | None, typer.Option(help="Use the phones of this set, where .jsonl has several.")] = None,
@@ -46,6 +50,7 @@ def quality(
         tokenizer=tokenizer,
         against=against,
         seed=seed,
+        mfcc_speech=mfcc_speech,
         split=split,
         phone_set=phone_set,
         tier=tier,

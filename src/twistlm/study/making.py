@@ -218,6 +218,7 @@ def fit_codebook(
     layer: int,
     k: int,
     seed: int,
+    hop: int | None = None,
     max_frames: int = 500_000,
     progress: bool = False,
 ) -> Fitted:
@@ -232,6 +233,7 @@ def fit_codebook(
         out: the tokenizer's folder.
         layer: 1-based block whose output is clustered.
         k: units.
+        hop: samples between two frames, see `SSLEncoder.load`; None takes the encoder's own.
         seed: of the clustering, and of the choice of frames. Held out is one clip in HELDOUT_EVERY, from the second on.
         max_frames: frames used at most, and a tenth as many to judge by.
         progress: show a bar.
@@ -240,7 +242,7 @@ def fit_codebook(
         ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units.
     """
     folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"encoder/{encoder}")
-    model = SSLEncoder.load(folder, layer=layer)
+    model = SSLEncoder.load(folder, layer=layer, hop=hop)
     used = kmeans.Sample(max_frames, model.dim, seed=seed)
     heldout = kmeans.Sample(max(1, max_frames // 10), model.dim, seed=seed)
     clips = (clip.samples for _, clip in _clips(speech, progress=progress))

@@ -30,6 +30,8 @@ def rows(values: Mapping[str, Any]) -> list[list[str]]:
     """The table's rows: a name, then a cell for each tokenizer."""
     toks = values["tokenizers"]
     found = [[name, *(_number(tok[key]) for tok in toks)] for name, key in _AGREEMENT]
+    if values["pnmi_ratio"] is not None:
+        found.insert(1, [f"PNMI, times that of {toks[1]['tokenizer']}", _number(values["pnmi_ratio"]), "1"])
     found.append(["PNMI of shuffled units", *(f"{tok['pnmi_shuffled']:.3f}" for tok in toks)])
     found += [[f"ABX error of {name} speakers", *(_share(tok["abx"][key]) for tok in toks)] for name, key in _ABX]
     usages = [tok["usage"] for tok in toks]

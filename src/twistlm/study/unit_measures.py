@@ -21,7 +21,7 @@ from twistlm.evaluate.stats import outcome_ci, ratio_ci
 from twistlm.progress import track
 from twistlm.threads import in_order
 from twistlm.units.quality import abx
-from twistlm.units.quality.agreement import agreement, phone_unit_counts
+from twistlm.units.quality.agreement import Agreement, agreement, phone_unit_counts
 from twistlm.units.quality.alignment import SILENCE, Alignment, phones_at, receptive_field
 from twistlm.units.quality.leakage import speaker_leakage
 from twistlm.units.quality.robustness import DISTURBANCES, unchanged
@@ -71,8 +71,10 @@ class _Heard(NamedTuple):
     kept: dict[str, int] | None
 
 
-def measure(name: str, tok: SpeechTokenizer, material: Material, *, progress: bool) -> tuple[Values, list[Values]]:
-    """Return the numbers of one tokenizer, and a row for each clip.
+def measure(
+    name: str, tok: SpeechTokenizer, material: Material, *, progress: bool
+) -> tuple[Values, list[Values], Agreement]:
+    """Return the numbers of one tokenizer, a row for each clip, and its agreement with phones, to set beside another's.
 
     Raises:
         AudioError: an unusable sound file, or one shorter than a frame.
@@ -124,7 +126,7 @@ def measure(name: str, tok: SpeechTokenizer, material: Material, *, progress: bo
         }
         for entry, clip, label, guess in zip(material.entries, heard, labels, guesses, strict=True)
     ]
-    return values, rows
+    return values, rows, agreed
 
 
 def value(estimate: float, ci: Sequence[float]) -> Values:

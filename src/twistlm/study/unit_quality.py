@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from twistlm.artifacts import file_sha256
 from twistlm.atomic import atomic_write
@@ -24,10 +25,11 @@ from twistlm.errors import BadInput
 from twistlm.progress import track
 from twistlm.study.judging import without_nan
 from twistlm.study.quality_page import write_page
-from twistlm.study.unit_measures import Material, measure
+from twistlm.study.unit_measures import Material, measure, value
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import MFCCEncoder
+from twistlm.units.quality.agreement import pnmi_ratio
 from twistlm.units.quality.alignment import check_lengths, matched, read_alignments
 from twistlm.units.tokenizer import SpeechTokenizer
 
@@ -37,7 +39,8 @@ _FIT_FRAMES = 200_000
 
 PROTOCOL = {
     "PNMI and purities": "over all frames with a phone, silence included; the phone at the centre of a frame's "
-    "receptive field; intervals: bootstrap over clips, 1000 resamples, shifted by its bias",
+    "receptive field; intervals: bootstrap over clips, 1000 resamples, shifted by its bias; of the ratio of two "
+    "PNMIs paired: both on the same resamples",
     "ABX": "phones in any context, silences left out; DTW over frames, angular distance of features, 0 or 1 for units; "
     "mean over speakers, then over ordered pairs of phones; intervals: jackknife over ten groups of clips",
     "bits per second": "entropy of deduplicated units × units per second (ZeroSpeech 2019)",
@@ -54,6 +57,7 @@ def unit_quality_of(
     tokenizer: str | Path,
     against: str | Path | None,
     seed: int,
+    mfcc_speech: str | Path | Sequence[Entry] | None = None,
     split: str | None = None,
     phone_set: str | None = None,
     tier: str | None = None,
@@ -70,8 +74,9 @@ def unit_quality_of(
         speech: folder of sound files, manifest, or its entries.
         alignment: gold phones, as `units.quality.alignment.read_alignments` reads them.
         tokenizer: name or folder.
-        against: a second tokenizer, or "mfcc": k-means over MFCC of the same size and frame rate, fitted on the very
-            clips that are measured, which flatters it.
+        against: a second tokenizer, or "mfcc": k-means over MFCC of the same size and frame rate.
+        mfcc_speech: what "mfcc" is fitted on: folder, manifest or entries, of which a seeded sample of clips is taken;
+            None fits it on the very clips that are measured, which flatters it.
         seed: of the choice of clips and tokens, the bootstrap, the probe's folds, noises and k-means.
         split: measure clips of this split only.
         phone_set, tier: which phones of `alignment`.
@@ -83,8 +88,9 @@ def unit_quality_of(
         progress: show bars.
 
     Returns:
-        What `quality.json` holds: `speech`, `alignment`, `seed`, `protocol`, and `tokenizers`, one or two. A measure
-        that the speech does not allow (one speaker only) is null, and `not_measured` says why.
+        What `quality.json` holds: `speech`, `alignment`, `seed`, `protocol`, `tokenizers`, one or two, and
+        `pnmi_ratio`, of the first over the second. A measure that the speech does not allow (one speaker only) is null,
+        and `not_measured` says why.
 
     Raises:
         BadInput: no clip has an alignment, an alignment is longer than its clip, or a broken table.
@@ -102,9 +108,11 @@ def unit_quality_of(
     check_lengths(phones, {id: seconds for id, (seconds, _) in lengths.items()})
     first = SpeechTokenizer.load(tokenizer)
     toks = [(str(tokenizer), first)]
-    if against is not None:
-        second = _mfcc(first, chosen, seed, progress) if str(against) == MFCC else SpeechTokenizer.load(against)
-        toks.append((str(against), second))
+    if str(against) == MFCC:
+        heard = chosen if mfcc_speech is None else load(mfcc_speech)
+        toks.append((MFCC, _mfcc(first, heard, seed, progress)))
+    elif against is not None:
+        toks.append((str(against), SpeechTokenizer.load(against)))
     material = Material(
         entries=chosen,
         phones=phones,
@@ -114,11 +122,17 @@ def unit_quality_of(
         max_x_speakers=max_x_speakers,
         seed=seed,
     )
-    measured = [measure(name, tok, material, progress=progress) for name, tok in toks]
+    numbers, rows, agreed = zip(*(measure(name, tok, material, progress=progress) for name, tok in toks), strict=True)
+    ratio = None
+    if against is not None:
+        try:
+            ratio = value(*pnmi_ratio(*agreed))
+        except BadInput as error:
+            numbers[0]["not_measured"]["pnmi_ratio"] = str(error)
     values: Values = without_nan(
         {
             "speech": {
-                "source": str(speech) if isinstance(speech, str | Path) else "a list of clips",
+                "source": _named(speech),
                 "split": split,
                 "clips": len(chosen),
                 "speakers": len(set(material.speakers)),
@@ -131,16 +145,22 @@ def unit_quality_of(
             "abx_max_items": max_items,
             "abx_max_x_speakers": max_x_speakers,
             "protocol": PROTOCOL,
-            "tokenizers": [numbers for numbers, _ in measured],
+            "mfcc_fitted_on": _named(speech if mfcc_speech is None else mfcc_speech) if str(against) == MFCC else None,
+            "tokenizers": list(numbers),
+            "pnmi_ratio": ratio,
         }
     )
     if out is not None:
         with atomic_write(Path(out) / "quality.json") as temporary:
             temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         with atomic_write(Path(out) / "clips.parquet") as temporary:
-            pq.write_table(pa.Table.from_pylist([row for _, rows in measured for row in rows]), temporary)
+            pq.write_table(pa.Table.from_pylist([row for of_one in rows for row in of_one]), temporary)
         write_page(values, Path(out) / "report.html")
     return values
+
+
+def _named(speech: str | Path | Sequence[Entry]) -> str:
+    return str(speech) if isinstance(speech, str | Path) else "a list of clips"
 
 
 def _sample(entries: Sequence[Entry], n: int | None, seed: int) -> list[Entry]:
@@ -159,13 +179,17 @@ def _length(entry: Entry) -> tuple[float, int]:
 
 
 def _mfcc(tok: SpeechTokenizer, entries: Sequence[Entry], seed: int, progress: bool) -> SpeechTokenizer:
-    """k-means over MFCC of these clips, with as many units and frames as `tok` has."""
+    """k-means over MFCC of these clips, of as many as give _FIT_FRAMES, with as many units and frames as `tok` has."""
     encoder = MFCCEncoder(tok.encoder)
-    clips = (encoder(read_clip(entry, sample_rate=encoder.sample_rate).samples) for entry in entries)
-    features = np.concatenate(list(track(clips, description="MFCC", total=len(entries), enabled=progress)))
-    if len(features) > _FIT_FRAMES:
-        features = features[np.sort(np.random.default_rng(seed).choice(len(features), _FIT_FRAMES, replace=False))]
-    codebook = kmeans.fit(features, tok.spec.n_units, seed=seed)
+    features: list[NDArray[np.float32]] = []
+    n_frames = 0
+    shuffled = (entries[i] for i in np.random.default_rng(seed).permutation(len(entries)))
+    for entry in track(shuffled, description="MFCC", total=len(entries), enabled=progress):
+        features.append(encoder(read_clip(entry, sample_rate=encoder.sample_rate).samples))
+        n_frames += len(features[-1])
+        if n_frames >= _FIT_FRAMES:
+            break
+    codebook = kmeans.fit(np.concatenate(features), tok.spec.n_units, seed=seed)
     spec = UnitSpec(
         encoder=MFCC, encoder_sha256=hashlib.sha256(b"twistlm MFCC, 39 dimensions").hexdigest(), layer=0, tap="mfcc",
         normalize_input=False, sample_rate=tok.spec.sample_rate, hop=tok.spec.hop, n_units=codebook.n_units,

@@ -3,6 +3,9 @@
 Four families of transformers share one build (convolutions, a positional convolution, blocks) and are one class here:
 HuBERT, wav2vec 2.0, WavLM and data2vec-audio, base and large. Whisper's encoder is another build: `units.whisper`.
 
+An encoder may run in phases, for more frames than its convolutions make: in two phases of a 25 Hz encoder every other
+frame is one of the sound without its first 20 ms, which gives 50 Hz for twice the work.
+
 Shapes: B clips, N samples, F frames, D feature dimensions.
 """
 
@@ -106,17 +109,20 @@ class SSLEncoder:
         layer: 1-based block whose output is returned.
         sample_rate: Hz.
         normalize_input: scale each clip to zero mean and unit variance first.
+        phases: how often a clip is encoded, each time from `hop` samples later on; their frames take turns. A divisor
+            of the convolutions' stride.
     """
 
     model: Any
     layer: int
     sample_rate: int = 16_000
     normalize_input: bool = False
+    phases: int = 1
 
     @property
     def hop(self) -> int:
         """Samples between two frames."""
-        return int(np.prod(self.model.config.conv_stride))
+        return int(np.prod(self.model.config.conv_stride)) // self.phases
 
     @property
     def dim(self) -> int:
@@ -124,7 +130,9 @@ class SSLEncoder:
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of a clip of `n_samples`, exact for every length."""
-        return frames_of(n_samples, self.model.config.conv_kernel, self.model.config.conv_stride)
+        # Floors nest: a stack of convolutions makes the frames of one that is as wide and as coarse as all of it. Those
+        # of P phases add up to those of one P times as fine (Hermite's identity).
+        return max(0, (n_samples - self.min_samples()) // self.hop + 1)
 
     def min_samples(self) -> int:
         """The shortest clip that has one frame: the receptive field of the convolutions."""
@@ -201,18 +209,27 @@ class SSLEncoder:
     def _front_end(self) -> FrontEnd:
         return FrontEnd(self.model)
 
-    @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._through_blocks(self._first_block_input(samples), None)[0].cpu().numpy()
+        return self._encode_batch([samples])[0]
 
     @torch.inference_mode()
     def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        frames = [self._first_block_input(samples)[0] for samples in clips]
+        # What each phase of each clip hears; a clip with fewer frames than there are phases has one phase a frame.
+        heard = [[c[p * self.hop :] for p in range(min(self.phases, self.n_frames(len(c))))] for c in clips]
+        frames = [self._first_block_input(samples)[0] for phases in heard for samples in phases]
         hidden = pad_sequence(frames, batch_first=True)  # [B, F, D]
         n_frames = torch.tensor([len(f) for f in frames], device=hidden.device)
         real = torch.arange(hidden.shape[1], device=hidden.device) < n_frames[:, None]  # [B, F]
-        hidden = self._through_blocks(hidden, real)
-        return [features[: len(f)].cpu().numpy() for features, f in zip(hidden, frames, strict=True)]
+        hidden = self._through_blocks(hidden, None if real.all() else real)
+        found = iter(features[: len(f)].cpu().numpy() for features, f in zip(hidden, frames, strict=True))
+        return [self._in_turn([next(found) for _ in phases]) for phases in heard]
+
+    def _in_turn(self, features: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Frames of a clip's phases, float32 [F', D] each, in order of time: float32 [F, D]."""
+        frames = np.empty((sum(map(len, features)), self.dim), np.float32)
+        for phase, own in enumerate(features):
+            frames[phase :: self.phases] = own
+        return frames
 
     def _first_block_input(self, samples: NDArray[np.float32]) -> torch.Tensor:
         """float32 [N] -> [1, F, D]: transformers' hidden_states[0]."""
@@ -238,12 +255,21 @@ class SSLEncoder:
         return hidden
 
     @classmethod
-    def load(cls, folder: str | Path, *, layer: int, normalize_input: bool = False) -> SSLEncoder:
+    def load(
+        cls, folder: str | Path, *, layer: int, normalize_input: bool = False, hop: int | None = None
+    ) -> SSLEncoder:
         """Read `encoder.json` (a configuration of one of FAMILIES) and `encoder.safetensors` (any float type).
+
+        Args:
+            folder: holds both.
+            layer, normalize_input: see the class.
+            hop: samples between two frames, the convolutions' stride or a divisor of it (phases, then); None takes the
+                stride.
 
         Raises:
             ArtifactError: files missing or not of this shape.
-            BadInput: the encoder has fewer blocks than `layer`, or is of a family that is not supported.
+            BadInput: the encoder has fewer blocks than `layer`, is of a family that is not supported, or cannot have
+                that hop.
         """
         folder = Path(folder)
         if not (folder / "encoder.json").is_file() or not (folder / "encoder.safetensors").is_file():
@@ -252,7 +278,13 @@ class SSLEncoder:
         if not 1 <= layer <= config.num_hidden_layers:
             raise BadInput(f"layer {layer} asked of an encoder with {config.num_hidden_layers} blocks in {folder}.")
         state = {name: tensor.float() for name, tensor in load_file(folder / "encoder.safetensors").items()}
-        return cls(cut(config, state, layer), layer, normalize_input=normalize_input)
+        stride = int(np.prod(config.conv_stride))
+        if stride % (hop or stride):
+            raise BadInput(
+                f"the encoder in {folder} has a frame every {stride} samples, which is no multiple of {hop}."
+            )
+        phases = stride // (hop or stride)
+        return cls(cut(config, state, layer), layer, normalize_input=normalize_input, phases=phases)
 
 
 def configuration(fields: dict[str, Any]) -> Any:

@@ -136,17 +136,17 @@ def build(
     return WhisperEncoder(cut_whisper(config, _floats(state), layer), layer)
 
 
-def load_encoder(folder: Path, *, layer: int, normalize_input: bool) -> Encoder:
+def load_encoder(folder: Path, *, layer: int, normalize_input: bool, hop: int) -> Encoder:
     """Read the encoder of a tokenizer folder: `encoder.json` and `encoder.safetensors`.
 
     Raises:
         ArtifactError: files missing or not of this shape.
-        BadInput: a layer or a family there is not.
+        BadInput: a layer, a family or a hop there is not.
     """
     file = folder / "encoder.json"
     fields = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if fields.get("model_type") != "whisper":
-        return SSLEncoder.load(folder, layer=layer, normalize_input=normalize_input)
+        return SSLEncoder.load(folder, layer=layer, normalize_input=normalize_input, hop=hop)
     if not (folder / "encoder.safetensors").is_file():
         raise ArtifactError(f"{folder} holds no encoder: encoder.safetensors is missing.")
     state = load_file(folder / "encoder.safetensors")

@@ -209,7 +209,7 @@ class SpeechTokenizer:
                     f"{file} has sha256 {found[:16]}… but {folder / 'spec.json'} says {expected[:16]}…: "
                     "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
                 )
-        encoder = load_encoder(encoder_folder, layer=spec.layer, normalize_input=spec.normalize_input)
+        encoder = load_encoder(encoder_folder, layer=spec.layer, normalize_input=spec.normalize_input, hop=spec.hop)
         if encoder.hop != spec.hop:
             raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
         return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
@@ -257,15 +257,15 @@ def _encoder_folder(folder: Path, spec: UnitSpec) -> Path:
 
 
 def save_tokenizer(
-    folder: str | Path, *, name: str, encoder_config: dict, encoder_weights: bytes, layer: int, codebook: Codebook,
-    normalize_input: bool, sample_rate: int, hop: int, card: str,
+    folder: str | Path, *, name: str, encoder_config: dict | None, encoder_weights: bytes, layer: int,
+    codebook: Codebook, normalize_input: bool, sample_rate: int, hop: int, card: str,
 ) -> UnitSpec:  # fmt: skip
     """Write a tokenizer folder, atomically, and return its spec.
 
     Args:
         folder: target; replaced when it exists.
         name: encoder name in the spec.
-        encoder_config: HubertConfig fields.
+        encoder_config: HubertConfig fields; None leaves the encoder out, which then is the bundled one of that name.
         encoder_weights: bytes of a safetensors file.
         layer: the tap.
         codebook: fitted on that layer's features of exactly these weights.
@@ -278,8 +278,9 @@ def save_tokenizer(
         centroids_sha256=codebook.sha256, deduplicate=True,
     )  # fmt: skip
     with atomic_folder(Path(folder)) as temporary:
-        (temporary / "encoder.json").write_text(json.dumps(encoder_config, indent=1, sort_keys=True))
-        (temporary / "encoder.safetensors").write_bytes(encoder_weights)
+        if encoder_config is not None:
+            (temporary / "encoder.json").write_text(json.dumps(encoder_config, indent=1, sort_keys=True))
+            (temporary / "encoder.safetensors").write_bytes(encoder_weights)
         (temporary / "codebook.safetensors").write_bytes(codebook.to_bytes())
         (temporary / "spec.json").write_text(spec.to_json())
         (temporary / "CARD.md").write_text(card)

@@ -6,7 +6,7 @@ Shapes: F frames, C clips, P phones, K units, B resamples, J cells (pairs of a p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,9 @@ class Agreement:
         pnmi_ci, phone_purity_ci, cluster_purity_ci: (low, high); (nan, nan) for one clip.
         pnmi_shuffled: PNMI after the units were shuffled over all frames. It would be 0 with endless speech; what it is
             here says how much of `pnmi` so few frames and so many units could give by chance alone.
-        clips: clips with at least one labelled frame.
+        clips: which clips, by number, have at least one labelled frame.
+        pnmi_resampled: PNMI of each resample, [B]: the same resamples for whatever is measured on the same clips with
+            the same seed. Empty for one clip.
     """
 
     quality: UnitQuality
@@ -54,7 +56,8 @@ class Agreement:
     phone_purity_ci: tuple[float, float]
     cluster_purity_ci: tuple[float, float]
     pnmi_shuffled: float
-    clips: int
+    clips: tuple[int, ...]
+    pnmi_resampled: NDArray[np.float64] = field(repr=False, compare=False)
 
 
 def unit_quality(units: NDArray[np.uint16], phones: NDArray[np.str_]) -> UnitQuality:
@@ -134,31 +137,59 @@ def agreement(
     labelled = all_phones != ""
     clips = np.repeat(np.arange(len(units)), [len(u) for u in units])[labelled]
     known_units, known_phones = all_units[labelled], all_phones[labelled]
-    rng = np.random.default_rng(seed)
-    shuffled = unit_quality(rng.permutation(known_units), known_phones).pnmi
-    ci = _intervals(known_units, known_phones, np.unique(clips, return_inverse=True)[1], quality, rng, n)
+    shuffled = unit_quality(np.random.default_rng([seed, 1]).permutation(known_units), known_phones).pnmi
+    numbers, clips = np.unique(clips, return_inverse=True)
+    drawn = _resampled(known_units, known_phones, clips, np.random.default_rng(seed), n)
+    estimates = (quality.pnmi, quality.phone_purity, quality.cluster_purity)
+    ci = [_interval(*each) for each in zip(drawn.T, estimates, strict=True)]
     return Agreement(
         quality=quality,
         pnmi_ci=ci[0],
         phone_purity_ci=ci[1],
         cluster_purity_ci=ci[2],
         pnmi_shuffled=shuffled,
-        clips=len(np.unique(clips)),
+        clips=tuple(numbers.tolist()),
+        pnmi_resampled=drawn[:, 0],
     )
 
 
-def _intervals(
-    units: NDArray[np.uint16],
-    phones: NDArray[np.str_],
-    clips: NDArray[np.integer],
-    quality: UnitQuality,
-    rng: np.random.Generator,
-    n: int,
-) -> list[tuple[float, float]]:
-    """Of PNMI, phone purity and cluster purity; `clips` [F] counts from 0."""
+def pnmi_ratio(mine: Agreement, other: Agreement) -> tuple[float, tuple[float, float]]:
+    """The PNMI of one tokenizer over that of another, and its paired 95 % interval over clips.
+
+    Each resample of the clips is measured with both, so what one clip does to both falls out. The frames may differ (25
+    and 50 Hz), the clips and the seed may not. The interval is shifted by its bias as those of `agreement`, and is
+    (nan, nan) for one clip.
+
+    Raises:
+        BadInput: measured over other clips or by another number of resamples, or the other PNMI is zero.
+    """
+    if mine.clips != other.clips or len(mine.pnmi_resampled) != len(other.pnmi_resampled):
+        raise BadInput(
+            f"a ratio of PNMI needs both over the same clips and resamples: {len(mine.clips)} and {len(other.clips)} "
+            f"clips, {len(mine.pnmi_resampled)} and {len(other.pnmi_resampled)} resamples."
+        )
+    if other.quality.pnmi <= 0 or (other.pnmi_resampled <= 0).any():
+        raise BadInput("there is no ratio of PNMI to units that tell nothing of phones.")
+    ratio = mine.quality.pnmi / other.quality.pnmi
+    return ratio, _interval(mine.pnmi_resampled / other.pnmi_resampled, ratio)
+
+
+def _interval(drawn: NDArray[np.float64], estimate: float) -> tuple[float, float]:
+    """Percentiles of resamples [B], shifted by their bias; (nan, nan) of none."""
+    if not len(drawn):
+        return (np.nan, np.nan)
+    low, high = np.percentile(drawn, [2.5, 97.5]) - (drawn.mean() - estimate)
+    return float(low), float(high)
+
+
+def _resampled(
+    units: NDArray[np.uint16], phones: NDArray[np.str_], clips: NDArray[np.integer], rng: np.random.Generator, n: int
+) -> NDArray[np.float64]:
+    """PNMI, phone purity and cluster purity of resampled clips, [B, 3], [0, 3] for one clip; `clips` [F] counts from 0.
+    Which clips a resample holds depends on the generator and the number of clips only."""
     n_clips = int(clips.max()) + 1
     if n_clips == 1:
-        return [(np.nan, np.nan)] * 3
+        return np.empty((0, 3))
     _, unit = np.unique(units, return_inverse=True)
     _, phone = np.unique(phones, return_inverse=True)
     n_units = int(unit.max()) + 1
@@ -169,10 +200,7 @@ def _intervals(
     for start in range(0, n, rows):
         weights = rng.multinomial(n_clips, np.full(n_clips, 1 / n_clips), size=min(rows, n - start))
         draws.append(_measures(weights @ counts, cells // n_units, cells % n_units))
-    drawn = np.concatenate(draws)
-    estimates = np.array([quality.pnmi, quality.phone_purity, quality.cluster_purity])
-    ends = np.percentile(drawn, [2.5, 97.5], axis=0) - (drawn.mean(0) - estimates)
-    return [(float(low), float(high)) for low, high in ends.T]
+    return np.concatenate(draws)
 
 
 def _measures(
