@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
+from twistlm.devices import float32_convolutions
 from twistlm.errors import ArtifactError, AudioError, BadInput
 from twistlm.products import quicken
 from twistlm.units.frontend import FrontEnd
@@ -212,8 +213,11 @@ class SSLEncoder:
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._encode_batch([samples])[0]
 
-    @torch.inference_mode()
     def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        with torch.inference_mode(), float32_convolutions(self.model.device):
+            return self._together(clips)
+
+    def _together(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         # What each phase of each clip hears; a clip with fewer frames than there are phases has one phase a frame.
         heard = [[c[p * self.hop :] for p in range(min(self.phases, self.n_frames(len(c))))] for c in clips]
         frames = [self._first_block_input(samples)[0] for phases in heard for samples in phases]

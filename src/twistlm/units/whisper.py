@@ -22,6 +22,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Blocks
 
 from twistlm.audio.stream import Survey
+from twistlm.devices import float32_convolutions
 from twistlm.errors import ArtifactError, AudioError
 from twistlm.products import quicken
 from twistlm.units.encoder import Window
@@ -119,7 +120,8 @@ class WhisperEncoder:
         mel = [
             self._log_mel(piece, sampling_rate=self.sample_rate, return_tensors="pt").input_features for piece in pieces
         ]
-        hidden = self.model(torch.cat(mel).to(self.model.device)).last_hidden_state
+        with float32_convolutions(self.model.device):
+            hidden = self.model(torch.cat(mel).to(self.model.device)).last_hidden_state
         return list(hidden.cpu().numpy())
 
 
