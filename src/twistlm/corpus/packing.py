@@ -121,7 +121,9 @@ def _best_fit(lengths: NDArray[np.int64], context: int) -> tuple[NDArray[np.int6
     return rows, np.bincount(rows, weights=lengths, minlength=n_rows).astype(np.int64)
 
 
-Pieces = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # document, start, length, row
+Pieces = tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]
+]  # document, start, length, row
 
 
 def _dissolve(pieces: Pieces, used: NDArray[np.int64], needed: int, context: int) -> Pieces:
