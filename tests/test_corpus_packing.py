@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import pairwise
 
@@ -98,6 +99,53 @@ def test_a_batch_is_the_same_for_a_fresh_and_a_used_stream(lengths: list[int], c
     fresh = PackedStream(corpus, VOCAB, rows=rows, context=context, seed=7).batch(k)
     for field in ("tokens", "segments", "positions", "targets"):
         np.testing.assert_array_equal(getattr(run[k], field), getattr(fresh, field))
+
+
+def one_by_one(steps: np.ndarray, context: int, seed: int, max_padding: float) -> list[list[tuple[int, int, int]]]:
+    """`pack`, a document at a time: (document, start, length) of the pieces of each row, full rows first."""
+    full = [[(d, i * context, context)] for d, n in enumerate(steps) for i in range(n // context)]
+    rests = [d for d, n in enumerate(steps) if n % context]
+    order = np.random.default_rng(seed).permutation(rests).astype(int)
+    rows: list[list[tuple[int, int, int]]] = []
+    room: list[int] = []
+    laid, home = [], {}
+    opened: dict[int, list[int]] = {}  # room -> the rows that have it, as they came to have it
+    for d in sorted(order, key=lambda d: -(steps[d] % context)):
+        n = steps[d] % context
+        fitting = [r for r in opened if r >= n and opened[r]]
+        row = opened[min(fitting)].pop() if fitting else len(rows)
+        if row == len(rows):
+            rows.append([])
+            room.append(context)
+        laid.append((d, steps[d] - n, n))
+        home[laid[-1]] = row
+        rows[row].append(laid[-1])
+        room[row] -= n
+        opened.setdefault(room[row], []).append(row)
+    needed = math.ceil(sum(steps % context) / (context * (1 - max_padding))) if max_padding < 1 else len(rows)
+    fullest = sorted(range(len(rows)), key=lambda row: room[row])
+    kept, gone = fullest[:needed], set(fullest[needed:])
+    homeless = [piece for piece in laid if home[piece] in gone]
+    for row in reversed(kept):
+        while room[row] and homeless:
+            d, start, n = homeless.pop()
+            taken = min(room[row], n)
+            rows[row].append((d, start, taken))
+            room[row] -= taken
+            if taken < n:
+                homeless.append((d, start + taken, n - taken))
+    return full + [pieces for row, pieces in enumerate(rows) if row not in gone]
+
+
+@given(
+    st.lists(st.integers(1, 120), max_size=50), st.integers(1, 40), st.integers(0, 3), st.sampled_from([0, 0.1, 0.5, 1])
+)
+@settings(max_examples=60, deadline=None)
+def test_it_packs_as_one_document_at_a_time(lengths: list[int], context: int, seed: int, padding: float) -> None:
+    steps = np.array(lengths, dtype=np.int64)
+    layout = pack(steps, context=context, seed=seed, max_padding=padding)
+    pieces = list(zip(layout.document.tolist(), layout.start.tolist(), layout.length.tolist(), strict=True))
+    assert [pieces[a:b] for a, b in pairwise(layout.rows)] == one_by_one(steps, context, seed, padding)
 
 
 def test_rows_do_not_depend_on_the_batch_size_and_epochs_join_without_a_gap() -> None:

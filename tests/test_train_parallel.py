@@ -20,6 +20,7 @@ from test_train_loop import assert_same_run, corpus, losses, tiny_lm, weights, w
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import ConfigError, Stopped
 from twistlm.lm.model import UnitLM
+from twistlm.lm.score import score
 from twistlm.train import watch
 from twistlm.train.log import read_history
 from twistlm.train.loop import OnEval, train
@@ -29,12 +30,19 @@ CONFIG = with_(batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=4)
 
 
 def evaluation(*, stop: int | None = None) -> OnEval:
-    """A number that needs the whole model; rank 1 alone (or the only one) is sent SIGTERM after update `stop`."""
+    """Numbers that need the whole model; rank 1 alone (or the only one) is sent SIGTERM after update `stop`."""
+    clips = [np.arange(n) for n in (3, 9, 5, 12, 7, 11)]
 
     def on_eval(lm: UnitLM, update: int) -> dict[str, float]:
         if update == stop and os.environ.get("RANK", "1") == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"logit": lm.forward_logits(torch.arange(2, 12)[None]).double().sum().item()}
+        found = {"logit": lm.forward_logits(torch.arange(2, 12)[None]).double().sum().item()}
+        if update == CONFIG.updates:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(2)  # scoring gives batches to threads, but not those of a model that ranks share
+            found["score"] = sum(one.sum_logprob for one in score(lm, clips, include_end=True, batch_tokens=16))
+            torch.set_num_threads(threads)
+        return found
 
     return on_eval
 
@@ -125,7 +133,7 @@ def assert_close_run(one: Path, other: Path) -> None:
     a, b = read_history(one / "metrics.jsonl"), read_history(other / "metrics.jsonl")
     assert [row.get("tokens") for row in a] == [row.get("tokens") for row in b]
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
-    for name in ("logit", "grad_norm"):
+    for name in ("logit", "score", "val_nll", "grad_norm"):
         assert [r[name] for r in a if name in r] == pytest.approx([r[name] for r in b if name in r], rel=1e-3, abs=1e-4)
     for name, weight in weights(one / "lm").items():
         torch.testing.assert_close(weights(other / "lm")[name], weight, rtol=1e-3, atol=1e-4)

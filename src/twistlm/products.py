@@ -108,7 +108,12 @@ def multiplied_by(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    """Return what may be multiplied otherwise; weights shared out over ranks (DTensors) are put together by hooks."""
+    return [
+        m
+        for m in model.modules()
+        if type(m) is nn.Linear and type(m.weight) is nn.Parameter and "forward" not in vars(m)
+    ]
 
 
 def _bias(module: nn.Linear) -> torch.Tensor | None:

@@ -55,66 +55,90 @@ def pack(steps: NDArray[np.integer], *, context: int, seed: int, max_padding: fl
         raise BadInput("a document needs at least two tokens, <s> and <s>.")
 
     whole, rest = np.divmod(steps, context)
-    documents = np.arange(len(steps))
-    full = np.repeat(documents, whole)
-    full_start = (np.arange(len(full)) - np.repeat(np.cumsum(whole) - whole, whole)) * context
+    full = np.repeat(np.arange(len(steps)), whole)
+    n_full = len(full)
+    full_start = (np.arange(n_full) - np.repeat(np.cumsum(whole) - whole, whole)) * context
 
-    order = np.random.default_rng(seed).permutation(documents[rest > 0])
-    order = order[np.argsort(-rest[order], kind="stable")]
-    row_of, used = _best_fit(rest[order], context)
-    pieces = np.stack([order, whole[order] * context, rest[order], row_of], axis=1)  # document, start, length, row
-
+    document = np.random.default_rng(seed).permutation(np.flatnonzero(rest))
+    room = (context - rest[document]).astype(np.min_scalar_type(context))  # 16 bits are sorted several times as fast
+    document = document[np.argsort(room, kind="stable")]
+    start, length = whole[document] * context, rest[document]
+    row, used = _best_fit(length, context)
     needed = int(np.ceil(rest.sum() / (context * (1 - max_padding)))) if max_padding < 1 else len(used)
+    pieces = (document, start, length, row)
     if needed < len(used):
-        pieces = _dissolve(pieces, np.array(used), needed, context)
-    filled = np.stack([full, full_start, np.full(len(full), context), np.arange(len(full)) - len(full)], axis=1)
-    pieces = np.concatenate([filled, pieces])
-    pieces = pieces[np.argsort(pieces[:, 3], kind="stable")]
-    starts = np.flatnonzero(np.diff(pieces[:, 3], prepend=np.iinfo(np.int64).min))
-    return Layout(pieces[:, 0], pieces[:, 1], pieces[:, 2], np.append(starts, len(pieces)))
+        pieces = _dissolve(pieces, used, needed, context)
+    filled = (full, full_start, np.full(n_full, context), np.arange(n_full) - n_full)
+    document, start, length, row = (np.concatenate(both) for both in zip(filled, pieces, strict=True))
+    order = np.argsort(row, kind="stable")
+    starts = np.flatnonzero(np.diff(row[order], prepend=np.iinfo(np.int64).min))
+    return Layout(document[order], start[order], length[order], np.append(starts, len(order)))
 
 
-def _best_fit(lengths: NDArray[np.int64], context: int) -> tuple[NDArray[np.int64], list[int]]:
-    """Put each length into the open row with the least room that still suffices; return its row, and what rows hold."""
+def _best_fit(lengths: NDArray[np.int64], context: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put each length into the row with the least room that still suffices; return its row, and what each row holds.
+
+    Lengths come longest first, so those that are equal are laid down together: the best row for one is, with what room
+    it has left, the best for the next, as often as they fit. Of rows with equal room the latest is taken.
+    """
     rows = np.empty(len(lengths), dtype=np.int64)
-    used: list[int] = []
-    open_rows: dict[int, list[int]] = {}  # room -> rows with that much room
+    open_rows: dict[int, list[NDArray[np.int64]]] = {}  # room -> rows with that much room, the latest last
     rooms: list[int] = []  # the keys of open_rows, sorted
-    for i, length in enumerate(lengths.tolist()):
-        place = bisect_left(rooms, length)
-        if place == len(rooms):
-            row, room = len(used), context
-            used.append(0)
-        else:
-            room = rooms[place]
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                del open_rows[room], rooms[place]
-        rows[i] = row
-        used[row] += length
-        if left := room - length:
-            if left not in open_rows:
-                open_rows[left] = []
-                insort(rooms, left)
-            open_rows[left].append(row)
-    return rows, used
+    n_rows = at = 0
+
+    def leave(some: NDArray[np.int64], room: int) -> None:
+        if room and len(some):
+            if room not in open_rows:
+                open_rows[room] = []
+                insort(rooms, room)
+            open_rows[room].append(some)
+
+    changes = np.flatnonzero(np.diff(lengths)) + 1
+    for end in [*changes.tolist(), len(lengths)] if len(lengths) else []:
+        length = int(lengths[at])
+        while at < end:
+            place = bisect_left(rooms, length)
+            room = context if place == len(rooms) else rooms[place]
+            each = room // length
+            wanted = -(-(end - at) // each)
+            if place == len(rooms):
+                taken = np.arange(n_rows, n_rows + wanted)
+                n_rows += wanted
+            else:
+                latest = open_rows[room].pop()
+                taken, others = latest[::-1][:wanted], latest[:-wanted]
+                if len(others):
+                    open_rows[room].append(others)
+                elif not open_rows[room]:
+                    del open_rows[room], rooms[place]
+            laid = min(end - at, len(taken) * each)
+            rows[at : at + laid] = np.repeat(taken, each)[:laid]
+            at += laid
+            in_last = laid - (len(taken) - 1) * each
+            leave(taken if in_last == each else taken[:-1], room - each * length)
+            if in_last < each:
+                leave(taken[-1:], room - in_last * length)
+    return rows, np.bincount(rows, weights=lengths, minlength=n_rows).astype(np.int64)
 
 
-def _dissolve(pieces: NDArray[np.int64], used: NDArray[np.int64], needed: int, context: int) -> NDArray[np.int64]:
+Pieces = tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]
+]  # document, start, length, row
+
+
+def _dissolve(pieces: Pieces, used: NDArray[np.int64], needed: int, context: int) -> Pieces:
     """Keep the `needed` fullest rows and cut what lay in the others into their gaps, the widest gaps first."""
     by_use = np.argsort(-used, kind="stable")
-    kept, gone = by_use[:needed], np.zeros(len(used), dtype=bool)
+    gone = np.zeros(len(used), dtype=bool)
     gone[by_use[needed:]] = True
-    spilled = gone[pieces[:, 3]]
-    homeless = pieces[spilled].tolist()
-    poured = []
-    for row in kept[::-1].tolist():
-        room = context - int(used[row])
-        while room and homeless:
-            document, start, length, _ = homeless.pop()
-            taken = min(room, length)
-            poured.append([document, start, taken, row])
-            if taken < length:
-                homeless.append([document, start + taken, length - taken, row])
-            room -= taken
-    return np.concatenate([pieces[~spilled], np.array(poured, dtype=np.int64).reshape(-1, 4)])
+    spilled = gone[pieces[3]]
+    document, start, length, _ = (column[spilled][::-1] for column in pieces)
+    # Laid end to end, gaps and pieces are two divisions of one line: it is cut where either ends.
+    kept = by_use[:needed][::-1]
+    gap_ends, piece_ends = np.cumsum(context - used[kept]), np.cumsum(length)
+    cuts = np.union1d(gap_ends[gap_ends < piece_ends[-1]], piece_ends)
+    begins = np.concatenate([[0], cuts[:-1]])
+    piece, gap = (np.searchsorted(ends, begins, side="right") for ends in (piece_ends, gap_ends))
+    poured = (document[piece], start[piece] + begins - (piece_ends - length)[piece], cuts - begins, kept[gap])
+    kept_pieces = (column[~spilled] for column in pieces)
+    return tuple(np.concatenate(both) for both in zip(kept_pieces, poured, strict=True))

@@ -67,6 +67,11 @@ class UnitLM:
         return self.model.device
 
     @property
+    def sharded(self) -> bool:
+        """Whether several ranks hold the parameters together: then all must call the model, in one order."""
+        return any(type(p) is not torch.nn.Parameter for p in self.model.parameters())  # DTensors
+
+    @property
     def max_tokens(self) -> int | None:
         """The longest row the model has positions for; None when its configuration sets no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)

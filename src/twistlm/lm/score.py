@@ -80,11 +80,12 @@ def score(
     if batch_tokens is None:
         batch_tokens = 512 if lm.device.type == "cpu" else 8192
     scores: dict[int, SequenceScore] = {}
+    threads = lm.device.type == "cpu" and not lm.sharded
     with lm.inference(), onednn_products(lm.model):
         drawn = list(batches([len(row) for row in tokens], batch_tokens))
         work = partial(_logprobs, lm, tokens)
         # On a CPU each core takes a batch of its own: these products are too small to be shared out.
-        made = in_order(work, drawn) if lm.device.type == "cpu" and len(drawn) > 1 else map(work, drawn)
+        made = in_order(work, drawn) if threads and len(drawn) > 1 else map(work, drawn)
         for rows, found in zip(drawn, made, strict=True):
             for i, logprobs in zip(rows, found, strict=True):
                 scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)

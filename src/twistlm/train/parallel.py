@@ -10,8 +10,11 @@ computes.
 from __future__ import annotations
 
 import copy
+import ctypes
 import dataclasses
+import itertools
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from twistlm.atomic import atomic_folder
 from twistlm.config import TrainConfig
-from twistlm.errors import ConfigError
+from twistlm.errors import ConfigError, TwistError
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import find_layers
 
@@ -113,19 +116,50 @@ def join(device: torch.device) -> Iterator[Ranks]:
 
     Args:
         device: what this rank computes on. GPUs talk by NCCL, CPUs by gloo.
+
+    Raises:
+        TwistError: the ranks cannot reach each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        _give_back_freed_memory()
+    store, rank, world = next(dist.rendezvous("env://"))
+    # The store outlives a run: in the next one of this process, a rank would find its peers' old addresses.
+    store = dist.PrefixStore(f"run {next(_runs)}", store)
     # gloo on GPUs too: the few numbers that ranks compare lie on the CPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        world = dist.get_world_size()
-        yield Ranks(dist.get_rank(), world, init_device_mesh(device.type, (world,)))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except RuntimeError as error:  # what torch raises here, whatever went wrong
+        raise TwistError(
+            f"rank {rank} cannot reach the other {world - 1}: {str(error).splitlines()[0]}. Where a machine's own name "
+            "stands for 127.0.0.1 or 127.0.1.1 (getent hosts $(hostname)), as Debian sets it, the others are told that "
+            "address: name the network's interface (ip addr) in GLOO_SOCKET_IFNAME, and in NCCL_SOCKET_IFNAME for GPUs."
+        ) from error
+    try:
+        yield Ranks(rank, world, init_device_mesh(device.type, (world,)))
     finally:
         dist.destroy_process_group()
+
+
+_runs = itertools.count()
+
+
+def _give_back_freed_memory() -> None:
+    """Have glibc return every freed block of 128 kB or more to the system, for the rest of this process.
+
+    Its default is to keep what is freed, up to 32 MB a block. Layers that are put together and let go among slices that
+    stay then leave holes: a rank took 1.6 to 1.7 times what it used (`benchmarks/plan_memory.py`).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h; set by hand, it no longer grows
 
 
 def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
