@@ -140,5 +140,7 @@ def _dissolve(pieces: Pieces, used: NDArray[np.int64], needed: int, context: int
     begins = np.concatenate([[0], cuts[:-1]])
     piece, gap = (np.searchsorted(ends, begins, side="right") for ends in (piece_ends, gap_ends))
     poured = (document[piece], start[piece] + begins - (piece_ends - length)[piece], cuts - begins, kept[gap])
-    kept_pieces = (column[~spilled] for column in pieces)
-    return tuple(np.concatenate(both) for both in zip(kept_pieces, poured, strict=True))
+    document, start, length, row = (
+        np.concatenate([old[~spilled], new]) for old, new in zip(pieces, poured, strict=True)
+    )
+    return document, start, length, row

@@ -155,7 +155,7 @@ class UnitLM:
         """Evaluation mode and no autograd inside the block; the mode is put back after it."""
         training = self.model.training
         self.model.eval()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and not self.sharded:
             keep_freed_memory()
         try:
             with torch.no_grad():  # inference_mode would leave tensors in the model that training may not use

@@ -10,11 +10,9 @@ computes.
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import itertools
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from twistlm.config import TrainConfig
 from twistlm.errors import ConfigError, TwistError
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import find_layers
+from twistlm.memory import give_back_freed_memory
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def join(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        _give_back_freed_memory()
+        give_back_freed_memory()
     store, rank, world = next(dist.rendezvous("env://"))
     # The store outlives a run: in the next one of this process, a rank would find its peers' old addresses.
     store = dist.PrefixStore(f"run {next(_runs)}", store)
@@ -147,19 +146,6 @@ def join(device: torch.device) -> Iterator[Ranks]:
 
 
 _runs = itertools.count()
-
-
-def _give_back_freed_memory() -> None:
-    """Have glibc return every freed block of 128 kB or more to the system, for the rest of this process.
-
-    Its default is to keep what is freed, up to 32 MB a block. Layers that are put together and let go among slices that
-    stay then leave holes: a rank took 1.6 to 1.7 times what it used (`benchmarks/plan_memory.py`).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
-
-
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h; set by hand, it no longer grows
 
 
 def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
