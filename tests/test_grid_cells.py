@@ -21,6 +21,10 @@ def valley(best: float):
     return lambda cell: abs(math.log(cell.rate / best)) if cell.split == "validation" else None
 
 
+def rates(tuning):
+    return list(dict.fromkeys(cell.rate for cell in tuning.cells))
+
+
 def nothing(_: Cell) -> None:
     return None
 
@@ -28,11 +32,12 @@ def nothing(_: Cell) -> None:
 def test_before_anything_is_known_the_tunings_are_wanted_and_the_first_point_s_come_first():
     cells = wanted(GRID, nothing)
     assert {cell.split for cell in cells} == {"validation"}
-    assert {cell.seed for cell in cells} == {GRID.tuning_seed}
-    assert [(c.arm, c.layers) for c in cells[:6]] == [("warm", 30)] * 3 + [("cold", 30)] * 3
+    assert {cell.seed for cell in cells} == {*GRID.tuning_seeds}
+    n = len(GRID.tuning_seeds)
+    assert [(c.arm, c.layers) for c in cells[: 6 * n]] == [("warm", 30)] * 3 * n + [("cold", 30)] * 3 * n
     assert len(cells) == len(set(cells)), "a tuning that several amounts share is wanted once"
     # warm and cold at three sizes, shuffled, frozen and random rows at one; mean and first rows take warm's
-    assert len(cells) == 3 * 6 + 3 * 3
+    assert len(cells) == (3 * 6 + 3 * 3) * n
 
 
 def test_the_whole_grid_is_the_product_with_the_most_telling_cells_first():
@@ -66,15 +71,26 @@ def test_what_is_cut_is_not_wanted():
 )
 def test_rates_go_on_beyond_an_edge_that_is_best(best, tried, rate, at_edge):
     found = tune(GRID, "warm", 30, 1.0, valley(best))
-    assert [cell.rate for cell in found.cells] == pytest.approx(tried)
+    assert rates(found) == pytest.approx(tried)
     assert (found.rate, found.at_edge) == (pytest.approx(rate), at_edge)
 
 
 def test_a_diverged_rate_is_the_worst_and_all_diverged_is_no_rate():
     high = tune(GRID, "warm", 30, 1.0, lambda c: math.inf if c.rate > 3e-4 else valley(2e-4)(c))
-    assert high.rate == 2e-4 and [cell.rate for cell in high.cells] == pytest.approx([1e-4, 2e-4, 4e-4, 8e-4])
+    assert high.rate == 2e-4 and rates(high) == pytest.approx([1e-4, 2e-4, 4e-4, 8e-4])
     gone = tune(GRID, "cold", 30, 1.0, lambda c: math.inf)
-    assert gone.rate is None and len(gone.cells) == GRID.most_rates
+    assert gone.rate is None and len(rates(gone)) == GRID.most_rates
+
+
+def test_the_best_rate_is_the_best_over_all_tuning_seeds():
+    once_best = lambda c: 1.0 if c.rate == 8e-4 and c.seed == 100 else math.inf if c.rate > 7e-4 else 2 - c.rate  # noqa: E731
+    grid = dataclasses.replace(GRID, tuning_seeds=(100, 101, 102))
+    found = tune(grid, "warm", 30, 1.0, once_best)
+    assert found.rate == 4e-4 and not found.at_edge and {cell.seed for cell in found.cells} == {100, 101, 102}
+    unknown = tune(grid, "warm", 30, 1.0, lambda c: None if c.seed == 102 else 1.0)
+    assert unknown.rate is None
+    with pytest.raises(ConfigError, match=r"\[1\] are tuning_seeds and seeds"):
+        dataclasses.replace(GRID, tuning_seeds=(1, 100))
 
 
 def test_tuning_may_be_of_each_amount_or_of_the_first():

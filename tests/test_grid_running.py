@@ -53,6 +53,7 @@ def grid(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> GridConfig:
         layers=(2, 1),
         amounts=(1.0, 0.5),
         seeds=(0, 1),
+        tuning_seeds=(100,),
         most_rates=2,
         cut=("1x0.5",),
         validation_units=150,
@@ -87,7 +88,7 @@ def test_every_cell_is_run_once_and_told(finished):
     assert len(done) == len(told) == 2 * 4 + 2 * 11
     lines = (Path(config.out) / rows.NAME).read_text().splitlines()
     assert len(lines) == len(done)
-    assert told[0].startswith("1 of 30 runs: 2 layers, 100 %, warm, rate 0.001, tuning: ")
+    assert told[0].startswith("1 of 30 runs: 2 layers, 100 %, warm, rate 0.001, tuning, seed 100: ")
     assert told[-1].startswith("30 of 30 runs: ") and told[-1].endswith("about 0 min of one process left")
     assert not any((Path(config.out) / "cells").iterdir()), "weights and locks of finished runs must go"
 

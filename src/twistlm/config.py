@@ -202,7 +202,8 @@ class GridConfig(_Checked):
         layers: sizes: the first so many layers of the text LM. The first one is the most telling, and goes first.
         amounts: shares of the training documents, nested in each other, 0 … 1. Likewise.
         seeds: of the new weights, the order and the choice of the documents; reported.
-        tuning_seed: the same for tuning; not one of `seeds`.
+        tuning_seeds: the same for tuning, a run each for every rate; none of `seeds`. With one alone, a rate that
+            diverges at every third seed may look best.
         most_rates: how many rates a side may try.
         tune_each_amount: tune for each amount of data, or at the first one only.
         validation_units: about how many units of training documents are held back; rates are chosen on them.
@@ -226,7 +227,7 @@ class GridConfig(_Checked):
     layers: tuple[int, ...]
     amounts: tuple[float, ...]
     seeds: tuple[int, ...]
-    tuning_seed: int
+    tuning_seeds: tuple[int, ...]
     most_rates: int
     tune_each_amount: bool
     validation_units: int
@@ -245,17 +246,22 @@ class GridConfig(_Checked):
     out: str
 
     def _check(self) -> None:
-        for name in ("text_lm", "tokenizer", "units", "heldout", "out", "layers", "amounts", "seeds"):
+        lists = ("layers", "amounts", "seeds", "tuning_seeds")
+        for name in ("text_lm", "tokenizer", "units", "heldout", "out", *lists):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty.")
-        for name in ("layers", "amounts", "seeds"):
+        for name in lists:
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; one is named twice.")
         self._at_least(1, "most_rates", "validation_units", "curve_units")
-        self._at_least(0, "test_units", "tuning_seed")
-        if self.tuning_seed in self.seeds:
-            raise ConfigError(f"tuning_seed is {self.tuning_seed}, one of seeds: what was tuned on is not reported.")
-        if not all(0 < amount <= 1 for amount in self.amounts) or min(self.layers) < 1 or min(self.seeds) < 0:
+        self._at_least(0, "test_units")
+        if both := sorted({*self.seeds} & {*self.tuning_seeds}):
+            raise ConfigError(f"{both} are tuning_seeds and seeds: what was tuned on is not reported.")
+        if (
+            not all(0 < amount <= 1 for amount in self.amounts)
+            or min(self.layers) < 1
+            or min(*self.seeds, *self.tuning_seeds) < 0
+        ):
             raise ConfigError("amounts must be above 0 to 1, layers at least 1 and seeds at least 0.")
         if not self.warm.rates or not self.cold.rates:
             raise ConfigError("warm.rates and cold.rates must not be empty: each side is tuned by itself.")

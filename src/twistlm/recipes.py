@@ -125,7 +125,7 @@ def full() -> GridConfig:
         layers=(30, 12, 4),
         amounts=(1.0, 0.1, 0.01),
         seeds=(0, 1, 2, 3, 4),
-        tuning_seed=100,
+        tuning_seeds=(100, 101),
         most_rates=6,
         tune_each_amount=True,
         validation_units=20_000,

@@ -51,8 +51,10 @@ class Cell:
     split: Literal["validation", "test"]
 
     def __str__(self) -> str:
-        kind = "tuning" if self.split == "validation" else f"seed {self.seed}"
-        return f"{place(self.layers, self.amount)}, {self.arm.replace('_', ' ')}, rate {self.rate:g}, {kind}"
+        kind = "tuning, seed" if self.split == "validation" else "seed"
+        return (
+            f"{place(self.layers, self.amount)}, {self.arm.replace('_', ' ')}, rate {self.rate:g}, {kind} {self.seed}"
+        )
 
 
 # What a finished tuning run ended at: nats per unit, inf when it diverged; None while it is not finished.
@@ -61,11 +63,11 @@ Known = Callable[[Cell], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How the rate of an arm was chosen: the runs, best first where all are done; `rate` is None until then.
+    """How the rate of an arm was chosen; `rate` is None until all runs are done.
 
     Attributes:
-        cells: one a rate, ascending.
-        rate: the best, when every one is done and not every one diverged.
+        cells: one a seed for each rate, rates ascending.
+        rate: the one whose mean over seeds is best; None when each diverged at some seed.
         at_edge: the best is the lowest or highest tried, although there are others.
     """
 
@@ -121,13 +123,16 @@ def tune(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known)
     factor = rates[1] / rates[0]
     while True:
         cells = tuple(
-            Cell(arm=arm, layers=layers, amount=amount, seed=config.tuning_seed, rate=rate, split="validation")
+            Cell(arm=arm, layers=layers, amount=amount, seed=seed, rate=rate, split="validation")
             for rate in rates
+            for seed in config.tuning_seeds
         )
         losses = [known(cell) for cell in cells]
         done = [loss for loss in losses if loss is not None]
         if len(done) < len(losses):
             return Tuning(cells=cells, rate=None, at_edge=False)
+        n_seeds = len(config.tuning_seeds)
+        done = [sum(done[i : i + n_seeds]) / n_seeds for i in range(0, len(done), n_seeds)]
         best = done.index(min(done))
         lowest, highest = best == 0, best == len(rates) - 1
         if len(rates) >= config.most_rates or not (lowest or highest):

@@ -108,8 +108,12 @@ def _runs(
 
 def _tuning(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known) -> Values:
     tuning = tune(config, arm, layers, amount, known)
+    losses: dict[float, list[float | None]] = {}
+    for cell in tuning.cells:
+        losses.setdefault(cell.rate, []).append(known(cell))
     tried = [
-        {"rate": cell.rate, "nll": _finite(known(cell)), "finished": known(cell) is not None} for cell in tuning.cells
+        {"rate": rate, "nll": _mean(found), "each": [*map(_finite, found)], "finished": None not in found}
+        for rate, found in losses.items()
     ]
     own = tuning.cells[0] if tuning.cells else None
     return {
@@ -121,6 +125,11 @@ def _tuning(config: GridConfig, arm: Arm, layers: int, amount: float, known: Kno
         "rate": tuning.rate,
         "at_edge": tuning.at_edge,
     }
+
+
+def _mean(losses: Sequence[float | None]) -> float | None:
+    done = [loss for loss in losses if loss is not None]
+    return _finite(sum(done) / len(done)) if len(done) == len(losses) else None
 
 
 def _finite(loss: float | None) -> float | None:

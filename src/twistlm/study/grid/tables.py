@@ -134,7 +134,7 @@ def _tunings(results: Values) -> Table:
         title="Tuning",
         header=("size, data", "start", "rate: loss on the validation documents", "taken"),
         rows=rows,
-        note="One run a rate, on a seed and on documents that no reported number is of.",
+        note="Means over runs, in brackets, on seeds and on documents that no reported number is of.",
     )
 
 
@@ -220,4 +220,7 @@ def _p(value: float) -> str:
 
 
 def _tried(run: Values) -> str:
-    return f"{run['nll']:.3f}" if run["nll"] is not None else "diverged" if run["finished"] else "not finished"
+    if not run["finished"]:
+        return "not finished"
+    mean, *each = (f"{loss:.3f}" if loss is not None else "diverged" for loss in (run["nll"], *run["each"]))
+    return mean if len(each) == 1 else f"{mean} [{' '.join(each)}]"
