@@ -4,8 +4,8 @@
 
 On three voices that nothing was trained on (flite's own phones) and on five clips of LibriVox (phones by forced
 alignment); MFCC k-means is fitted on the speech of the tokenizers. All speech is that of runs/assets.sh, in
-.assets-work. What is measured stays in runs/unit_quality/ (quality.json, clips.parquet, report.html), and only another
-tokenizer is measured again.
+.assets-work. Pairs of tokenizers have a paired ratio of their PNMIs on the unseen voices. What is measured stays in
+runs/unit_quality/ (quality.json, clips.parquet, report.html), and only another tokenizer is measured again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from twistlm.study.unit_quality import MFCC, unit_quality_of
 from twistlm.units.tokenizer import read_spec
 
 UNSEEN = ("rms", "rms-x88", "rms-x118")
+PAIRS = (  # a newer encoder's and an older one's; one encoder at two frame rates
+    ("mini-25hz-100-fourth", "mini-25hz-100"),
+    ("mini-50hz-100", "mini-25hz-100-fourth"),
+    ("mini-50hz-200", "mini-25hz-200"),
+    ("mini-50hz-500", "mini-25hz-500"),
+)
 DISTURBED = ("noise 20 dB", "noise 10 dB", "noise 0 dB", "12 dB softer", "room", "MP3", "Opus")
 
 
@@ -45,19 +51,27 @@ def main() -> None:
         found = [measured(name, entries, folder, args) for name in names]
         print(f"\n{title}: {found[0]['speech']['clips']} clips, {found[0]['speech']['seconds'] / 60:.1f} minutes\n")
         print(tables(found))
+    pairs = [pair for pair in PAIRS if pair[0] in names]
+    ratios = [measured(name, unseen, "gold", args, against=other)["pnmi_ratio"] for name, other in pairs]
+    rows = [[f"`{name}` over `{other}`", number(ratio)] for (name, other), ratio in zip(pairs, ratios, strict=True)]
+    print("\n" + "\n".join(table(["PNMI on unseen voices", "ratio"], rows)))
 
 
-def measured(name: str, entries: list[Entry], folder: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What `twist units quality` finds, kept for as long as the tokenizer is the same."""
-    out = args.out / folder / name
+def measured(
+    name: str, entries: list[Entry], folder: str, args: argparse.Namespace, *, against: str = MFCC
+) -> dict[str, Any]:
+    """What `twist units quality` finds, kept for as long as the tokenizers are the same."""
+    out = args.out / folder / (name if against == MFCC else f"{name}-over-{against}")
+    wanted = [read_spec(tokenizer).fingerprint for tokenizer in (name, against) if tokenizer != MFCC]
     if (out / "quality.json").is_file():
         values = json.loads((out / "quality.json").read_text(encoding="utf-8"))
-        if values["tokenizers"][0]["unit_spec"] == read_spec(name).fingerprint and values["seed"] == args.seed:
+        found = [tok["unit_spec"] for tok in values["tokenizers"]]
+        if found[: len(wanted)] == wanted and values["seed"] == args.seed:
             return values
     return unit_quality_of(
-        entries, args.work / folder / "phones.jsonl", tokenizer=name, against=MFCC,
-        mfcc_speech=args.work / "tok" / "manifest.jsonl", seed=args.seed, robustness_clips=50, out=out,
-        progress=True,
+        entries, args.work / folder / "phones.jsonl", tokenizer=name, against=against,
+        mfcc_speech=args.work / "tok" / "manifest.jsonl", seed=args.seed,
+        robustness_clips=50 if against == MFCC else 0, out=out, progress=True,
     )  # fmt: skip
 
 
