@@ -1,4 +1,4 @@
-"""`twist train` as torchrun starts it: on one machine, and on two that meet at an address, against one process; compiled as well."""
+"""`twist train` as torchrun starts it, on one machine, compiled too, and on two that meet: against one process."""
 
 from __future__ import annotations
 
