@@ -68,13 +68,14 @@ from torch.distributed.tensor import DTensor
 torch.set_num_threads(1)
 from test_train_parallel import free_port, run
 
-def ranks(world, out, **how):
+def ranks(world, out, times=1, **how):
     port, children = str(free_port()), []
     for rank in range(world):
         if (child := os.fork()) == 0:
             os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
             try:
-                run(root / out, **how)
+                for _ in range(times):  # processes that meet again, whose first run is finished
+                    run(root / out, **how)
             except Exception as error:
                 said = {"rank": rank, "out": out, "kind": type(error).__name__, "says": str(error)}
                 os.write(1, (json.dumps(said) + '\\n').encode())  # in one piece: ranks write at once
@@ -85,7 +86,7 @@ def ranks(world, out, **how):
     os.write(1, (json.dumps({"out": out, "codes": codes}) + '\\n').encode())
 
 root = Path(sys.argv[2])
-ranks(2, "straight")
+ranks(2, "straight", times=4)
 ranks(2, "stopped", stop=6)
 for other in ("to-one", "to-four", "damaged"):
     shutil.copytree(root / "stopped", root / other)

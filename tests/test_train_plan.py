@@ -82,6 +82,10 @@ def test_ranks_share_all_but_activations(folder: Path) -> None:
     half = count_update(folder, SPEC, dataclasses.replace(CONFIG, batch_rows=ROWS // 2), precision="float32")
     together = shared.activations - half.activations
     assert 0 < together < 2 * alone.weights and shared.peak < half.peak + together
+    # Many ranks with little to do never have as much again as at the start, when each has the whole model.
+    one_row = dataclasses.replace(CONFIG, batch_rows=8, accumulate=1, context=2)
+    many = count_update("opt-125m", SPEC, one_row, precision="float32", ranks=8)
+    assert many.peak == 4 * many.parameters + many.weights
     with pytest.raises(ConfigError, match="3 ranks"):
         count_update(folder, SPEC, CONFIG, precision="float32", ranks=3)
     lengths, cpu = np.full(30, 15), torch.device("cpu")

@@ -1,4 +1,4 @@
-"""`twist train` as torchrun starts it: on one machine, and on two that meet at an address, against one process."""
+"""`twist train` as torchrun starts it, on one machine, compiled too, and on two that meet: against one process."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(root: Path, out: str, *launcher: str) -> subprocess.Popen[str]:
+def start(root: Path, out: str, *launcher: str, compiled: bool = False) -> subprocess.Popen[str]:
     """`launcher -m twistlm train …`, as in docs/training.md."""
     command = [sys.executable, *launcher, "-m", "twistlm", "train", root / "units", "--text-lm", root / "text_lm"]
-    command += ["--out", root / out, *(f"--set={setting}" for setting in SETTINGS)]
+    command += [
+        "--out",
+        root / out,
+        *(f"--set={setting}" for setting in (*SETTINGS, f"compile={str(compiled).lower()}")),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -46,9 +50,11 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_two_ranks_and_two_nodes_train_as_one_process(root: Path) -> None:
     finish(start(root, "alone"))
-    finish(start(root, "ranks", "-m", "torch.distributed.run", "--nproc-per-node", "2"))
+    two = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    finish(start(root, "ranks", *two))
+    finish(start(root, "compiled", *two, compiled=True))
     meet = ("--rdzv-backend", "c10d", "--rdzv-id", "run1", "--rdzv-endpoint", f"localhost:{free_port()}")
     node = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meet)
     finish(start(root, "nodes", *node), start(root, "nodes", *node))
-    for out in ("ranks", "nodes"):
+    for out in ("ranks", "compiled", "nodes"):
         assert_close_run(root / "alone", root / out)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput
 
+Columns = tuple[NDArray[np.int64], ...]  # of pieces: document, start, length, row
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -65,7 +67,7 @@ def pack(steps: NDArray[np.integer], *, context: int, seed: int, max_padding: fl
     start, length = whole[document] * context, rest[document]
     row, used = _best_fit(length, context)
     needed = int(np.ceil(rest.sum() / (context * (1 - max_padding)))) if max_padding < 1 else len(used)
-    pieces = (document, start, length, row)
+    pieces: Columns = (document, start, length, row)
     if needed < len(used):
         pieces = _dissolve(pieces, used, needed, context)
     filled = (full, full_start, np.full(n_full, context), np.arange(n_full) - n_full)
@@ -126,7 +128,7 @@ Pieces = tuple[
 ]  # document, start, length, row
 
 
-def _dissolve(pieces: Pieces, used: NDArray[np.int64], needed: int, context: int) -> Pieces:
+def _dissolve(pieces: Columns, used: NDArray[np.int64], needed: int, context: int) -> Columns:
     """Keep the `needed` fullest rows and cut what lay in the others into their gaps, the widest gaps first."""
     by_use = np.argsort(-used, kind="stable")
     gone = np.zeros(len(used), dtype=bool)

@@ -7,6 +7,7 @@ made again when the shards change. D documents (clips), R units of one document.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 import shutil
 from collections import Counter
@@ -208,9 +209,11 @@ class UnitCorpus:
     def fingerprint(self) -> str:
         """16 hex digits over spec, ids and units in order: two corpora with the same one train the same model."""
         digest = hashlib.sha256(self.spec.fingerprint.encode())
+        _advise(self._units, "MADV_SEQUENTIAL")
         for i, id in enumerate(self.ids):
             digest.update(f"\n{id}\n{self.lengths[i]}\n".encode())
             digest.update(self.unit_ids(i).tobytes())
+        _advise(self._units, "MADV_RANDOM")
         return digest.hexdigest()[:16]
 
     def _column(self, name: str) -> list[Any]:
@@ -403,4 +406,14 @@ def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
 def _map(path: Path, dtype: type) -> NDArray[Any]:
     if not path.stat().st_size:  # nothing cannot be mapped
         return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+    mapped = np.memmap(path, dtype=dtype, mode="r")
+    # Documents are read in a random order: reading ahead, up to 8 MB for each, made batches 40 times as slow.
+    _advise(mapped, "MADV_RANDOM")
+    return mapped
+
+
+def _advise(array: NDArray[Any], how: str) -> None:
+    """Tell the system how a mapped file is going to be read, where it listens."""
+    base: Any = array.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, how):
+        base.madvise(getattr(mmap, how))

@@ -48,7 +48,8 @@ class Update:
         weights, gradients, optimizer: bytes.
         activations: bytes of everything else when the most is alive: what the backward pass needs, bf16 copies of the
             weights, layers put together from all ranks, what is being computed.
-        peak: bytes alive at that moment. Less than the sum when gradients and activations do not meet.
+        peak: bytes alive at that moment. Less than the sum when gradients and activations do not meet. Of several ranks
+            at least the whole model, which each has at the start and the first at the end, and a slice beside it.
     """
 
     parameters: int
@@ -174,17 +175,21 @@ def count_update(
         optimizer.zero_grad(set_to_none=True)
         counter = _Counter([*parameters, *lm.model.buffers(), *tree_leaves(list(optimizer.state.values()))])
         weights, gradients = _bytes(parameters), _bytes(trainable)
+        for parameter in trainable:  # as soon as FSDP2 has a gradient, each rank keeps its slice
+            parameter.register_post_accumulate_grad_hook(lambda p: counter.share(p.grad, ranks))
         lm.model.train()
         with counter, lm.packed_attention(), checkpointed_activations(lm, enabled=config.checkpoint_activations):
             # The first part meets no gradients, every later one meets those of the first.
             for _ in range(min(parts, 2)):
                 _backward(lm, shape, precision)
-    activations = counter.peak - weights - 2 * gradients - (gradients if parts > 1 else 0)
+    held = _bytes(trainable, ranks) if parts > 1 else 0
+    activations, at_ends = counter.peak - weights - 2 * gradients - held, 0
     if ranks > 1:
         # A layer is whole while it computes, the tables for the whole of a pass, their gradients until they are summed.
         in_layers = [_bytes(layer.parameters()) for layer in find_layers(lm.model)]
         activations += 2 * (max(in_layers) + weights - sum(in_layers))
-        weights, gradients = _bytes(parameters, ranks), _bytes(trainable, ranks)
+        whole, weights, gradients = weights, _bytes(parameters, ranks), _bytes(trainable, ranks)
+        at_ends = whole + weights
     moments = 2 * gradients
     return Update(
         parameters=sum(p.numel() for p in parameters),
@@ -194,7 +199,7 @@ def count_update(
         gradients=gradients,
         optimizer=moments,
         activations=activations,
-        peak=weights + moments + max(gradients, activations + (gradients if parts > 1 else 0)),
+        peak=max(at_ends, weights + moments + max(gradients, activations + held)),
     )
 
 
@@ -256,6 +261,13 @@ class _Counter(TorchDispatchMode):
             count, shapes = _CPU_ATTENTION[packet]
             self.flops += count(*(item.shape for item in args[:shapes]))
         return made
+
+    def share(self, item: torch.Tensor, ranks: int) -> None:
+        """Count of a tensor from now on one part in so many."""
+        key = item.untyped_storage()._cdata
+        self.now -= self.sizes[key]
+        self.sizes[key] = item.untyped_storage().nbytes() // ranks
+        self.now += self.sizes[key]
 
     def _note(self, item: Any) -> None:
         if not isinstance(item, torch.Tensor):
