@@ -150,13 +150,14 @@ _runs = itertools.count()
 
 
 def _give_back_freed_memory() -> None:
-    """Have glibc return every freed block of 128 kB or more to the system, for the rest of this process.
+    """Have glibc return every freed block of 1 MB or more to the system, for the rest of this process.
 
     Its default is to keep what is freed, up to 32 MB a block. Layers that are put together and let go among slices that
-    stay then leave holes: a rank took 1.6 to 1.7 times what it used (`benchmarks/plan_memory.py`).
+    stay then leave holes: a rank took 1.6 to 1.7 times what it used, one process 1.1 to 1.2 times
+    (`benchmarks/plan_memory.py`). From 128 kB on, updates are a third slower.
     """
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h; set by hand, it no longer grows
