@@ -10,6 +10,7 @@ had before; prints one line a case, and exits 1 when a plan is off by more than 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import multiprocessing
@@ -76,6 +77,7 @@ def measure(shape: str, layers: int | None, config: TrainConfig, rank: dict[str,
     os.environ.update(rank)
     run("opt-125m", 1, config, out / "first")
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free here would be used again, and not be counted
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = status("VmRSS")
     run(shape, layers, config, out / "second")

@@ -3,7 +3,7 @@
 Scoring and sampling are faster when it stays with the process: handed back to the kernel, it comes again page by page,
 each zeroed first (scoring 2 rows of 250 tokens with a 135M model faulted 70,000 pages, a sixth of its time). Training
 on several ranks takes less when it goes back: layers that are put together and let go among slices that stay leave
-holes, which took 0.6 to 0.7 of a rank's memory again.
+holes, and a rank took 1.6 to 1.7 times what it used (`benchmarks/plan_memory.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import functools
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_... of glibc's malloc.h; set by hand, the second no longer grows
-_KEPT, _GIVEN_BACK = 2**30, 2**17  # bytes: of a block, and of what lies free at the end of the heap
+# Bytes of a block, and of what lies free at the heap's end. Giving back from 128 KiB on makes updates a third slower.
+_KEPT, _GIVEN_BACK = 2**30, 2**20
 
 
 def keep_freed_memory() -> None:
@@ -25,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Have glibc return every freed block of 128 KiB or more to the system, from now on."""
+    """Have glibc return every freed block of 1 MiB or more to the system, from now on."""
     _set(_GIVEN_BACK)
 
 
