@@ -96,13 +96,14 @@ def train(
 
 def _plan_text(plan: Plan) -> str:
     once, each = plan.update, f" on each of {plan.ranks} ranks" if plan.ranks > 1 else ""
+    holes = f"; with {(plan.memory - once.peak) / 1e9:.2f} that lie free between" if plan.memory > once.peak else ""
     return (
         f"model   {once.parameters / 1e6:,.1f} M parameters, {once.trainable / 1e6:,.1f} M of them train\n"
         f"data    {plan.tokens:,} tokens, {plan.epochs:.2f} epochs, {plan.padding:.1%} of the rows is padding\n"
         f"work    {plan.flops:.2e} FLOPs in {plan.precision}, {plan.ranks * once.flops:.2e} an update\n"
-        f"memory  {once.peak / 1e9:.2f} GB{each} beside Python and its libraries: weights {once.weights / 1e9:.2f}, "
+        f"memory  {plan.memory / 1e9:.2f} GB{each} beside Python and its libraries: weights {once.weights / 1e9:.2f}, "
         f"gradients {once.gradients / 1e9:.2f}, optimizer {once.optimizer / 1e9:.2f}, "
-        f"activations {once.activations / 1e9:.2f}\n"
+        f"activations {once.activations / 1e9:.2f}, not all at once{holes}\n"
         f"disk    {plan.disk / 1e9:.2f} GB\n"
         f"time    {plan.hours:,.2f} hours at {plan.share:.0%} of {plan.flops_per_second:.2e} FLOP/s{each}, "
         "evaluations aside"

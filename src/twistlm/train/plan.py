@@ -36,6 +36,9 @@ from twistlm.train.optim import Precision, adamw, choose_precision
 from twistlm.train.parallel import Ranks
 from twistlm.types import UnitSpec
 
+# Of a CPU's memory, what glibc keeps between tensors: measured, 2 to 20 % of them (`benchmarks/plan_memory.py`).
+HOLES = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
@@ -61,6 +64,10 @@ class Update:
     activations: int
     peak: int
 
+    def resident(self, device: torch.device) -> int:
+        """Bytes that a rank's process takes on `device`, beside Python and its libraries."""
+        return round(self.peak * (1 + HOLES)) if device.type == "cpu" else self.peak
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -77,6 +84,7 @@ class Plan:
         flops_per_second: what the hardware of one rank does.
         share: of it that training reaches, waiting for other ranks included.
         hours: flops / ranks / flops_per_second / share.
+        memory: bytes that a rank's process takes, see `Update.resident`.
         disk: bytes of a checkpoint and of the model.
     """
 
@@ -90,6 +98,7 @@ class Plan:
     flops_per_second: float
     share: float
     hours: float
+    memory: int
     disk: int
 
 
@@ -144,6 +153,7 @@ def plan(
         flops_per_second=rate,
         share=share,
         hours=flops / ranks / rate / share / 3600,
+        memory=update.resident(device),
         disk=ranks * (2 * update.weights + update.optimizer),
     )
 
