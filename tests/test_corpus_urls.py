@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_cli import twist  # noqa: F401  a fixture
 from test_corpus_tokenize import FakeTokenizer, sound
 from twistlm.audio import io
-from twistlm.corpus import manifest
+from twistlm.corpus import cutting, manifest
 from twistlm.corpus import tokenize as module
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers import read_corpus
@@ -155,7 +155,7 @@ def test_parts_and_members_of_a_file_are_fetched_once(
         def stream(self, path: Any, /, *, start: float = 0.0, seconds: float | None = None) -> Units:
             return self(io.read(path, start=start, seconds=seconds))
 
-    monkeypatch.setattr(module, "STREAM_SECONDS", 0.5)
+    monkeypatch.setattr(cutting, "STREAM_SECONDS", 0.5)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i in range(5):
             tar.add(speech / f"voice{i % 3}" / f"{i:02d}.wav", arcname=f"{i}.wav")
