@@ -22,9 +22,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from twistlm import artifacts, atomic
-from twistlm.artifacts import Artifact, Bundled, Hub, Url, Wheel, resolve
+from twistlm.artifacts import resolve
 from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import ArtifactError, BadInput, TwistError
+from twistlm.sources import ARTIFACTS, Artifact, Bundled, Hub, Url, Wheel
 
 
 @pytest.fixture(autouse=True)
@@ -384,12 +385,12 @@ def test_names_and_bundles() -> None:
     missing = Artifact(name="x", kind="vocoder", sources=(Bundled(folder="no/such"),), licence="MIT", note="")
     with pytest.raises(ArtifactError, match=r"bundled asset 'no/such' is missing.*runs/assets\.sh"):
         resolve(missing)
-    for name, artifact in artifacts.ARTIFACTS.items():
+    for name, artifact in ARTIFACTS.items():
         assert artifact.name == name
         assert artifact.licence
         json.dumps([str(source) for source in artifact.sources])
     for kind in ("tokenizer", "vocoder"):  # all that ships has a name, and all that has a name ships
-        known = [resolve(a) for a in artifacts.ARTIFACTS.values() if a.kind == kind]
+        known = [resolve(a) for a in ARTIFACTS.values() if a.kind == kind]
         assert sorted(folder.name for folder in known) == names(artifacts.bundled(kind))
 
 

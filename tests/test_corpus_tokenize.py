@@ -259,6 +259,12 @@ def test_broken_manifests_are_named(tmp_path: Path, text: str, message: str) -> 
         manifest.load(tmp_path / "other.jsonl")
 
 
+def sounds(folder: Path, n: int, *, longest: float) -> None:
+    """Sounds of random lengths, 00.wav and so on."""
+    for i, seconds in enumerate(np.random.default_rng(0).uniform(0.1, longest, n)):
+        sound(folder / f"{i:02d}.wav", i, seconds=float(seconds))
+
+
 class BatchTokenizer(FakeTokenizer):
     """Takes batches, and keeps what they were."""
 
@@ -279,9 +285,7 @@ class BatchTokenizer(FakeTokenizer):
 
 def test_batches_make_the_rows_of_clips_alone_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "POOL_CLIPS", 7)
-    rng = np.random.default_rng(0)
-    for i in range(20):
-        sound(tmp_path / "speech" / f"{i:02d}.wav", i, seconds=float(rng.uniform(0.1, 0.6)))
+    sounds(tmp_path / "speech", 20, longest=0.6)
     sound(tmp_path / "speech" / "05.wav", 5, seconds=0.04)
     (tmp_path / "speech" / "11.wav").write_bytes(b"no sound")
     entries, tok = manifest.load(tmp_path / "speech"), BatchTokenizer()
@@ -304,14 +308,18 @@ def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkey
     from twistlm.units.tokenizer import SpeechTokenizer
 
     monkeypatch.setattr(cutting, "STREAM_SECONDS", 36)
-    rng = np.random.default_rng(1)
-    for i in range(5):
-        sound(tmp_path / "speech" / f"{i}.wav", i, seconds=float(rng.uniform(0.3, 1.5)))
-    sound(tmp_path / "speech" / "2.wav", 2, seconds=37)
+    sounds(tmp_path / "speech", 5, longest=1.5)
+    sound(tmp_path / "speech" / "02.wav", 2, seconds=37)
     tok, entries = SpeechTokenizer.load("mini-25hz-100"), manifest.load(tmp_path / "speech")
     alone = list(cutting.cut(entries, tok))
     assert tok.batch_seconds == 0 and tok.on(torch.device("cpu")) is tok
     monkeypatch.setattr(SpeechTokenizer, "batch_seconds", 4.0)
+    together_of = SpeechTokenizer.batch
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        SpeechTokenizer, "batch", lambda tok, clips: sizes.append(len(clips)) or together_of(tok, clips)
+    )
     together = list(cutting.cut(entries, tok))
+    assert sum(sizes) == 4 and max(sizes) > 1, "all but the long one came in batches"
     assert [r.units.ids.tolist() for r in together] == [r.units.ids.tolist() for r in alone]
     assert tok.on(torch.device("meta")).encoder.model.device.type == "meta" and tok.encoder.model.device.type == "cpu"

@@ -7,11 +7,12 @@ threads read the next ones (`_by_batch`). Units are the same either way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from twistlm.audio.io import check, info
 from twistlm.batching import batches
@@ -25,6 +26,8 @@ from twistlm.urls import UrlPath
 
 if TYPE_CHECKING:
     import torch
+
+Made = TypeVar("Made")
 
 STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
 POOL_CLIPS, POOL_BATCHES = 256, 8  # clips, or batches' worth of sound, among which those of one length are looked for
@@ -96,8 +99,12 @@ def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
 
 
 def _fetch(entry: Entry, sounds: Sounds) -> Sound | Failure:
+    return _or_failure(entry, lambda: sounds.fetch(entry))
+
+
+def _or_failure(entry: Entry, work: Callable[[], Made]) -> Made | Failure:
     try:
-        return sounds.fetch(entry)
+        return work()
     except BadInput as error:
         return Failure.of(entry, error)
 
@@ -147,25 +154,20 @@ def _alone(opened: _Opened, tok: Tokenizer) -> Row:
 def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
     if isinstance(sound, Failure):
         return sound
-    try:
-        return _alone(_open(sound, tok), tok)
-    except BadInput as error:
-        return Failure.of(sound.entry, error)
+    return _or_failure(sound.entry, lambda: _alone(_open(sound, tok), tok))
 
 
 def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row | Failure]:
     """Cut as `_cut_one` does, in batches, while other threads read what comes next."""
 
+    def ready(sound: Sound) -> _Opened:
+        opened = _open(sound, tok)
+        if opened.clip is not None:
+            tok.require(opened.clip)
+        return opened
+
     def read(sound: Sound | Failure) -> _Opened | Failure:
-        if isinstance(sound, Failure):
-            return sound
-        try:
-            opened = _open(sound, tok)
-            if opened.clip is not None:
-                tok.require(opened.clip)
-            return opened
-        except BadInput as error:
-            return Failure.of(sound.entry, error)
+        return sound if isinstance(sound, Failure) else _or_failure(sound.entry, lambda: ready(sound))
 
     with closing(in_order(read, fetched, ahead=POOL_CLIPS)) as reading:
         for pool in _pools(reading, POOL_BATCHES * tok.batch_seconds):
@@ -177,7 +179,7 @@ def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row
                 elif each.clip is not None:
                     clips[i] = each.clip
                 else:
-                    done[i] = _cut_one(each.sound, tok)
+                    done[i] = _or_failure(each.sound.entry, partial(_alone, each, tok))
             places = list(clips)
             for batch in batches([clips[i].seconds for i in places], tok.batch_seconds):
                 which = [places[j] for j in batch]

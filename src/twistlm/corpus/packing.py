@@ -123,11 +123,6 @@ def _best_fit(lengths: NDArray[np.int64], context: int) -> tuple[NDArray[np.int6
     return rows, np.bincount(rows, weights=lengths, minlength=n_rows).astype(np.int64)
 
 
-Pieces = tuple[
-    NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]
-]  # document, start, length, row
-
-
 def _dissolve(pieces: Columns, used: NDArray[np.int64], needed: int, context: int) -> Columns:
     """Keep the `needed` fullest rows and cut what lay in the others into their gaps, the widest gaps first."""
     by_use = np.argsort(-used, kind="stable")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from twistlm import artifacts
+from twistlm import artifacts, sources
 from twistlm.config import Rows
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
@@ -199,7 +199,7 @@ def _cut(config: PretrainedConfig, name: str, layers: int | None) -> tuple[Pretr
 def _folder(text_lm: str | Path, prefer: Prefer) -> Path:
     if Path(text_lm).is_dir():
         return Path(text_lm)
-    known = [name for name, artifact in artifacts.ARTIFACTS.items() if artifact.kind == "text-lm"]
+    known = [name for name, artifact in sources.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if str(text_lm) in known:
         return artifacts.resolve(str(text_lm), prefer=prefer)
     if str(text_lm) in PUBLISHED:

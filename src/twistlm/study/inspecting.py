@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from twistlm import artifacts
+from twistlm import artifacts, sources
 from twistlm.audio import io
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.catalogue import BUNDLED
@@ -128,7 +128,7 @@ def diagnose() -> Facts:
 def fetched() -> Facts:
     """Return, for each named artifact that has to be fetched, its licence and whether the cache holds a copy."""
     found: Facts = {}
-    for name, artifact in artifacts.ARTIFACTS.items():
+    for name, artifact in sources.ARTIFACTS.items():
         if artifact.kind in ("text-lm", "asr"):
             there = any((artifacts.cache_folder() / name).glob("*/.complete.json"))
             found[name] = f"{artifact.kind}, {artifact.licence}, {'in the cache' if there else 'not fetched yet'}"

@@ -36,7 +36,7 @@ from twistlm.train.optim import Precision, adamw, choose_precision
 from twistlm.train.parallel import Ranks
 from twistlm.types import UnitSpec
 
-# Of a CPU's memory, what glibc keeps between tensors: measured, 2 to 20 % of them (`benchmarks/plan_memory.py`).
+# What glibc keeps free between the tensors of a CPU, of their size: 10 to 24 % (`benchmarks/plan_memory.py`).
 HOLES = 0.1
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import WhisperConfig
 
-from twistlm import artifacts
+from twistlm import artifacts, sources
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
 
@@ -58,8 +58,8 @@ def encoder_folder(encoder: str | Path) -> Path:
             f"{str(encoder)!r} is neither a folder nor a hub id. Give the path of a transformers folder "
             "(config.json and weights), or an id such as facebook/hubert-base-ls960."
         )
-    hub = artifacts.Hub(repo=str(encoder), patterns=("config.json", "model*.safetensors", "pytorch_model*.bin"))
-    named = artifacts.Artifact(
+    hub = sources.Hub(repo=str(encoder), patterns=("config.json", "model*.safetensors", "pytorch_model*.bin"))
+    named = sources.Artifact(
         name=str(encoder).replace("/", "--"), kind="encoder", sources=(hub,),
         licence="as its hub page says", note="A speech encoder of the hub.",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from twistlm import artifacts
+from twistlm import artifacts, sources
 from twistlm.errors import BadInput
 from twistlm.types import UnitSpec
 from twistlm.units.encoder import Encoder
@@ -122,8 +122,8 @@ def published_codebook(name: str) -> Codebook:
         ArtifactError: it could not be fetched, or its sha256 is another.
     """
     entry = _entry(name)
-    source = artifacts.Url(url=f"{_FILES}/{entry.path}", sha256=entry.sha256)
-    named = artifacts.Artifact(
+    source = sources.Url(url=f"{_FILES}/{entry.path}", sha256=entry.sha256)
+    named = sources.Artifact(
         name=name, kind="codebook", sources=(source,), licence="not stated beside the file", note="k-means pickle",
     )  # fmt: skip
     book = read_kmeans(artifacts.resolve(named) / Path(entry.path).name)

@@ -30,7 +30,7 @@ from twistlm.urls import UrlPath, as_path
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
 # batch (float32). tests/test_units_batch.py holds every family to half of this.
 BATCH_ROUNDING = 1e-5
-GPU_SECONDS = 480.0  # HuBERT base holds some 2 GB of features for so many
+GPU_SECONDS = 480.0  # not yet tried on one; HuBERT base's widest features are 0.3 GB for so many
 
 
 @dataclass(frozen=True, eq=False)

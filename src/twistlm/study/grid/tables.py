@@ -134,7 +134,7 @@ def _tunings(results: Values) -> Table:
         title="Tuning",
         header=("size, data", "start", "rate: loss on the validation documents", "taken"),
         rows=rows,
-        note="Means over runs, in brackets, on seeds and on documents that no reported number is of.",
+        note="One run for each rate and seed of tuning, on seeds and on documents that no reported number is of.",
     )
 
 

