@@ -20,7 +20,7 @@ _KEPT, _GIVEN_BACK = 2**30, 2**20
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks of up to 1 GiB, from now on; where there is no glibc, nothing changes.
 
-    It is given back at the end. Other work beside it may take as much again: quickstart's peak went from 4.2 to 5.0 GB.
+    It is given back at the end. Other work beside it may take as much again: quickstart's peak went from 4.2 to 5.3 GB.
     """
     _set(_KEPT)
 
