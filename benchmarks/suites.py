@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertModel, LlamaConfig
+from twistlm.audio.clip import Clip
 
-from twistlm.evaluate.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.pairs import score_sides
-from twistlm.evaluate.sounds import load
-from twistlm.evaluate.suites import Suite
+from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
+from twistlm.evaluate.suites.sounds import load
+from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.lm.model import UnitLM, from_config
 from twistlm.lm.vocab import Vocab
-from twistlm.types import Clip
 from twistlm.units.tokenizer import SpeechTokenizer
 
 BATCH, BAR = 8, 5.0

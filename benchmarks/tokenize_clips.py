@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from twistlm.audio.clip import Clip
 
-from twistlm.artifacts import bundled
 from twistlm.corpus import manifest
 from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.tokenize import tokenize
-from twistlm.types import Clip
+from twistlm.files.artifacts import bundled
 from twistlm.units.tokenizer import SpeechTokenizer
 
 CLIPS, ROUNDS = 100, 3

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import HubertConfig, HubertModel
+from twistlm.audio.clip import Clip
 
-from twistlm.artifacts import bundled
+from twistlm.compute.products import linear
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import build
-from twistlm.products import linear
-from twistlm.threads import in_order
-from twistlm.types import Clip
+from twistlm.files.artifacts import bundled
 from twistlm.units import kmeans
 from twistlm.units.encoder import SSLEncoder, cut
 

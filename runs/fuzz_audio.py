@@ -28,8 +28,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+from twistlm.audio.clip import decode, read
 
-from twistlm.audio.io import decode, info, read
+from twistlm.audio.decoding import info
 from twistlm.errors import BadInput
 
 SECONDS_A_FILE = 10  # before a worker is taken for hung: the slowest sound file takes a hundredth

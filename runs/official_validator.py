@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from suite_standins import make_prosaudit, make_sblimp, make_swuggy
 from twistlm.evaluate.averages import ScoredPairs, averages
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy, write_submission
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy, write_submission
 
 PACKAGES = ("zerospeech-benchmarks==0.9.4", "pandas<2.2", "numpy<2")
 PARTS = {

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from twistlm.artifacts import bundled
+from twistlm.compute.threads import cores
 from twistlm.corpus import manifest
 from twistlm.evaluate.asr import Whisper
+from twistlm.files.artifacts import bundled
 from twistlm.study.listening import resynthesis
-from twistlm.threads import cores
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from twistlm.artifacts import bundled
 from twistlm.corpus.manifest import Entry, load
-from twistlm.study.unit_quality import MFCC, unit_quality_of
-from twistlm.units.tokenizer import read_spec
+from twistlm.files.artifacts import bundled
+from twistlm.jobs.unit_quality import MFCC, unit_quality_of
+from twistlm.units.catalogue import read_spec
 
 UNSEEN = ("rms", "rms-x88", "rms-x118")
 PAIRS = (  # a newer encoder's and an older one's; one encoder at two frame rates

@@ -39,8 +39,8 @@ def make_tokenizer(folder: Path, *, seed: int) -> Path:
     from transformers import HubertConfig, HubertModel
 
     from twistlm.units.encoder import SSLEncoder
+    from twistlm.units.folder import save_tokenizer
     from twistlm.units.kmeans import fit
-    from twistlm.units.tokenizer import save_tokenizer
 
     shape = {
         "hidden_size": 16,

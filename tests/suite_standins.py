@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from standins import babble
-from twistlm.evaluate.salmon import PARTS
+from twistlm.evaluate.suites.salmon import PARTS
 
 WORDS = {"1": ("hello", 300), "2": ("brick", 5), "3": ("quern", 0), "4": ("lathe", 1)}  # id -> (word, frequency)
 

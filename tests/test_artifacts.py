@@ -21,11 +21,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from twistlm import artifacts, atomic
-from twistlm.artifacts import resolve
-from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import ArtifactError, BadInput, TwistError
-from twistlm.sources import ARTIFACTS, Artifact, Bundled, Hub, Url, Wheel
+from twistlm.files import artifacts, atomic
+from twistlm.files.artifacts import resolve
+from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.sources import ARTIFACTS, Artifact, Bundled, Hub, Url, Wheel
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
 def test_kill_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     code = (
-        "import os, sys, twistlm.atomic as a\n"
+        "import os, sys, twistlm.files.atomic as a\n"
         "with a.atomic_write(sys.argv[1]) as t:\n t.write_text('half'); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False).returncode == -9
@@ -367,7 +367,7 @@ def test_two_processes_fetch_once(tmp_path: Path, server: str) -> None:
     file = tmp_path / "www" / "thing.bin"
     file.write_bytes(os.urandom(1 << 20))
     code = (
-        "import sys; from twistlm.artifacts import *\n"
+        "import sys; from twistlm.files.artifacts import *\n"
         "sources = (Url(url=sys.argv[1], sha256=sys.argv[2]),)\n"
         "a = Artifact(name='thing', kind='asr', sources=sources, licence='', note='')\n"
         "print((resolve(a) / '.complete.json').stat().st_ino)"

@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twistlm.artifacts import bundled
 from twistlm.benchmarks import pseudowords
+from twistlm.files.artifacts import bundled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "assets" / "make"))
 import encoder

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twistlm.artifacts import bundled
-from twistlm.audio.io import read
+from twistlm.audio.clip import read
 from twistlm.benchmarks.check import open_suites
 from twistlm.benchmarks.pseudowords import syllables
 from twistlm.benchmarks.release import problems
-from twistlm.evaluate.catalogue import BUNDLED, UNSEEN_VOICE, open_suite
-from twistlm.evaluate.suites import SEEN, UNSEEN
+from twistlm.evaluate.suites.catalogue import BUNDLED, UNSEEN_VOICE, open_suite
+from twistlm.evaluate.suites.suite import SEEN, UNSEEN
+from twistlm.files.artifacts import bundled
 
 VOICES = {"flite-slt", "flite-awb", "flite-kal16", UNSEEN_VOICE}
 SIZES = {"mini-swuggy": 560, "mini-sblimp": 810, "mini-storycloze": 340, "mini-topic-storycloze": 340}

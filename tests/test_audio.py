@@ -15,9 +15,10 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twistlm.audio import io
+from twistlm.audio import clip as reading
+from twistlm.audio import decoding
+from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError
-from twistlm.types import Clip
 
 RATE = 16_000
 
@@ -43,7 +44,7 @@ def test_reads_every_format_at_every_rate(tmp_path: Path, name: str, rate: int) 
     assert (clip.sample_rate, len(clip.samples), clip.samples.dtype) == (RATE, RATE, np.float32)
     assert clip.id == Path(name).stem
     assert correlation(clip.samples, tone()) > 0.98
-    assert io.info(tmp_path / name) == (1.0, rate, 1)
+    assert decoding.info(tmp_path / name) == (1.0, rate, 1)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus"])
@@ -56,7 +57,7 @@ def test_round_trip_keeps_rate_and_length(tmp_path: Path, name: str) -> None:
 
 
 def test_block_wise_reading_equals_resampling_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "_BLOCK", 1000)
+    monkeypatch.setattr(decoding, "_BLOCK", 1000)
     rng = np.random.default_rng(0)
     left, right = rng.uniform(-0.5, 0.5, (2, 44_101)).astype(np.float32)
     sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 44_100, subtype="FLOAT")
@@ -64,7 +65,7 @@ def test_block_wise_reading_equals_resampling_at_once(tmp_path: Path, monkeypatc
     expected = soxr.resample((left + right) / 2, 44_100, RATE)
     np.testing.assert_allclose(clip.samples, expected, atol=1e-6)
     both = Clip.read(tmp_path / "a.wav", sample_rate=None)
-    np.testing.assert_allclose(io.resample(both, sample_rate=RATE).samples, expected, atol=1e-6)
+    np.testing.assert_allclose(reading.resample(both, sample_rate=RATE).samples, expected, atol=1e-6)
 
 
 def test_a_long_file_never_lies_in_memory_at_its_own_rate(tmp_path: Path) -> None:
@@ -83,14 +84,14 @@ def test_a_long_file_never_lies_in_memory_at_its_own_rate(tmp_path: Path) -> Non
 @given(st.integers(0, 200_000), st.sampled_from([8_000, 11_025, 12_345, 16_000, 22_050, 44_100, 48_000, 96_000]))
 def test_length_rule_is_round_half_up(n: int, rate: int) -> None:
     exact = Fraction(n * RATE, rate)
-    assert io.resampled_length(n, rate, RATE) == int(exact + Fraction(1, 2))
+    assert decoding.resampled_length(n, rate, RATE) == int(exact + Fraction(1, 2))
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 12_345, 22_050, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("n", [1, 2, 1601, 44_101])
 def test_read_obeys_the_length_rule(tmp_path: Path, rate: int, n: int) -> None:
     sf.write(tmp_path / "a.wav", np.full(n, 0.1, dtype=np.float32), rate)
-    if (expected := io.resampled_length(n, rate, RATE)) == 0:
+    if (expected := decoding.resampled_length(n, rate, RATE)) == 0:
         with pytest.raises(AudioError, match="empty"):
             Clip.read(tmp_path / "a.wav")
     else:
@@ -98,7 +99,7 @@ def test_read_obeys_the_length_rule(tmp_path: Path, rate: int, n: int) -> None:
 
 
 def test_seconds_to_samples_rounds_halves_up() -> None:
-    assert [io.seconds_to_samples(s, 10) for s in (0, 0.04, 0.05, 0.25, 1.0)] == [0, 0, 1, 3, 10]
+    assert [decoding.seconds_to_samples(s, 10) for s in (0, 0.04, 0.05, 0.25, 1.0)] == [0, 0, 1, 3, 10]
 
 
 @pytest.mark.parametrize(
@@ -151,20 +152,20 @@ def test_samples_that_are_not_finite_are_errors(tmp_path: Path, bad: float) -> N
     with pytest.raises(AudioError, match="NaN or infinite"):
         Clip.read(tmp_path / "a.wav")
     with pytest.raises(AudioError, match="NaN or infinite"):
-        io.check(Clip(samples, RATE))
+        reading.check(Clip(samples, RATE))
     with pytest.raises(AudioError, match="NaN or infinite"):
         Clip(samples, RATE).write(tmp_path / "b.wav")
     assert not (tmp_path / "b.wav").exists()
 
 
 def test_check_names_silent_and_short_clips() -> None:
-    io.check(Clip(tone(0.1), RATE))
+    reading.check(Clip(tone(0.1), RATE))
     with pytest.raises(AudioError, match="x: silent"):
-        io.check(Clip(np.full(RATE, 5e-5, dtype=np.float32), RATE, id="x"))
+        reading.check(Clip(np.full(RATE, 5e-5, dtype=np.float32), RATE, id="x"))
     with pytest.raises(AudioError, match=r"too short: 0\.050 s, needs 0\.1 s"):
-        io.check(Clip(tone(0.05), RATE))
+        reading.check(Clip(tone(0.05), RATE))
     with pytest.raises(AudioError, match="silent"):
-        io.check(Clip(np.zeros(0, dtype=np.float32), RATE), min_seconds=0)
+        reading.check(Clip(np.zeros(0, dtype=np.float32), RATE), min_seconds=0)
 
 
 def test_write_refuses_what_it_cannot_do_and_clips_what_is_loud(tmp_path: Path) -> None:
@@ -185,10 +186,10 @@ def test_find_audio_is_sorted_recursive_and_survives_link_loops(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    assert [str(p.relative_to(tmp_path)) for p in io.find_audio(tmp_path)] == ["a.ogg", "b/1.wav", "b/2.FLAC"]
+    assert [str(p.relative_to(tmp_path)) for p in decoding.find_audio(tmp_path)] == ["a.ogg", "b/1.wav", "b/2.FLAC"]
     shutil.rmtree(tmp_path / "b")
     (tmp_path / "a.ogg").unlink()
     with pytest.raises(AudioError, match="no sound files"):
-        io.find_audio(tmp_path)
+        decoding.find_audio(tmp_path)
     with pytest.raises(AudioError, match="no such folder"):
-        io.find_audio(tmp_path / "none")
+        decoding.find_audio(tmp_path / "none")

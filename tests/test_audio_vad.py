@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standins import babble
-from twistlm.artifacts import bundled
 from twistlm.audio import vad
-from twistlm.audio.io import read
+from twistlm.audio.clip import read
 from twistlm.audio.vad import CHUNK, RATE, segments, speech_probabilities, speech_segments
 from twistlm.corpus import manifest
 from twistlm.errors import AudioError, BadInput
+from twistlm.files.artifacts import bundled
 
 
 def walk(seed: int, n: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_evaluate_suites import Tokenizer
+from twistlm.audio.clip import Clip
 from twistlm.benchmarks.blimp import build_blimp, read_pairs
 from twistlm.benchmarks.pseudowords import Phonotactics, heard, read_cmudict, syllables
 from twistlm.benchmarks.release import Casting, problems, validate, write_table
@@ -18,11 +19,10 @@ from twistlm.benchmarks.spoken import LEVEL_DBFS, MARGIN, Spoken, cut, normalize
 from twistlm.benchmarks.storycloze import build_storycloze, deal_endings, read_stories
 from twistlm.benchmarks.wuggy import build_wuggy, read_words
 from twistlm.errors import AudioError, BadInput
-from twistlm.evaluate.sounds import join, load
-from twistlm.evaluate.storycloze import PARTS, storycloze
+from twistlm.evaluate.suites.sounds import join, load
+from twistlm.evaluate.suites.storycloze import PARTS, storycloze
+from twistlm.evaluate.suites.zerospeech import sblimp, swuggy
 from twistlm.evaluate.unit_cache import tokenize_suite
-from twistlm.evaluate.zerospeech import sblimp, swuggy
-from twistlm.types import Clip
 from voices_standins import Hummer, Talker
 
 HEADER = "id,topic,sentence1,sentence2,sentence3,sentence4,right,wrong\n"

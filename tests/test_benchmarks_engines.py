@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 
 from suite_standins import wav
-from twistlm.benchmarks.engines import (
-    Command,
-    Espeak,
-    Flite,
-    PhoneVoice,
-    espeak_mnemonics,
-    label,
-    open_voices,
-)
+from twistlm.benchmarks.engines import Command, Espeak, Flite, PhoneVoice, espeak_mnemonics, label, open_voices
 from twistlm.errors import ArtifactError, BadInput
 
 flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")

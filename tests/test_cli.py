@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from standins import Tiny, babble
-from twistlm.cli import main
 from twistlm.cli.command import explain
+from twistlm.cli.main import main
 from twistlm.errors import BadInput, TrainingError
 from twistlm.types import UnitSpec
 
@@ -251,7 +251,7 @@ def test_explain_gives_each_kind_its_exit_code():
 @pytest.mark.parametrize(("flags", "traceback"), [([], False), (["--debug"], True)])
 def test_a_fault_of_ours_is_a_paragraph_unless_debug(tmp_path, flags, traceback):
     script = (
-        "import sys\nfrom twistlm.study import inspecting\nfrom twistlm.cli import main\n"
+        "import sys\nfrom twistlm.jobs import inspecting\nfrom twistlm.cli.main import main\n"
         "def broken(path):\n    raise ZeroDivisionError('of our own')\n"
         f"inspecting.describe = broken\nsys.argv = ['twist', 'show', {str(tmp_path)!r}, *{flags}]\nmain()"
     )

@@ -13,13 +13,13 @@ import soundfile as sf
 from standins import babble
 from test_cli import twist  # noqa: F401  a fixture
 from test_corpus_tokenize import FakeTokenizer, by_id
-from twistlm.artifacts import bundled
+from twistlm.audio.clip import Clip
 from twistlm.corpus import cuts, manifest
 from twistlm.corpus.cuts import cut_by_voice
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput
-from twistlm.types import Clip
+from twistlm.files.artifacts import bundled
 
 FOUND = {"a": [(0.0, 2.5), (3.1, 4.0)], "b": [], "c": [(1.25, 2.0)], "d": [(0.5, 1.0)]}
 

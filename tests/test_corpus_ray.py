@@ -181,7 +181,7 @@ def test_twist_tokenize_on_a_cluster_of_its_own_makes_the_same_shards(tmp_path: 
     from twistlm.corpus.manifest import write
 
     write([dataclasses.replace(entry, path=entry.path.absolute()) for entry in entries], tmp_path / "manifest.jsonl")
-    twist = [sys.executable, "-c", "from twistlm.cli import main; main()", "tokenize", tmp_path / "manifest.jsonl"]
+    twist = [sys.executable, "-c", "from twistlm.cli.main import main; main()", "tokenize", tmp_path / "manifest.jsonl"]
     facts = []
     for name, options in (("one", []), ("many", ["--ray", "local", "--ray-workers", "2"])):
         run = subprocess.run(

@@ -18,7 +18,7 @@ from twistlm.corpus import slamkit
 from twistlm.corpus.shards import open_corpus, shard_paths
 from twistlm.corpus.slamkit import import_units
 from twistlm.errors import BadInput, UnitSpecMismatch
-from twistlm.units.tokenizer import read_spec
+from twistlm.units.catalogue import read_spec
 
 SPEC = dataclasses.replace(FRAMES, deduplicate=True)
 UNITS = st.lists(st.tuples(st.integers(0, 499), st.integers(1, 9)), min_size=1, max_size=20)

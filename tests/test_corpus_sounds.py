@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_corpus_tokenize import FakeTokenizer, by_id
-from twistlm.audio.io import decode, read
+from twistlm.audio.clip import decode, read
 from twistlm.corpus import manifest, sounds
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.sounds import Sounds, check_header, read_clip, tar_members

@@ -20,11 +20,12 @@ import soundfile as sf
 import torch
 from filelock import FileLock
 
+from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
 from twistlm.corpus.shards import open_corpus, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
-from twistlm.types import Clip, Units, UnitSpec
+from twistlm.types import Units, UnitSpec
 
 SPEC = UnitSpec(
     encoder="fake",

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from test_cli import twist  # noqa: F401  a fixture
 from test_corpus_tokenize import FakeTokenizer, sound
-from twistlm.audio import io
+from twistlm.audio import clip as reading
+from twistlm.audio import decoding
+from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
 from twistlm.corpus import tokenize as module
 from twistlm.corpus.manifest import Entry
@@ -27,8 +29,8 @@ from twistlm.corpus.readers import read_corpus
 from twistlm.corpus.shards import ShardWriter, open_corpus, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError
-from twistlm.types import Clip, Units
-from twistlm.urls import UrlPath, as_path
+from twistlm.files.urls import UrlPath, as_path
+from twistlm.types import Units
 
 
 class Flaky(MemoryFileSystem):
@@ -153,7 +155,7 @@ def test_parts_and_members_of_a_file_are_fetched_once(
 ) -> None:
     class Streams(FakeTokenizer):
         def stream(self, path: Any, /, *, start: float = 0.0, seconds: float | None = None) -> Units:
-            return self(io.read(path, start=start, seconds=seconds))
+            return self(reading.read(path, start=start, seconds=seconds))
 
     monkeypatch.setattr(cutting, "STREAM_SECONDS", 0.5)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -172,7 +174,11 @@ def test_parts_and_members_of_a_file_are_fetched_once(
     assert rows("memory://units") == rows(tmp_path / "units") and len(rows("memory://units")) == 11
     assert sorted(path for method, path in Flaky.asked if method == "get_file") == ["/a.tar", "/long.wav"]
     assert tokenize(entries[1], "memory://units", Streams()).n_skipped == 11
-    assert len(io.read("flaky://long.wav").samples) == 64_000 and io.info("flaky://long.wav") == (4.0, 16_000, 1)
+    assert len(reading.read("flaky://long.wav").samples) == 64_000 and decoding.info("flaky://long.wav") == (
+        4.0,
+        16_000,
+        1,
+    )
 
 
 def test_what_fails_once_is_named_and_a_rerun_completes(speech: Path, tmp_path: Path) -> None:

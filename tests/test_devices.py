@@ -2,7 +2,7 @@
 
 import torch
 
-from twistlm.devices import device, float32_convolutions
+from twistlm.compute.devices import device, float32_convolutions
 
 
 def test_convolutions_on_a_gpu_keep_their_digits_and_the_setting_is_put_back() -> None:

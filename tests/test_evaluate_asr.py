@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.asr import Whisper, normalize, wer
-from twistlm.types import Clip
 
 words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "it's"]), min_size=1, max_size=8).map(" ".join)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from suite_standins import make_sblimp, make_swuggy
 from twistlm.errors import BadInput
 from twistlm.evaluate.averages import ScoredPairs, averages, differences, n_pairs
-from twistlm.evaluate.suites import Suite
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.evaluate.suites.suite import Suite
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.types import Pair
 
 FACTS = {"suite": "toy", "version": "1", "checksum": "abc", "unit_spec": "def"}
@@ -116,7 +116,9 @@ def scored_from_gold(reader, task, rows, scores, folder, monkeypatch, order=None
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows if order is None else [rows[i] for i in order])
-    monkeypatch.setattr("twistlm.evaluate.zerospeech.require_sounds", lambda *a, **k: None)  # sounds: another test
+    monkeypatch.setattr(
+        "twistlm.evaluate.suites.zerospeech.require_sounds", lambda *a, **k: None
+    )  # sounds: another test
     suite = reader(folder, "dev")
     return ScoredPairs.join(suite, {row["filename"]: (scores[row["filename"]], 1) for row in rows}, FACTS)
 

@@ -14,8 +14,8 @@ from suite_standins import make_multispeaker, make_prosaudit, make_salmon, make_
 from test_cli import twist  # noqa: F401
 from twistlm.evaluate.averages import ScoredPairs
 from twistlm.evaluate.topline import score_texts
+from twistlm.jobs import evaluating
 from twistlm.lm.warmstart import cold_start
-from twistlm.study import evaluating
 from twistlm.types import UnitSpec
 
 

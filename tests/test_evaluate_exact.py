@@ -13,10 +13,10 @@ from test_lm_families import FAMILIES, family, plain  # noqa: F401
 from test_lm_model import make_spec
 from twistlm.evaluate.averages import ScoredPairs
 from twistlm.evaluate.pairs import score_sides
-from twistlm.evaluate.salmon import salmon
-from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import Suite
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.evaluate.suites.salmon import salmon
+from twistlm.evaluate.suites.storycloze import storycloze
+from twistlm.evaluate.suites.suite import Suite
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start

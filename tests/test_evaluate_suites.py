@@ -25,12 +25,12 @@ from suite_standins import (
 )
 from test_evaluate_perplexity import SPEC, K
 from twistlm.errors import AudioError, BadInput
-from twistlm.evaluate.catalogue import open_suite
-from twistlm.evaluate.salmon import PARTS, salmon
-from twistlm.evaluate.sounds import Cell, load
-from twistlm.evaluate.storycloze import storycloze
+from twistlm.evaluate.suites.catalogue import open_suite
+from twistlm.evaluate.suites.salmon import PARTS, salmon
+from twistlm.evaluate.suites.sounds import Cell, load
+from twistlm.evaluate.suites.storycloze import storycloze
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy, write_submission
 from twistlm.evaluate.unit_cache import tokenize_suite
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy, write_submission
 from twistlm.types import Units
 
 

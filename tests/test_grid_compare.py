@@ -11,10 +11,10 @@ from scipy import stats as scipy_stats
 from twistlm import recipes
 from twistlm.config import override
 from twistlm.evaluate.stats import sign_test, t_interval
+from twistlm.pages.grid import html
+from twistlm.pages.grid_tables import headline, markdown
 from twistlm.study.grid.cells import ABLATIONS, key, losses, wanted
 from twistlm.study.grid.compare import compare
-from twistlm.study.grid.page import html
-from twistlm.study.grid.tables import headline, markdown
 
 GRID = override(recipes.two_cores(), ["layers=[4]", "amounts=[1.0]", "warm.rates=[1e-3]", "cold.rates=[1e-3]"])
 GRID = override(GRID, [f"cut={list(ABLATIONS)}"])

@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 
 from standins import Tiny
-from twistlm import atomic, recipes
-from twistlm.cli import main
+from twistlm import recipes
+from twistlm.cli.main import main
 from twistlm.config import ArmConfig, GridConfig
 from twistlm.corpus import manifest
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput
-from twistlm.evaluate import catalogue
+from twistlm.evaluate.suites import catalogue
+from twistlm.files import atomic
+from twistlm.lm.folders import load_model
 from twistlm.study.grid import inputs as inputs_module
 from twistlm.study.grid import planning, rows, running
 from twistlm.study.grid.cells import ABLATIONS
 from twistlm.study.grid.inputs import open_inputs
 from twistlm.study.grid.report import report
-from twistlm.study.models import load_model
 from twistlm.units.tokenizer import SpeechTokenizer
 
 CLOCK = {"wall", "seconds"}

@@ -21,7 +21,7 @@ def test_nothing_heavy_is_imported(code):
 
 def test_help_imports_nothing_heavy():
     script = (
-        "import sys\nfrom twistlm.cli import main\nsys.argv = ['twist', 'quickstart', '--help']\n"
+        "import sys\nfrom twistlm.cli.main import main\nsys.argv = ['twist', 'quickstart', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n"
         f"    print('END', end.code, *(name for name in {HEAVY} if name in sys.modules))"
     )

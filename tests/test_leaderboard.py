@@ -11,9 +11,9 @@ import pytest
 
 from test_cli import twist  # noqa: F401
 from twistlm.errors import BadInput
-from twistlm.study import leaderboard as module
-from twistlm.study.leaderboard import Row, leaderboard, published
-from twistlm.study.leaderboard_page import values, write_page
+from twistlm.evaluate import leaderboard as module
+from twistlm.evaluate.leaderboard import Row, leaderboard, published
+from twistlm.pages.leaderboard import values, write_page
 
 
 def write_results(run: Path, suite: str, groups: dict, *, rules=("mean", "sum"), checksum="c" * 64) -> None:
@@ -75,7 +75,7 @@ def test_only_equal_protocols_are_comparable(runs: list[Path], monkeypatch: pyte
 
 
 def test_the_published_numbers_are_whole() -> None:
-    data = tomllib.loads(files("twistlm.study").joinpath("published.toml").read_text(encoding="utf-8"))
+    data = tomllib.loads(files("twistlm.evaluate").joinpath("published.toml").read_text(encoding="utf-8"))
     rows, titles = published()
     assert len(rows) > 150 and {row.benchmark for row in rows} == set(titles)
     for row in rows:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_lm_model import KINDS, documents, make_spec, make_text_lm, pack
+from twistlm.compute.products import onednn_products
 from twistlm.lm import attention
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import warm_start
-from twistlm.products import onednn_products
 
 
 @settings(max_examples=12, deadline=None)

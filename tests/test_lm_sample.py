@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BloomConfig, Gemma3TextConfig, MistralConfig, PretrainedConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm
-from twistlm import products
+from twistlm.compute import products
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import sample
 from twistlm.lm.model import UnitLM, from_config

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from test_lm_model import KINDS, make_spec, make_text_lm
-from twistlm import artifacts
 from twistlm.errors import BadInput
+from twistlm.files import artifacts
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
 

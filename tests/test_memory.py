@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from twistlm.memory import give_back_freed_memory, keep_freed_memory
+from twistlm.compute.memory import give_back_freed_memory, keep_freed_memory
 {"keep": keep_freed_memory, "give back": give_back_freed_memory}[sys.argv[1]]()
 x = np.ones(2**18)
 for _ in range(3):

@@ -16,10 +16,12 @@ import pytest
 import soundfile
 
 from standins import Tiny, babble
-from twistlm import atomic, recipes
+from twistlm import recipes
 from twistlm.config import QuickstartConfig, to_dict
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
-from twistlm.evaluate import asr, catalogue
+from twistlm.evaluate import asr
+from twistlm.evaluate.suites import catalogue
+from twistlm.files import atomic
 from twistlm.study import quickstart as module
 from twistlm.study.quickstart import quickstart
 

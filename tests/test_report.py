@@ -14,9 +14,9 @@ import soundfile
 from rich.console import Console
 
 from twistlm.errors import AudioError, BadInput
-from twistlm.study import plots
-from twistlm.study.report import REQUIRED, print_table, write_report
-from twistlm.study.words import summary
+from twistlm.pages import plots
+from twistlm.pages.report import REQUIRED, print_table, write_report
+from twistlm.pages.words import summary
 
 RATE = 16_000
 SPEC = {

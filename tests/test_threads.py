@@ -8,7 +8,7 @@ import pytest
 import threadpoolctl
 import torch
 
-from twistlm.threads import in_order
+from twistlm.compute.threads import in_order
 
 
 def blas_threads():

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twistlm.audio.clip import Clip
 from twistlm.errors import BadInput, UnitSpecMismatch, offenders
-from twistlm.types import Clip, Units, UnitSpec
+from twistlm.types import Units, UnitSpec
 
 SPEC = UnitSpec(
     encoder="mini", encoder_sha256="aa", layer=6, tap="block_output", normalize_input=False, sample_rate=16_000,

@@ -15,18 +15,20 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import mutual_info_score
 from transformers import HubertModel
 
-from twistlm.artifacts import bundled
+from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
-from twistlm.types import Clip
+from twistlm.files.artifacts import bundled
 from twistlm.units import encoder as encoder_module
+from twistlm.units import folder as folder_module
 from twistlm.units import kmeans
-from twistlm.units import tokenizer as tokenizer_module
+from twistlm.units.catalogue import read_spec
 from twistlm.units.encoder import SSLEncoder, cut, frames_of
+from twistlm.units.folder import save_tokenizer
 from twistlm.units.pretrain import HubertPretrainConfig
 from twistlm.units.quality import unit_quality
 from twistlm.units.refine import refine
 from twistlm.units.runs import dedup, expand
-from twistlm.units.tokenizer import SpeechTokenizer, read_spec, save_tokenizer
+from twistlm.units.tokenizer import SpeechTokenizer
 
 
 @given(st.lists(st.integers(0, 3), max_size=60))
@@ -351,7 +353,7 @@ def test_a_tokenizer_may_share_a_bundled_encoder(tokenizer_folder, tmp_path, mon
         shutil.move(folder / name, encoder / name)
     with pytest.raises(ArtifactError, match=r"encoder\.safetensors is missing"):
         SpeechTokenizer.load(folder)
-    monkeypatch.setattr(tokenizer_module, "bundled", lambda name: tmp_path / name)
+    monkeypatch.setattr(folder_module, "bundled", lambda name: tmp_path / name)
     clip = Clip(noise(16_000), 16_000, "a")
     assert np.array_equal(SpeechTokenizer.load(folder)(clip).ids, SpeechTokenizer.load(tokenizer_folder)(clip).ids)
     weights = bytearray((encoder / "encoder.safetensors").read_bytes())

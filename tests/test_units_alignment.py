@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 from twistlm.errors import BadInput
 from twistlm.units.encoder import frames_of
-from twistlm.units.quality.alignment import (
-    check_lengths,
-    matched,
-    phones_at,
-    read_alignments,
-    receptive_field,
-)
+from twistlm.units.quality.alignment import check_lengths, matched, phones_at, read_alignments, receptive_field
 from twistlm.units.quality.textgrid import read_textgrid
 
 PHONES = [("pau", 0.0, 0.25), ("ae", 0.25, 0.5), ("t", 0.5, 0.625)]

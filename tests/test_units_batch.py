@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from encoders import ARCHITECTURES, LAYERS, NAMES, encoder_state, stand_in
 from standins import babble
+from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError
-from twistlm.types import Clip, UnitSpec
+from twistlm.types import UnitSpec
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build
 from twistlm.units.tokenizer import BATCH_ROUNDING, SpeechTokenizer

@@ -10,7 +10,7 @@ from torch import nn
 
 from encoders import ARCHITECTURES, stand_in
 from standins import babble
-from twistlm.products import Linear, linear, quicken
+from twistlm.compute.products import Linear, linear, quicken
 from twistlm.units.frontend import PIECE_SECONDS, FrontEnd
 
 

@@ -21,7 +21,7 @@ from transformers import HubertModel
 
 from test_units import noise, tiny_config
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.study.making import hubert_config
+from twistlm.jobs.hubert import hubert_config
 from twistlm.units.features import mfcc, position_means, without_position
 from twistlm.units.pretrain import (
     LabelledSpeech,

@@ -16,8 +16,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from encoders import LAYERS, NAMES, encoder_state, stand_in
 from standins import babble
+from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput, UnitSpecMismatch
-from twistlm.types import Clip
 from twistlm.units import published
 from twistlm.units.pretrained import build, pretrained
 from twistlm.units.published import PUBLISHED, import_tokenizer, published_codebook

@@ -18,11 +18,11 @@ from scipy.stats import entropy
 
 from standins import N_UNITS, Tiny, babble
 from twistlm.audio import perturb
-from twistlm.cli import main
+from twistlm.audio.clip import Clip
+from twistlm.cli.main import main
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput
-from twistlm.study.unit_quality import unit_quality_of
-from twistlm.types import Clip
+from twistlm.jobs.unit_quality import unit_quality_of
 from twistlm.units.quality import agreement, unit_quality
 from twistlm.units.quality.agreement import _measures, phone_unit_counts, pnmi_ratio
 from twistlm.units.quality.leakage import speaker_leakage

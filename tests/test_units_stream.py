@@ -18,12 +18,13 @@ from standins import Tiny
 from test_corpus_tokenize import FakeTokenizer, by_id
 from test_units_batch import PHASED, sound, tokenizer
 from twistlm.audio import stream as stream_module
+from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, TwistError
-from twistlm.types import Clip, Units
+from twistlm.types import Units
 from twistlm.units import encoder as encoder_module
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build

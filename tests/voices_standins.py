@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twistlm.types import Clip
+from twistlm.audio.clip import Clip
 
 
 @dataclass

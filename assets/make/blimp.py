@@ -16,8 +16,8 @@ import blimp_frames as words
 import blimp_syntax as syntax
 from blimp_frames import Draw, Frame, Sides
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import ArtifactError, TwistError
+from twistlm.files.atomic import atomic_write
 
 PER_TYPE = 18  # even: both values of `flip` are drawn equally often
 TRIES = 200  # draws of one pair before its lists are called too short

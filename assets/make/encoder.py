@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
-from twistlm.artifacts import resolve
-from twistlm.atomic import atomic_folder, atomic_write
+from twistlm.files.artifacts import resolve
+from twistlm.files.atomic import atomic_folder, atomic_write
 from twistlm.progress import track
 from twistlm.units import kmeans, quality
 from twistlm.units.features import WhisperTeacher, position_means, without_position

@@ -37,8 +37,8 @@ import texts
 import voices
 from voices import SAMPLE_RATE, Samples, Voice
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import ArtifactError, TwistError
+from twistlm.files.atomic import atomic_write
 from twistlm.progress import task
 
 PROMPTS = Path("/usr/share/asterisk/sounds")

@@ -23,14 +23,14 @@ import voices
 from encoder import RATE, RECEPTIVE, phone_labels, read_manifest, read_phones, waveform
 from numpy.typing import NDArray
 
-from twistlm.atomic import atomic_write
+from twistlm.compute.threads import in_order
+from twistlm.files.atomic import atomic_write
 from twistlm.progress import track
-from twistlm.threads import in_order
 from twistlm.units import kmeans, quality
 from twistlm.units.encoder import SSLEncoder
 from twistlm.units.features import mfcc
+from twistlm.units.folder import save_tokenizer
 from twistlm.units.refine import refine
-from twistlm.units.tokenizer import save_tokenizer
 
 FIT_SECONDS = 18_000  # of speech for a codebook
 PIECE = 10 * RATE  # samples that are encoded at a time

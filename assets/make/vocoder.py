@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from twistlm.audio.clip import Clip, read
 
-from twistlm.atomic import atomic_write
-from twistlm.audio.io import read
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry, load
+from twistlm.files.atomic import atomic_write
 from twistlm.progress import track
-from twistlm.threads import in_order
-from twistlm.types import Clip, Units, UnitSpec
+from twistlm.types import Units, UnitSpec
 from twistlm.units.runs import dedup
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.crops import Crops, heldout_distance

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import texts
 
-from twistlm.artifacts import resolve
-from twistlm.atomic import atomic_write
 from twistlm.benchmarks.pseudowords import read_cmudict, syllables
 from twistlm.benchmarks.wuggy import usable_words
 from twistlm.errors import ArtifactError, TwistError
+from twistlm.files.artifacts import resolve
+from twistlm.files.atomic import atomic_write
 
 MIN_ZIPF, MAX_ZIPF = 3.5, 6.0  # log10 of occurrences per 10^9 words
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twistlm import recipes as recipes
+    from twistlm.audio.clip import Clip as Clip
     from twistlm.config import TrainConfig as TrainConfig
     from twistlm.corpus.shards import open_corpus as open_corpus
     from twistlm.corpus.tokenize import tokenize as tokenize
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from twistlm.lm.warmstart import warm_start as warm_start
     from twistlm.study.quickstart import quickstart as quickstart
     from twistlm.train.loop import train as train
-    from twistlm.types import Clip as Clip
     from twistlm.types import Units as Units
     from twistlm.types import UnitSpec as UnitSpec
     from twistlm.units.tokenizer import SpeechTokenizer as SpeechTokenizer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Clip": "types",
+    "Clip": "audio.clip",
     "SpeechTokenizer": "units.tokenizer",
     "TrainConfig": "config",
     "TwistError": "errors",

@@ -1,5 +1,5 @@
 """`python -m twistlm` is `twist`: what torchrun starts (`torchrun -m twistlm train …`)."""
 
-from twistlm.cli.command import main
+from twistlm.cli.main import main
 
 main()

@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -109,42 +108,6 @@ class UnitSpec:
             f"{mine} and {theirs} do not speak the same units: {'; '.join(pairs)}. "
             "Units of different tokenizers cannot be mixed: use the tokenizer that made them, or tokenize again."
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """One mono recording.
-
-    Attributes:
-        samples: float32 [N], in -1 … 1.
-        sample_rate: Hz.
-        id: unique name; ties units, scores and pairs to the sound.
-    """
-
-    samples: NDArray[np.float32]
-    sample_rate: int
-    id: str = ""
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / self.sample_rate
-
-    @classmethod
-    def read(cls, path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
-        """Read any file libsndfile knows, mixed to mono and resampled to `sample_rate` Hz (None keeps the file's).
-
-        Raises:
-            AudioError: missing, corrupt, empty, or with samples that are not finite.
-        """
-        from twistlm.audio.io import read
-
-        return read(path, sample_rate=sample_rate)
-
-    def write(self, path: str | Path) -> None:
-        """Write a wav, flac or ogg (opus) file, atomically; the suffix decides."""
-        from twistlm.audio.io import write
-
-        write(self, path)
 
 
 @dataclass(frozen=True, eq=False)

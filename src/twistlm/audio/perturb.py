@@ -17,8 +17,8 @@ import soundfile as sf
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
+from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError, BadInput
-from twistlm.types import Clip
 
 Codec = Literal["mp3", "vorbis", "opus"]
 _CODECS: dict[str, tuple[str, str]] = {

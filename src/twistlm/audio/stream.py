@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.audio.io import _opened, _part, _resampled
+from twistlm.audio.decoding import opened, part, resampled
 from twistlm.errors import AudioError, BadInput
-from twistlm.urls import UrlPath, as_path
+from twistlm.files.urls import UrlPath, as_path
 
 BLOCK = 1 << 18  # samples over which sums are taken at once: another number rounds them in another way
 
@@ -38,7 +38,7 @@ class Survey:
 def blocks(
     path: str | Path | UrlPath, *, sample_rate: int, start: float = 0.0, seconds: float | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield a file's mono samples at `sample_rate` Hz, piece by piece: together those of `io.read`.
+    """Yield a file's mono samples at `sample_rate` Hz, piece by piece: together those of `clip.read`.
 
     A part is resampled without what lies around it, as if it were a file of its own. Memory holds one block at the
     file's own rate and channels, and one at the new rate, however long the file is.
@@ -51,14 +51,14 @@ def blocks(
 
     Raises:
         BadInput: a rate, start or length out of range.
-        AudioError: as `io.read`; or the part ends more than 0.1 s behind the file's end.
+        AudioError: as `clip.read`; or the part ends more than 0.1 s behind the file's end.
     """
     path = as_path(path)
     if sample_rate < 1:
         raise BadInput(f"a sample rate must be positive, got {sample_rate}.")
-    with _opened(path) as sound:
-        first, last = _part(sound, path, start, seconds)
-        yield from _resampled(sound, path, first, last, sample_rate)
+    with opened(path) as sound:
+        first, last = part(sound, path, start, seconds)
+        yield from resampled(sound, path, first, last, sample_rate)
 
 
 def regrouped(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.stream import BLOCK, blocks, regrouped
 from twistlm.errors import BadInput
-from twistlm.urls import UrlPath
+from twistlm.files.urls import UrlPath
 
 RATE = 16_000  # Hz, what the model hears
 CHUNK = 512  # samples it judges at once
@@ -40,7 +40,7 @@ def speech_segments(path: str | Path | UrlPath, *, max_seconds: float) -> list[t
     does not grow with the file but for four bytes each 32 ms.
 
     Args:
-        path: any file `audio.io.read` reads.
+        path: any file `audio.clip.read` reads.
         max_seconds: longest segment, at least 2.
 
     Returns:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twistlm.evaluate.stats import outcome_ci, outcome_difference
-from twistlm.evaluate.suites import Suite
+from twistlm.evaluate.suites.suite import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def toplines(suite: Suite, text_lm: str | Path, *, seed: int) -> tuple[Tested, .
     Raises: as `score_texts`.
     """
     # They bring torch, which rules do without.
-    from twistlm.evaluate.pairs import outcomes
+    from twistlm.evaluate.averages import outcomes
     from twistlm.evaluate.topline import score_texts
 
     read = score_texts(text_lm, suite.texts)

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import bundled, cache_folder
 from twistlm.benchmarks.chance import Rule, Tested, shortcuts, toplines
 from twistlm.benchmarks.cues import RESOLUTION, Cues, measure, unigram_learned, unigram_log_p
 from twistlm.benchmarks.release import SUMS, find_suites, validate
 from twistlm.benchmarks.texts import read_text
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.catalogue import BUNDLED, open_suite
-from twistlm.evaluate.sounds import Joined, load
-from twistlm.evaluate.suites import Suite
+from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
+from twistlm.evaluate.suites.sounds import Joined, load
+from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
+from twistlm.files.artifacts import bundled, cache_folder
 from twistlm.progress import track
 from twistlm.types import Pair
 

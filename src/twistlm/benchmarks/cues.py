@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.audio.clip import Clip
 from twistlm.benchmarks.spoken import speech_edges
-from twistlm.types import Clip
 
 PITCH_RANGE = (60.0, 400.0)  # Hz
 _FRAME, _HOP = 0.04, 0.02  # seconds

@@ -18,10 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from twistlm.artifacts import file_sha256
-from twistlm.audio.io import check, read
+from twistlm.audio.clip import Clip, check, read
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.types import Clip
+from twistlm.files.artifacts import file_sha256
 
 PACKAGES = {
     "flite": "apt install flite", "espeak-ng": "apt install espeak-ng", "piper": "pip install piper-tts",

@@ -20,19 +20,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 import soundfile
 
-from twistlm.artifacts import file_sha256
-from twistlm.atomic import atomic_folder, atomic_write
-from twistlm.audio.io import OPUS_RATES
-from twistlm.audio.io import read as read_sound
+from twistlm.audio.clip import OPUS_RATES, Clip
+from twistlm.audio.clip import read as read_sound
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.spoken import Line, Spoken
+from twistlm.compute.threads import in_order
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import Suite
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
-from twistlm.threads import in_order
-from twistlm.types import Clip
+from twistlm.evaluate.suites.storycloze import storycloze
+from twistlm.evaluate.suites.suite import Suite
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.files.artifacts import file_sha256
+from twistlm.files.atomic import atomic_folder, atomic_write
 
 BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
 Format = Literal["wav", "flac", "ogg"]

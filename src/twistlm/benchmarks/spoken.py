@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.artifacts import cache_folder
-from twistlm.audio.io import read, resample, seconds_to_samples, write
+from twistlm.audio.clip import Clip, read, resample, write
+from twistlm.audio.decoding import seconds_to_samples
 from twistlm.benchmarks.engines import PhoneVoice, Voice
+from twistlm.compute.threads import in_order
 from twistlm.errors import AudioError, BadInput
+from twistlm.files.artifacts import cache_folder
 from twistlm.progress import track
-from twistlm.threads import in_order
-from twistlm.types import Clip
 
 LEVEL_DBFS = -26.0  # root mean square of every clip
 PEAK = 0.97

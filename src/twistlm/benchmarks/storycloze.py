@@ -25,11 +25,11 @@ from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.release import Casting, put, stored, write_card, write_entries, write_release, write_table
 from twistlm.benchmarks.spoken import Spoken
 from twistlm.benchmarks.texts import fingerprint_rows, read_csv
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.sounds import join
-from twistlm.evaluate.storycloze import PARTS
-from twistlm.threads import in_order
+from twistlm.evaluate.suites.sounds import join
+from twistlm.evaluate.suites.storycloze import PARTS
 
 SENTENCES = ("sentence1", "sentence2", "sentence3", "sentence4")
 FIELDS = ("id", *SENTENCES, "right", "wrong")

@@ -120,9 +120,9 @@ def wuggy(
     progress: bool = True,
 ) -> Result:
     """Speak words beside pseudo-words made from them."""
-    from twistlm.artifacts import resolve
     from twistlm.benchmarks.pseudowords import read_cmudict
     from twistlm.benchmarks.wuggy import build_wuggy, read_words
+    from twistlm.files.artifacts import resolve
 
     facts = build_wuggy(
         read_words(words),
@@ -155,9 +155,9 @@ def check(
     progress: bool = True,
 ) -> Result:
     """Look for leaks and shortcuts; exit code 1 when there are any."""
-    from twistlm.artifacts import resolve
     from twistlm.benchmarks.check import check_suite, facts, open_suites, read_training, table
     from twistlm.benchmarks.release import add_to_card
+    from twistlm.files.artifacts import resolve
 
     suites, speakers = open_suites(suite)
     texts = None if training is None else read_training(training)

@@ -119,11 +119,3 @@ def explain(error: BaseException) -> tuple[str, int]:
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: types.TracebackType | None) -> None:
     text = f"error: {kind.__name__}: {' '.join(str(error).split())}. This should not happen: it is a fault of twistlm."
     print(textwrap.fill(f"{text} Add --debug to see where.", width=100), file=sys.stderr)
-
-
-def main() -> None:
-    """Entry point of `twist`."""
-    # Importing them registers their verbs, which --help lists in this order.
-    from twistlm.cli import study, data, models, units, bench  # noqa: F401, I001
-
-    typer.main.get_command(app)()

@@ -16,8 +16,8 @@ def fetch(
     name: Annotated[str | None, typer.Argument(help="Artifact, e.g. smollm2-135m; without it, all are listed.")] = None,
 ) -> Result:
     """Fetch a named model into the cache."""
-    from twistlm import artifacts
-    from twistlm.study.inspecting import fetched
+    from twistlm.files import artifacts
+    from twistlm.jobs.inspecting import fetched
 
     if name is None:
         facts = fetched()
@@ -105,9 +105,9 @@ def tokenize(
     """
     from functools import partial
 
+    from twistlm.compute.devices import device
     from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
-    from twistlm.devices import device
     from twistlm.units.tokenizer import SpeechTokenizer
 
     tok = SpeechTokenizer.load(tokenizer)
@@ -142,7 +142,7 @@ def import_units(
     progress: bool = True,
 ) -> Result:
     """Take over units that others published."""
-    from twistlm.study.making import take_units
+    from twistlm.jobs.importing import take_units
 
     report, spec = take_units(
         source, tokenizer, out, split=split, heldout=heldout, durations=durations, seed=seed, progress=progress
@@ -169,7 +169,7 @@ def kmeans(
     progress: bool = True,
 ) -> Result:
     """Fit a codebook: a tokenizer from an encoder."""
-    from twistlm.study.making import fit_codebook
+    from twistlm.jobs.codebook import fit_codebook
 
     made = fit_codebook(speech, encoder, out, layer=layer, k=k, hop=hop, seed=seed, progress=progress)
     spec = made.spec
@@ -207,7 +207,7 @@ def hubert(
     progress: bool = True,
 ) -> Result:
     """Pretrain a HuBERT encoder, on one process or under torchrun."""
-    from twistlm.study.making import hubert_config, pretrain_hubert
+    from twistlm.jobs.hubert import hubert_config, pretrain_hubert
 
     config = hubert_config(
         front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed, size=size, bf16=bf16

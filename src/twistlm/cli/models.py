@@ -56,7 +56,7 @@ def train(
     from twistlm.config import override
     from twistlm.errors import BadInput
     from twistlm.lm.trainable import LoRA, parse_freeze
-    from twistlm.study.training import plan_units, train_units
+    from twistlm.study.run import plan_units, train_units
 
     chosen = recipes.load_training(recipe)
     config = override(getattr(chosen, init), set_ or [])
@@ -117,7 +117,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
 ) -> Result:
     """Read a published speech LM, for eval and generate."""
-    from twistlm.study.models import import_published
+    from twistlm.jobs.importing import import_published
 
     lm = import_published(folder, tokenizer, out)
     facts = {"model": str(out), "unit_spec": lm.spec.fingerprint, **lm.provenance}
@@ -161,7 +161,7 @@ def eval_(
     progress: bool = True,
 ) -> Result:
     """Judge a model: perplexity, suites of pairs."""
-    from twistlm.study.judging import judge
+    from twistlm.jobs.judging import judge
 
     facts: dict[str, Any] = {}
     if units is not None or against_units is not None or suite is not None or not suites:
@@ -190,7 +190,7 @@ def eval_(
         low, high = score["ci"]
         lines.append(f"mini sWUGGY {score['accuracy']:.1%} [{low:.1%}, {high:.1%}] on {score['n']} words")
     if suites:
-        from twistlm.study.evaluating import evaluate, table
+        from twistlm.jobs.evaluating import evaluate, table
 
         found = evaluate(
             model,
@@ -235,7 +235,7 @@ def generate(
     seed: Seed = 0,
 ) -> Result:
     """Let a model continue a recording."""
-    from twistlm.study.listening import continue_recording
+    from twistlm.jobs.speaking import continue_recording
 
     clip = continue_recording(
         model,
@@ -263,7 +263,7 @@ def resynth(
     vocoder: VocoderName = MINI,
 ) -> Result:
     """Speak a recording again from its units."""
-    from twistlm.study.listening import resynthesise
+    from twistlm.jobs.speaking import resynthesise
 
     clip, units = resynthesise(recording, tokenizer=tokenizer, vocoder=vocoder, durations=durations)
     clip.write(out)
@@ -283,7 +283,7 @@ def vocoder(
     progress: bool = True,
 ) -> Result:
     """Train a vocoder of one voice."""
-    from twistlm.study.making import fit_vocoder
+    from twistlm.jobs.vocoder import fit_vocoder
 
     made = fit_vocoder(
         speech, tokenizer, out, speaker=speaker, updates=updates, seed=seed, like=like, progress=progress

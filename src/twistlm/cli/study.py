@@ -45,7 +45,7 @@ def quickstart(
 @verb
 def doctor() -> Result:
     """Check the machine and the installation."""
-    from twistlm.study.inspecting import diagnose
+    from twistlm.jobs.inspecting import diagnose
 
     facts = diagnose()
     problems = facts["problems"]
@@ -64,8 +64,8 @@ def report(
     if len(runs) == 1 and out is None and (runs[0] / "results.json").is_file():
         return _report(runs[0])
 
-    from twistlm.study.leaderboard import leaderboard
-    from twistlm.study.leaderboard_page import text, values, write_page
+    from twistlm.evaluate.leaderboard import leaderboard
+    from twistlm.pages.leaderboard import text, values, write_page
 
     sections = leaderboard(runs)
     path = write_page(sections, out or runs[0] / "leaderboard.html")
@@ -74,7 +74,7 @@ def report(
 
 def _report(run: Path) -> Result:
     from twistlm.errors import BadInput
-    from twistlm.study.report import write_report
+    from twistlm.pages.report import write_report
 
     source = run / "results.json"
     try:
@@ -88,7 +88,7 @@ def _report(run: Path) -> Result:
 @verb
 def show(path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run.")]) -> Result:
     """Say what a file or folder is."""
-    from twistlm.study.inspecting import describe
+    from twistlm.jobs.inspecting import describe
 
     facts = describe(path)
     return Result(facts, _lines(facts))
@@ -127,8 +127,8 @@ def run(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
 @grid_verb
 def report_(study: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")]) -> Result:
     """Write the tables and plots of what is finished."""
+    from twistlm.pages.grid_tables import markdown
     from twistlm.study.grid.report import report as write
-    from twistlm.study.grid.tables import markdown
 
     results = write(study)
     return Result(results, f"{markdown(results)}report: {study / 'report.html'}")
@@ -144,7 +144,7 @@ def _grid(name: str, changes: list[str] | None) -> Any:
 def _table(results: Mapping[str, Any]) -> str:
     from rich.console import Console
 
-    from twistlm.study.report import print_table
+    from twistlm.pages.report import print_table
 
     console = Console()
     with console.capture() as captured:

@@ -41,8 +41,8 @@ def quality(
     progress: bool = True,
 ) -> Result:
     """PNMI, ABX, bitrate, speaker leakage and robustness of units."""
-    from twistlm.study.quality_page import text
-    from twistlm.study.unit_quality import unit_quality_of
+    from twistlm.jobs.unit_quality import unit_quality_of
+    from twistlm.pages.unit_quality import text
 
     values = unit_quality_of(
         speech,

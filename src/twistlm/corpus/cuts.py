@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twistlm.atomic import atomic_write
 from twistlm.audio.vad import VERSION, check_limit, speech_segments
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.files.atomic import atomic_write
 from twistlm.progress import task
-from twistlm.threads import in_order
 
 Segments = list[tuple[float, float]]  # (start, length) in seconds
 

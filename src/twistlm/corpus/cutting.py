@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from twistlm.audio.io import check, info
-from twistlm.batching import batches
+from twistlm.audio.clip import Clip, check
+from twistlm.audio.decoding import info
+from twistlm.compute.batching import batches
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import Row
 from twistlm.corpus.sounds import Sound, Sounds
 from twistlm.errors import BadInput
-from twistlm.threads import in_order
-from twistlm.types import Clip, Units, UnitSpec
-from twistlm.urls import UrlPath
+from twistlm.files.urls import UrlPath
+from twistlm.types import Units, UnitSpec
 
 if TYPE_CHECKING:
     import torch

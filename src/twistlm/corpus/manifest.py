@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from twistlm.atomic import atomic_write
-from twistlm.audio.io import find_audio
+from twistlm.audio.decoding import find_audio
 from twistlm.errors import BadInput, offenders
-from twistlm.urls import UrlPath, as_path
+from twistlm.files.atomic import atomic_write
+from twistlm.files.urls import UrlPath, as_path
 
 NAME = "manifest.jsonl"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from twistlm.artifacts import cache_folder
-from twistlm.atomic import atomic_write
-from twistlm.urls import UrlPath
+from twistlm.files.artifacts import cache_folder
+from twistlm.files.atomic import atomic_write
+from twistlm.files.urls import UrlPath
 
 
 def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:

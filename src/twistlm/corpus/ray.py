@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from twistlm.compute.devices import device
+from twistlm.compute.threads import cores
 from twistlm.corpus.cutting import Failure, Movable, Tokenizer, cut
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import Row
-from twistlm.devices import device
 from twistlm.errors import TwistError
-from twistlm.threads import cores
 
 _ITEM_CLIPS = 32  # of a work item: what is cut again at most when a worker is killed …
 _ITEM_SECONDS = 1200.0  # … where the manifest says how long they are

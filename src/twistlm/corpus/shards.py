@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
+from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
-from twistlm.urls import UrlPath, as_path
 
 SCHEMA = pa.schema(
     [

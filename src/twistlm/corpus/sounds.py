@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twistlm.artifacts import file_sha256
-from twistlm.audio.io import TOLERANCE_SECONDS, decode, info, read
+from twistlm.audio.clip import Clip, decode, read
+from twistlm.audio.decoding import TOLERANCE_SECONDS, info
 from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import AudioError, BadInput, UrlError, offenders
-from twistlm.types import Clip
-from twistlm.urls import Fetched, Stat, UrlPath
+from twistlm.files.artifacts import file_sha256
+from twistlm.files.urls import Fetched, Stat, UrlPath
 
 _MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
 _ROWS = 8  # rows of a Parquet file in memory at once
@@ -56,7 +56,7 @@ class Sound:
         """Return the clip, mono float32 [N] at `sample_rate` Hz (None: the file's), with the entry's id.
 
         Raises:
-            AudioError: as `audio.io.read`.
+            AudioError: as `audio.clip.read`.
         """
         start, seconds = self.entry.start or 0.0, None if self.entry.start is None else self.entry.seconds
         if self.data is None:

@@ -13,15 +13,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from twistlm.artifacts import cache_folder
-from twistlm.atomic import atomic_write
 from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
 from twistlm.corpus.sounds import Sounds, look_at
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
+from twistlm.files.artifacts import cache_folder
+from twistlm.files.atomic import atomic_write
+from twistlm.files.urls import UrlPath, as_path
 from twistlm.progress import task
-from twistlm.urls import UrlPath, as_path
 
 FAILURES = "failures.jsonl"
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twistlm.artifacts import resolve
-from twistlm.audio.io import resample
+from twistlm.audio.clip import Clip, resample
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.evaluate.stats import ratio_ci
-from twistlm.types import Clip
+from twistlm.files.artifacts import resolve
 
 SAMPLE_RATE = 16_000
 BEAM = 5

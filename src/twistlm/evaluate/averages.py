@@ -13,21 +13,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.pairs import PROTOCOLS, outcomes
 from twistlm.evaluate.stats import Paired, outcome_ci, outcome_difference
-from twistlm.evaluate.suites import Suite
+from twistlm.files.atomic import atomic_write
 from twistlm.types import Score
 
+if TYPE_CHECKING:
+    from twistlm.evaluate.suites.suite import Suite
+
 Normalize = Literal["mean", "sum"]
+PROTOCOLS = {
+    "mean": "mean log-probability per unit, final <s> not counted; ties 0.5",
+    "sum": "summed log-probability, final <s> not counted; ties 0.5",
+}
 _FIXED = {
     "id": pa.string(), "item": pa.string(), "positive": pa.string(), "negative": pa.string(),
     "positive_logprob": pa.float64(), "negative_logprob": pa.float64(), "n_positive": pa.int64(),
@@ -212,3 +217,19 @@ def _order(group: str) -> tuple[float, str]:
     """Numbers in their order ("1-5" before "21-100"), what has none first ("oov")."""
     number = re.search(r"\d+", group)
     return (float(number[0]) if number else -1.0, group)
+
+
+def outcomes(
+    up: ArrayLike, n_up: ArrayLike, down: ArrayLike, n_down: ArrayLike, *, normalize: Literal["mean", "sum"]
+) -> NDArray[np.float64]:
+    """Return 1 where the positive is likelier, 0 where the negative is, 0.5 where they tie.
+
+    Args:
+        up, down: log-probabilities of the positives and negatives, nats; numbers or [P].
+        n_up, n_down: units they were summed over.
+        normalize: compare per unit ("mean") or whole ("sum").
+    """
+    above, below = np.asarray(up, dtype=np.float64), np.asarray(down, dtype=np.float64)
+    if normalize == "mean":
+        above, below = above / np.asarray(n_up), below / np.asarray(n_down)
+    return (np.sign(above - below) + 1) / 2

@@ -11,21 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.averages import PROTOCOLS, outcomes
 from twistlm.evaluate.stats import ratio_ci
 from twistlm.lm.score import score
 from twistlm.types import Pair, Score, Units
 
 if TYPE_CHECKING:
     from twistlm.lm.model import UnitLM
-
-
-PROTOCOLS = {
-    "mean": "mean log-probability per unit, final <s> not counted; ties 0.5",
-    "sum": "summed log-probability, final <s> not counted; ties 0.5",
-}
 
 
 class Row(TypedDict):
@@ -151,22 +145,6 @@ def score_sides(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
         )
     return total
-
-
-def outcomes(
-    up: ArrayLike, n_up: ArrayLike, down: ArrayLike, n_down: ArrayLike, *, normalize: Literal["mean", "sum"]
-) -> NDArray[np.float64]:
-    """Return 1 where the positive is likelier, 0 where the negative is, 0.5 where they tie.
-
-    Args:
-        up, down: log-probabilities of the positives and negatives, nats; numbers or [P].
-        n_up, n_down: units they were summed over.
-        normalize: compare per unit ("mean") or whole ("sum").
-    """
-    above, below = np.asarray(up, dtype=np.float64), np.asarray(down, dtype=np.float64)
-    if normalize == "mean":
-        above, below = above / np.asarray(n_up), below / np.asarray(n_down)
-    return (np.sign(above - below) + 1) / 2
 
 
 def accuracy(rows: Sequence[Row], *, name: str, unit_spec: str, protocol: str, seed: int) -> Score:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from twistlm.batching import batches
+from twistlm.compute.batching import batches
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.lm.model import load_causal_lm
 

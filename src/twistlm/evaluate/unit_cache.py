@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from twistlm.compute.threads import in_order
 from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
 from twistlm.errors import AudioError, BadInput, offenders
-from twistlm.evaluate.sounds import load, read_bytes, sample_rate
-from twistlm.evaluate.suites import Suite
+from twistlm.evaluate.suites.sounds import load, read_bytes, sample_rate
+from twistlm.evaluate.suites.suite import Suite
 from twistlm.progress import track
-from twistlm.threads import in_order
 from twistlm.types import Units
 
 if TYPE_CHECKING:

@@ -26,12 +26,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from twistlm.atomic import atomic_folder
+from twistlm.compute.memory import keep_freed_memory
 from twistlm.errors import BadInput, CheckpointError, offenders
+from twistlm.files.atomic import atomic_folder
 from twistlm.lm import attention
 from twistlm.lm.trainable import merged_state
 from twistlm.lm.vocab import Vocab
-from twistlm.memory import keep_freed_memory
 from twistlm.types import UnitSpec
 
 # Architectures that are known, by test, to obey a 4-D mask and explicit positions. Any other may ignore or misread them

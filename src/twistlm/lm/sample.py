@@ -21,9 +21,9 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from twistlm.compute.products import Product, int8_products, multiplied_by, onednn_products
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
-from twistlm.products import Product, int8_products, multiplied_by, onednn_products
 from twistlm.types import Units
 
 DRAFTS = 6  # units at most that one step judges

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twistlm.batching import batches
+from twistlm.compute.batching import batches
+from twistlm.compute.products import onednn_products
+from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
-from twistlm.products import onednn_products
-from twistlm.threads import in_order
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from twistlm import artifacts, sources
 from twistlm.config import Rows
 from twistlm.errors import BadInput
+from twistlm.files import artifacts, sources
 from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
 from twistlm.lm.trainable import Freeze, LoRA, restrict

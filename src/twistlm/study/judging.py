@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from twistlm.corpus.shards import UnitCorpus, open_corpus
-from twistlm.errors import BadInput
-from twistlm.evaluate.catalogue import open_suite
+from twistlm.corpus.shards import UnitCorpus
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
-from twistlm.evaluate.perplexity import Perplexity, compare_per_second, heldout
-from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
+from twistlm.evaluate.perplexity import Perplexity, heldout
+from twistlm.evaluate.suites.suite import SEEN, UNSEEN, Suite
 from twistlm.lm.model import UnitLM
-from twistlm.study.models import load_model
 from twistlm.types import Score, Units
-from twistlm.units.tokenizer import SpeechTokenizer
 
 Values = dict[str, Any]
 
@@ -69,45 +64,3 @@ def without_nan(value: Any) -> Any:
 
 def _accuracy(score: Score, n_pairs: int) -> Values:
     return {"accuracy": score.value, "ci": score.ci, "n": score.n, "n_pairs": n_pairs}
-
-
-def judge(
-    model: str | Path,
-    *,
-    units: str | Path | None,
-    against: str | Path | None = None,
-    against_units: str | Path | None = None,
-    split: str,
-    context: int,
-    suite: str | None,
-    tokenizer: str | Path,
-    seed: int,
-    progress: bool = False,
-) -> Values:
-    """Return `perplexity` on a split of `units` and `mini_swuggy`, whichever was asked for.
-
-    With `against` and `against_units`, another model and the same clips in its units, also `perplexity_against` and
-    `bits_per_second_difference`, the first less the second.
-
-    Raises:
-        BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
-    """
-    if against_units is not None and (units is None or against is None):
-        raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
-    if units is None and suite is None:
-        raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
-    lm = load_model(model)
-    values: Values = {"model": str(model), "unit_spec": lm.spec.fingerprint}
-    if units is not None:
-        p = perplexity(lm, open_corpus(units, split=split), context=context, seed=seed)
-        values["perplexity"] = perplexity_values(p) | {"protocol": p.protocol}
-    if against is not None and against_units is not None:
-        other = perplexity(load_model(against), open_corpus(against_units, split=split), context=context, seed=seed)
-        values["perplexity_against"] = perplexity_values(other) | {"protocol": other.protocol}
-        values["bits_per_second_difference"] = compare_per_second(p, other, seed=seed)._asdict()
-    if suite is not None:
-        tok = SpeechTokenizer.load(tokenizer)
-        lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
-        pairs = open_suite(suite)
-        values["mini_swuggy"] = pair_values(lm, pairs, pairs.tokenize(tok, progress=progress), seed=seed)
-    return without_nan(values)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from twistlm.atomic import atomic_folder
-from twistlm.audio.io import check, seconds_to_samples
+from twistlm.audio.clip import Clip
+from twistlm.audio.decoding import seconds_to_samples
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.sounds import read_clip
 from twistlm.evaluate import asr
+from twistlm.files.atomic import atomic_folder
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import generate, generate_batch
+from twistlm.lm.sample import generate_batch
 from twistlm.progress import track
-from twistlm.study.models import load_model
-from twistlm.threads import in_order
-from twistlm.types import Clip, Units
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -106,7 +105,7 @@ def continuations(
         seed: of the sampling; the same for every model.
 
     Returns:
-        One row for each prompt, as `samples` of `twistlm.study.report.write_report`.
+        One row for each prompt, as `samples` of `twistlm.pages.report.write_report`.
     """
     clips = [read(entry, tok) for entry in prompts]
     clips = [
@@ -137,53 +136,3 @@ def continuations(
                 for row, text in zip(rows, in_order(listener.transcribe, sounds), strict=True):
                     row[f"{kind}_text"] = text
     return rows
-
-
-def resynthesise(
-    recording: str | Path, *, tokenizer: str | Path, vocoder: str | Path, durations: Literal["given", "predicted"]
-) -> tuple[Clip, Units]:
-    """Speak a recording again from nothing but its units; return the sound and the units.
-
-    Raises:
-        AudioError: an unusable file. UnitSpecMismatch: the vocoder is of other units than the tokenizer's.
-    """
-    tok, voc = SpeechTokenizer.load(tokenizer), Vocoder.load(vocoder)
-    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
-    check(clip)
-    units = tok(clip)
-    return voc(units, durations=durations), units
-
-
-def continue_recording(
-    model: str | Path,
-    recording: str | Path,
-    *,
-    tokenizer: str | Path,
-    vocoder: str | Path,
-    seconds: float,
-    prompt_seconds: float | None,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-) -> Clip:
-    """Let a model continue a recording and speak the whole: the recording from its units, then about `seconds` more.
-
-    Args:
-        model: folder of a unit LM, or of its training run.
-        recording: the prompt; `prompt_seconds` takes only its beginning.
-        tokenizer, vocoder: names or folders, of the model's units.
-        seconds, temperature, top_k, seed: see `twistlm.lm.sample.generate`.
-
-    Raises:
-        AudioError: an unusable file. UnitSpecMismatch: the three do not speak the same units.
-    """
-    lm, tok, voc = load_model(model), SpeechTokenizer.load(tokenizer), Vocoder.load(vocoder)
-    lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
-    lm.spec.require(voc.spec, mine=f"the model {model}", theirs=f"the vocoder {vocoder}")
-    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
-    if prompt_seconds is not None:
-        n = seconds_to_samples(prompt_seconds, clip.sample_rate)
-        clip = dataclasses.replace(clip, samples=clip.samples[:n])
-    check(clip)
-    units = generate(lm, tok(clip), seconds=seconds, temperature=temperature, top_k=top_k, seed=seed, stop_at_end=False)
-    return voc(units, durations="predicted")

@@ -18,32 +18,32 @@ from typing import Any
 
 import torch
 
-from twistlm import artifacts
-from twistlm.atomic import atomic_write
+from twistlm.compute.devices import device
+from twistlm.compute.threads import cores
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
 from twistlm.corpus import manifest
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.sounds import check_header
 from twistlm.corpus.tokenize import tokenize
-from twistlm.devices import device
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
-from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.perplexity import Perplexity, among, compare
 from twistlm.evaluate.stats import updates_to_reach
+from twistlm.evaluate.suites.catalogue import open_suite
+from twistlm.files import artifacts
+from twistlm.files.atomic import atomic_write
+from twistlm.files.urls import UrlPath
+from twistlm.lm.folders import load_model, text_lm_files
 from twistlm.lm.model import UnitLM
+from twistlm.pages.report import write_report
 from twistlm.progress import track
 from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
-from twistlm.study.models import load_model, text_lm_files
-from twistlm.study.report import write_report
+from twistlm.study.run import VAL_UNITS, Init, train_units
 from twistlm.study.stages import Stages
-from twistlm.study.training import VAL_UNITS, Init, train_units
-from twistlm.threads import cores
 from twistlm.train.record import hardware, versions
 from twistlm.units.tokenizer import SpeechTokenizer
-from twistlm.urls import UrlPath
 from twistlm.vocoder.vocoder import Vocoder
 
 Values = dict[str, Any]
@@ -58,7 +58,7 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
 
     Interrupted at any moment and run again, it gives the numbers of an uninterrupted run (times and memory aside). The
     folder gets `report.html`, `results.json`, `timings.json`, `units/`, `warm/` and `cold/` (the trained models in
-    their `lm/`) and `samples/`. For the keys of the results see `twistlm.study.report.write_report`.
+    their `lm/`) and `samples/`. For the keys of the results see `twistlm.pages.report.write_report`.
 
     Raises:
         BadInput: the speech, the configuration or the folder is unusable.

@@ -20,8 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput
+from twistlm.files.atomic import atomic_write
 
 Values = dict[str, Any]
 _MARK = "stages"

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, CheckpointError, offenders
+from twistlm.files.atomic import atomic_write
 
 Row = dict[str, Any]
 

@@ -23,12 +23,12 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from twistlm.atomic import atomic_folder
+from twistlm.compute.memory import give_back_freed_memory
 from twistlm.config import TrainConfig
 from twistlm.errors import ConfigError, TwistError
+from twistlm.files.atomic import atomic_folder
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import find_layers
-from twistlm.memory import give_back_freed_memory
 
 
 @dataclass(frozen=True)

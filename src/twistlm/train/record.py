@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from twistlm.atomic import atomic_write
 from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import CheckpointError
+from twistlm.files.atomic import atomic_write
 from twistlm.lm.model import UnitLM
 from twistlm.train.optim import choose_precision
 

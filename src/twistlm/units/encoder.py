@@ -28,9 +28,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
-from twistlm.devices import float32_convolutions
+from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError, BadInput
-from twistlm.products import quicken
 from twistlm.units.frontend import FrontEnd
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then

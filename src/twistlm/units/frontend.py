@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from twistlm.products import linear
+from twistlm.compute.products import linear
 
 PIECE_SECONDS = 2  # of sound at a time: 13 MB behind HuBERT's first convolution
 _SAMPLE_RATE = 16_000

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput
+from twistlm.files.atomic import atomic_write
 
 
 @dataclass(frozen=True, eq=False)

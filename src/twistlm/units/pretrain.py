@@ -34,8 +34,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig, HubertModel
 
-from twistlm.atomic import atomic_folder
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
+from twistlm.files.atomic import atomic_folder
 from twistlm.units.encoder import frames_of
 
 # (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import WhisperConfig
 
-from twistlm import artifacts, sources
 from twistlm.errors import ArtifactError, BadInput
+from twistlm.files import artifacts, sources
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
 
 # What stands before the encoder's names when it was saved inside a larger model (with a CTC head, a decoder).

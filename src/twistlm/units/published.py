@@ -13,14 +13,14 @@ from typing import Any
 
 from safetensors.torch import save
 
-from twistlm import artifacts, sources
 from twistlm.errors import BadInput
+from twistlm.files import artifacts, sources
 from twistlm.types import UnitSpec
 from twistlm.units.encoder import Encoder
+from twistlm.units.folder import save_tokenizer
 from twistlm.units.kmeans import Codebook
 from twistlm.units.kmeans_pickle import read_kmeans
 from twistlm.units.pretrained import encoder_folder, pretrained
-from twistlm.units.tokenizer import save_tokenizer
 
 _FILES = "https://dl.fbaipublicfiles.com"
 _FOLDER_VERSION = 1  # raise when the folders made here change, so that older ones in a cache are left alone

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twistlm.artifacts import bundled, bundled_or_folder, file_sha256
-from twistlm.atomic import atomic_folder
-from twistlm.audio.io import check_level
+from twistlm.audio.clip import Clip, check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
-from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
-from twistlm.types import Clip, Units, UnitSpec
+from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
+from twistlm.files.artifacts import file_sha256
+from twistlm.files.urls import UrlPath, as_path
+from twistlm.types import Units, UnitSpec
+from twistlm.units.catalogue import read_spec, tokenizer_folder
 from twistlm.units.encoder import Encoder, Windowed
+from twistlm.units.folder import encoder_folder
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
-from twistlm.urls import UrlPath, as_path
 
 # How far, as a share of its length, a frame's features may lie from those of the clip alone when it is encoded in a
 # batch (float32). tests/test_units_batch.py holds every family to half of this.
@@ -93,7 +92,7 @@ class SpeechTokenizer:
             start, seconds: a part of it, see `audio.stream.blocks`.
 
         Raises:
-            AudioError: as `audio.io.read` and `audio.io.check`; or the file changed while it was read.
+            AudioError: as `audio.clip.read` and `audio.clip.check`; or the file changed while it was read.
             BadInput: a start or length out of range.
         """
         path, rate = as_path(path), self.spec.sample_rate
@@ -194,11 +193,11 @@ class SpeechTokenizer:
             ArtifactError: files missing, or a published tokenizer could not be fetched.
             UnitSpecMismatch: a file's sha256 is not the one in `spec.json`.
         """
-        folder = _folder(name_or_folder)
+        folder = tokenizer_folder(name_or_folder)
         spec = read_spec(folder)
-        encoder_folder = _encoder_folder(folder, spec)
+        encoder_at = encoder_folder(folder, spec)
         for file, expected in (
-            (encoder_folder / "encoder.safetensors", spec.encoder_sha256),
+            (encoder_at / "encoder.safetensors", spec.encoder_sha256),
             (folder / "codebook.safetensors", spec.centroids_sha256),
         ):
             if not file.is_file():
@@ -209,79 +208,7 @@ class SpeechTokenizer:
                     f"{file} has sha256 {found[:16]}… but {folder / 'spec.json'} says {expected[:16]}…: "
                     "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
                 )
-        encoder = load_encoder(encoder_folder, layer=spec.layer, normalize_input=spec.normalize_input, hop=spec.hop)
+        encoder = load_encoder(encoder_at, layer=spec.layer, normalize_input=spec.normalize_input, hop=spec.hop)
         if encoder.hop != spec.hop:
             raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
         return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
-
-
-def read_spec(source: str | Path) -> UnitSpec:
-    """Return what the units of a tokenizer are, without loading it.
-
-    Args:
-        source: name or folder of a tokenizer, as for `SpeechTokenizer.load`, or a JSON file like its `spec.json`.
-
-    Raises:
-        BadInput: no such name, folder or file; not a UnitSpec. ArtifactError: as `SpeechTokenizer.load`.
-    """
-    path = Path(source)
-    if not path.is_file():
-        path = _folder(source) / "spec.json"
-        if not path.is_file():
-            raise ArtifactError(f"{path.parent} is not a tokenizer: it has no spec.json.")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error}). A UnitSpec is as in the spec.json of a tokenizer.") from error
-    if not isinstance(fields, dict):
-        raise BadInput(f"{path}: not a JSON object. A UnitSpec is as in the spec.json of a tokenizer.")
-    return UnitSpec.from_dict(fields)
-
-
-def _folder(name_or_folder: str | Path) -> Path:
-    from twistlm.units.published import PUBLISHED, published_folder  # which writes folders by `save_tokenizer`
-
-    if str(name_or_folder) in PUBLISHED and not Path(name_or_folder).is_dir():
-        return published_folder(str(name_or_folder))
-    return bundled_or_folder(name_or_folder, "tokenizer", published=list(PUBLISHED))
-
-
-def _encoder_folder(folder: Path, spec: UnitSpec) -> Path:
-    """Where a tokenizer's encoder lies: in its folder, or, for codebooks that share one, in the bundled encoder's."""
-    if (folder / "encoder.safetensors").is_file():
-        return folder
-    try:
-        return bundled(f"encoder/{spec.encoder}")
-    except ArtifactError:
-        return folder  # where it is then said to be missing
-
-
-def save_tokenizer(
-    folder: str | Path, *, name: str, encoder_config: dict | None, encoder_weights: bytes, layer: int,
-    codebook: Codebook, normalize_input: bool, sample_rate: int, hop: int, card: str,
-) -> UnitSpec:  # fmt: skip
-    """Write a tokenizer folder, atomically, and return its spec.
-
-    Args:
-        folder: target; replaced when it exists.
-        name: encoder name in the spec.
-        encoder_config: HubertConfig fields; None leaves the encoder out, which then is the bundled one of that name.
-        encoder_weights: bytes of a safetensors file.
-        layer: the tap.
-        codebook: fitted on that layer's features of exactly these weights.
-        normalize_input, sample_rate, hop: as in UnitSpec.
-        card: Markdown: data, recipe, licence.
-    """
-    spec = UnitSpec(
-        encoder=name, encoder_sha256=hashlib.sha256(encoder_weights).hexdigest(), layer=layer, tap="block_output",
-        normalize_input=normalize_input, sample_rate=sample_rate, hop=hop, n_units=codebook.n_units,
-        centroids_sha256=codebook.sha256, deduplicate=True,
-    )  # fmt: skip
-    with atomic_folder(Path(folder)) as temporary:
-        if encoder_config is not None:
-            (temporary / "encoder.json").write_text(json.dumps(encoder_config, indent=1, sort_keys=True))
-            (temporary / "encoder.safetensors").write_bytes(encoder_weights)
-        (temporary / "codebook.safetensors").write_bytes(codebook.to_bytes())
-        (temporary / "spec.json").write_text(spec.to_json())
-        (temporary / "CARD.md").write_text(card)
-    return spec

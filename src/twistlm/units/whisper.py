@@ -22,9 +22,9 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Blocks
 
 from twistlm.audio.stream import Survey
-from twistlm.devices import float32_convolutions
+from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError
-from twistlm.products import quicken
 from twistlm.units.encoder import Window
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)

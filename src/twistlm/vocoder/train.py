@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from twistlm.atomic import atomic_folder, atomic_write
 from twistlm.errors import BadInput, CheckpointError, TrainingError
+from twistlm.files.atomic import atomic_folder, atomic_write
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops, heldout_distance

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from twistlm.artifacts import bundled_or_folder
-from twistlm.atomic import atomic_folder
+from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.types import Clip, Units, UnitSpec
+from twistlm.files.artifacts import bundled_or_folder
+from twistlm.files.atomic import atomic_folder
+from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN, durations
 
 CHUNK = 250  # frames spoken at once; bounds the memory of an hour of units

@@ -15,7 +15,7 @@ from pathlib import Path
 from twistlm.corpus.manifest import Entry, build, checked, held_out
 from twistlm.corpus.readers import lhotse, librivox, parquet, peoples_speech, voxpopuli, webdataset
 from twistlm.errors import BadInput, offenders
-from twistlm.urls import UrlPath, as_path
+from twistlm.files.urls import UrlPath, as_path
 
 HELDOUT = 0.1  # share held out of a corpus that has no held-out sets of its own, as of a plain folder
 

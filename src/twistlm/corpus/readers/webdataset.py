@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from twistlm.audio.io import SUFFIXES
+from twistlm.audio.decoding import SUFFIXES
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.sounds import tar_members

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from twistlm.artifacts import cache_folder, resolve
 from twistlm.config import GridConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.catalogue import open_suite
+from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
+from twistlm.files.artifacts import cache_folder, resolve
+from twistlm.lm.folders import text_lm_files
 from twistlm.study.grid.cells import digest
-from twistlm.study.models import text_lm_files
-from twistlm.study.training import choose, subset
+from twistlm.study.run import choose, subset
 from twistlm.units.tokenizer import SpeechTokenizer
 
 DATA_SEED = 0  # of the choice of validation and test documents, the same for every run

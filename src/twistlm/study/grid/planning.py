@@ -11,14 +11,14 @@ from typing import Any
 
 from twistlm.config import GridConfig
 from twistlm.corpus.stream import PackedStream
+from twistlm.lm.folders import place as to_device
 from twistlm.lm.warmstart import cold_start
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import Cell, Known, cells_at, key, losses, place, points, train_config, wanted
 from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
-from twistlm.study.models import place as to_device
-from twistlm.study.training import subset
+from twistlm.study.run import subset
 from twistlm.train.optim import adamw, choose_precision
 from twistlm.train.step import take_step
 

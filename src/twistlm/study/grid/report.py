@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from twistlm.atomic import atomic_write
 from twistlm.config import ArmConfig, GridConfig, TrainConfig
 from twistlm.errors import BadInput
+from twistlm.files.atomic import atomic_write
+from twistlm.pages.grid import html
+from twistlm.pages.grid_tables import markdown
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import key, losses, wanted
 from twistlm.study.grid.compare import compare
-from twistlm.study.grid.page import html
 from twistlm.study.grid.planning import foreseen
 from twistlm.study.grid.running import STUDY
-from twistlm.study.grid.tables import markdown
 
 
 def report(folder: str | Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput
+from twistlm.files.atomic import atomic_write
 
 NAME = "study.jsonl"
 Row = dict[str, Any]

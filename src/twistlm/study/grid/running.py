@@ -15,11 +15,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from twistlm.atomic import atomic_folder
 from twistlm.config import GridConfig, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import TrainingError
 from twistlm.evaluate.pairs import score_pairs
+from twistlm.files.atomic import atomic_folder
+from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.grid import rows
@@ -28,7 +29,6 @@ from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
-from twistlm.study.models import place
 from twistlm.train.loop import train
 from twistlm.train.record import hardware, versions, write_json
 from twistlm.types import UnitSpec

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twistlm.audio import perturb
+from twistlm.audio.clip import Clip
 from twistlm.errors import BadInput
-from twistlm.types import Clip
 
 Disturbance = Callable[[Clip, int], Clip]  # of a clip, and a seed of its own
 

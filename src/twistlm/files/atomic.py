@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from twistlm.errors import TwistError
-from twistlm.urls import UrlPath
+from twistlm.files.urls import UrlPath
 
 
 class Atomic:

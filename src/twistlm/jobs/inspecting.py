@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from twistlm import artifacts, sources
-from twistlm.audio import io
+from twistlm.audio import decoding
+from twistlm.compute.threads import cores
 from twistlm.errors import ArtifactError, BadInput
-from twistlm.evaluate.catalogue import BUNDLED
-from twistlm.threads import cores
+from twistlm.evaluate.suites.catalogue import BUNDLED
+from twistlm.files import artifacts, sources
 from twistlm.types import UnitSpec
 
 Facts = dict[str, Any]
@@ -34,7 +34,7 @@ def describe(path: str | Path) -> Facts:
     """
     path = Path(path)
     if path.is_file():
-        seconds, rate, channels = io.info(path)
+        seconds, rate, channels = decoding.info(path)
         return {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder.")

@@ -24,9 +24,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.suites import Suite, fingerprint, require_sounds, require_table, sound_suffix
+from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds, require_table, sound_suffix
+from twistlm.files.atomic import atomic_write
 from twistlm.types import Pair
 
 Split = Literal["dev", "test"]

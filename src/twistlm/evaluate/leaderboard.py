@@ -101,7 +101,7 @@ def leaderboard(runs: Sequence[str | Path]) -> list[Section]:
 
 def published() -> tuple[list[Row], dict[str, str]]:
     """Return the published accuracies, and the benchmarks' titles by key."""
-    data = tomllib.loads(files("twistlm.study").joinpath("published.toml").read_text(encoding="utf-8"))
+    data = tomllib.loads(files("twistlm.evaluate").joinpath("published.toml").read_text(encoding="utf-8"))
     parts, source = data["salmon"]["order"], data["sources"]
     entries = list(data["models"]["rows"])
     for row in data["salmon"]["rows"]:

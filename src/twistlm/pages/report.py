@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, offenders
-from twistlm.study import page
-from twistlm.study.words import percent, percent_interval, score_rows, with_interval
+from twistlm.files.atomic import atomic_write
+from twistlm.pages import page
+from twistlm.pages.words import percent, percent_interval, score_rows, with_interval
 
 REQUIRED = (
     *(f"{side}.{key}" for side in ("warm", "cold") for key in

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twistlm.audio.io import resampled_length, seconds_to_samples
+from twistlm.audio.decoding import resampled_length, seconds_to_samples
+from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.sounds import read_clip
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate.stats import outcome_ci, ratio_ci
 from twistlm.progress import track
-from twistlm.threads import in_order
 from twistlm.units.quality import abx
 from twistlm.units.quality.agreement import Agreement, agreement, phone_unit_counts
 from twistlm.units.quality.alignment import SILENCE, Alignment, phones_at, receptive_field

@@ -1,4 +1,4 @@
-"""The report's sections, each a string of HTML made from the results (see `twistlm.study.report` for their layout), and
+"""The report's sections, each a string of HTML made from the results (see `twistlm.pages.report` for their layout), and
 what stands around them on every page."""
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 import soundfile
 
-from twistlm.study import plots
-from twistlm.study.words import duration, finite, interval, percent, percent_interval, score_rows, summary
-from twistlm.types import Clip, UnitSpec
+from twistlm.audio.clip import Clip
+from twistlm.pages import plots
+from twistlm.pages.words import duration, finite, interval, percent, percent_interval, score_rows, summary
+from twistlm.types import UnitSpec
 
 
 def document(title: str, sections: Sequence[str], *, footer: str) -> str:
@@ -26,7 +27,7 @@ def document(title: str, sections: Sequence[str], *, footer: str) -> str:
         title, footer: text, escaped here.
         sections: HTML.
     """
-    css = files("twistlm.study").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("twistlm.pages").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'

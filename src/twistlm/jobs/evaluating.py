@@ -14,18 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from twistlm.artifacts import cache_folder, file_sha256, resolve
-from twistlm.atomic import atomic_write
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.evaluate.averages import Normalize, ScoredPairs, averages, differences, n_pairs
-from twistlm.evaluate.catalogue import open_suite
 from twistlm.evaluate.pairs import score_sides
+from twistlm.evaluate.suites.catalogue import open_suite
+from twistlm.evaluate.suites.zerospeech import write_submission
 from twistlm.evaluate.topline import PROTOCOL as TOPLINE_PROTOCOL
 from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.evaluate.zerospeech import write_submission
+from twistlm.files.artifacts import cache_folder, file_sha256, resolve
+from twistlm.files.atomic import atomic_write
+from twistlm.lm.folders import load_model
 from twistlm.study.judging import without_nan
-from twistlm.study.models import load_model
 from twistlm.types import Score, UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
 

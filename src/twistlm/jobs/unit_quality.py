@@ -16,16 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from twistlm.artifacts import file_sha256
-from twistlm.atomic import atomic_write
-from twistlm.audio.io import info
+from twistlm.audio.decoding import info
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.sounds import read_clip
 from twistlm.errors import BadInput
+from twistlm.files.artifacts import file_sha256
+from twistlm.files.atomic import atomic_write
+from twistlm.jobs.unit_measures import Material, measure, value
+from twistlm.pages.unit_quality import write_page
 from twistlm.progress import track
 from twistlm.study.judging import without_nan
-from twistlm.study.quality_page import write_page
-from twistlm.study.unit_measures import Material, measure, value
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import MFCCEncoder

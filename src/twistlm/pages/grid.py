@@ -8,8 +8,8 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from twistlm.study import page, plots
-from twistlm.study.grid.tables import Table, headline, missing, name, sides, state, tables, where
+from twistlm.pages import page, plots
+from twistlm.pages.grid_tables import Table, headline, missing, name, sides, state, tables, where
 
 Values = Mapping[str, Any]
 Point = tuple[str, str, float, tuple[float, float]]  # label, side, value, interval

@@ -20,8 +20,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.sounds import Cell, Joined, Sound, table_rows
-from twistlm.evaluate.suites import Suite, fingerprint, require_sounds, require_table
+from twistlm.evaluate.suites.sounds import Cell, Joined, Sound, table_rows
+from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds, require_table
 from twistlm.types import Pair
 
 _NAME = re.compile(r"(?P<n>\d+)_(?P<story>.+)_(?P<side>correct|incorrect)\.wav")

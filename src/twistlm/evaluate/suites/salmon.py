@@ -13,8 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.sounds import Sound, table_rows
-from twistlm.evaluate.suites import Suite, fingerprint, require_sounds
+from twistlm.evaluate.suites.sounds import Sound, table_rows
+from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds
 from twistlm.types import Pair
 
 PARTS = (

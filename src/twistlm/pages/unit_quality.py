@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from twistlm.atomic import atomic_write
-from twistlm.study import page, plots
-from twistlm.study.words import interval, percent, percent_interval, with_interval
+from twistlm.files.atomic import atomic_write
+from twistlm.pages import page, plots
+from twistlm.pages.words import interval, percent, percent_interval, with_interval
 
 SIDES = ("warm", "cold")  # the page's two colours: the first tokenizer has the first
 

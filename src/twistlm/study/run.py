@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.compute.devices import device
 from twistlm.config import Rows, TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
-from twistlm.devices import device
+from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.judging import perplexity
-from twistlm.study.models import place
 from twistlm.train.loop import TrainResult, train
 from twistlm.train.plan import Plan, plan
 

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from twistlm.atomic import atomic_write
-from twistlm.study import page
-from twistlm.study.leaderboard import FIELDS, Block, Protocol, Row, Section
-from twistlm.study.words import percent, percent_interval, with_interval
+from twistlm.evaluate.leaderboard import FIELDS, Block, Protocol, Row, Section
+from twistlm.files.atomic import atomic_write
+from twistlm.pages import page
+from twistlm.pages.words import percent, percent_interval, with_interval
 
 _WORDS = {
     ("normalize", "mean"): "log-probability per unit",

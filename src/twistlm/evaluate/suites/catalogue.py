@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from twistlm.artifacts import bundled
 from twistlm.errors import BadInput
-from twistlm.evaluate.salmon import salmon
-from twistlm.evaluate.storycloze import storycloze
-from twistlm.evaluate.suites import SEEN, UNSEEN, Suite
-from twistlm.evaluate.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.evaluate.suites.salmon import salmon
+from twistlm.evaluate.suites.storycloze import storycloze
+from twistlm.evaluate.suites.suite import SEEN, UNSEEN, Suite
+from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
+from twistlm.files.artifacts import bundled
 
 Reader = Callable[[str | Path], Suite]
 BUNDLED = {  # name -> folder in assets/; two tasks share their prompts

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twistlm.study.grid.cells import place
-from twistlm.study.words import interval, percent, percent_interval, with_interval
+from twistlm.pages.words import interval, percent, percent_interval, with_interval
 
 Values = Mapping[str, Any]
 
@@ -204,7 +203,7 @@ def sides(results: Values) -> list[tuple[Values, Values, Values]]:
 
 
 def where(of: Values) -> str:
-    return place(of["layers"], of["amount"])
+    return f"{of['layers']} layers, {100 * of['amount']:g} %"
 
 
 def name(arm: str) -> str:

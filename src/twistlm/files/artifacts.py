@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from twistlm.atomic import atomic_folder, is_disk_full
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.gguf import convert
-from twistlm.sources import ARTIFACTS, Artifact, Bundled, Hub, Source, Url, Wheel
+from twistlm.files.atomic import atomic_folder, is_disk_full
+from twistlm.files.gguf import convert
+from twistlm.files.sources import ARTIFACTS, Artifact, Bundled, Hub, Source, Url, Wheel
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from
@@ -42,7 +42,7 @@ def bundled(name: str) -> Path:
     Raises:
         ArtifactError: this copy of twistlm does not hold it.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     places = [package / "assets", package.parents[1] / "assets"]
     for place in places:
         if (place / name).exists():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.sounds import Sound, load
+from twistlm.evaluate.suites.sounds import Sound, load
 from twistlm.types import Pair, Units
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Suite:
         Raises:
             AudioError: a clip cannot be read.
         """
+        from twistlm.compute.threads import in_order
         from twistlm.progress import track
-        from twistlm.threads import in_order
 
         rate = tok.spec.sample_rate
         wanted = self.wanted()

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from twistlm.audio.io import read, seconds_to_samples
+from twistlm.audio.clip import Clip, read
+from twistlm.audio.decoding import seconds_to_samples
 from twistlm.errors import AudioError, BadInput, offenders
-from twistlm.types import Clip
 
 
 @dataclass(frozen=True, order=True)
@@ -115,7 +115,7 @@ def sample_rate(data: bytes, sound: Sound) -> int:
 
 
 def load(sound: Sound, *, sample_rate: int, id: str) -> Clip:
-    """Return the sound as a clip at `sample_rate` Hz, with every check of `audio.io.read`.
+    """Return the sound as a clip at `sample_rate` Hz, with every check of `audio.clip.read`.
 
     Raises:
         AudioError: as `read`; the message names the file or the cell.

@@ -1,0 +1,1 @@
+"""What a verb does between the command line and the rooms: find the parts, run, return plain values."""

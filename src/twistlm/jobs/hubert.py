@@ -1,0 +1,175 @@
+"""Pretrain a HuBERT encoder on a folder of speech."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.torch import save
+
+from twistlm.compute.devices import device as device_of_rank
+from twistlm.errors import BadInput, offenders
+from twistlm.files.atomic import atomic_folder
+from twistlm.jobs.speech import RATE, clips_of
+from twistlm.train.parallel import join
+from twistlm.units import kmeans
+from twistlm.units.encoder import frames_of
+from twistlm.units.features import mfcc
+from twistlm.units.pretrain import FRONT_ENDS, HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
+from twistlm.units.tokenizer import SpeechTokenizer
+
+# "mini" is the bundled encoder's shape (with the front end "filterbank" at 25 Hz). "base" and "large" are those of
+# Hsu et al. 2021, table I, with its learning rates, its seconds of speech an update over all ranks (2,800 on 32 GPUs,
+# 7,200 on 128) and its masks, loss on masked frames alone; it trained 250,000 to 400,000 updates. Only "mini" has been
+# trained here.
+_HUBERT: dict[str, Any] = {
+    "front_end": "waveform",
+    "mask_start": 0.08,
+    "unmasked_weight": 0.0,
+    "crop_seconds": 15.6,
+    "augment": 0.0,
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "mini": {"width": 256, "layers": 6, "heads": 4, "ffn": 1024, "crop_seconds": 4.0, "batch": 8, "lr": 1e-3},
+    "base": {"width": 768, "layers": 12, "heads": 12, "ffn": 3072, "batch": 176, "lr": 5e-4} | _HUBERT,
+    "large": {"width": 1024, "layers": 24, "heads": 16, "ffn": 4096, "batch": 464, "lr": 1.5e-3} | _HUBERT,
+}
+WARMUP = {"mini": 0.05, "base": 0.08, "large": 0.08}
+
+
+def hubert_config(
+    *,
+    front_end: Literal["filterbank", "waveform"],
+    frame_rate: int,
+    n_targets: int,
+    updates: int,
+    seed: int,
+    size: Literal["mini", "base", "large"] = "mini",
+    bf16: bool = False,
+) -> HubertPretrainConfig:
+    """Return the configuration of a run of one's own.
+
+    Args:
+        front_end: see `units.pretrain.FRONT_ENDS`; base and large have "waveform".
+        frame_rate: 25 or 50 Hz.
+        n_targets: units to predict.
+        updates: how long.
+        seed: of everything random.
+        size: see SIZES.
+        bf16: matrix products in bfloat16.
+
+    Raises:
+        BadInput: another frame rate than 25 or 50 Hz, or a filterbank for base or large.
+    """
+    if size != "mini" and front_end != "waveform":
+        raise BadInput(f"HuBERT {size} hears waveforms: use --front-end waveform.")
+    if (front_end, frame_rate) not in FRONT_ENDS:
+        raise BadInput(
+            f"there is no front end {front_end!r} at {frame_rate} Hz; there are: {offenders([*FRONT_ENDS])}."
+        )
+    n_convolutions = len(FRONT_ENDS[front_end, frame_rate][0])
+    channels = (256, 384, 384) if front_end == "filterbank" else (192 if size == "mini" else 512,) * n_convolutions
+    paper: dict[str, Any] = (
+        {} if size == "mini" else {"mask_frames": frame_rate // 5, "position_kernel": 128 * frame_rate // 50}
+    )
+    settings: dict[str, Any] = {"front_end": front_end, **SIZES[size], **paper}
+    return HubertPretrainConfig(
+        frame_rate=frame_rate,
+        conv_dim=channels[:n_convolutions],
+        n_targets=(n_targets,),
+        updates=updates,
+        warmup=max(1, int(updates * WARMUP[size])),
+        compile=False,
+        bf16=bf16,
+        seed=seed,
+        **settings,
+    )
+
+
+def pretrain_hubert(
+    speech: str | Path,
+    out: str | Path,
+    config: HubertPretrainConfig,
+    *,
+    teacher: str = "mfcc",
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = False,
+) -> Path:
+    """Pretrain an encoder on the split "train" of a folder; return the encoder's folder (encoder.json, .safetensors).
+
+    Under torchrun (`torchrun --nproc-per-node 2 --no-python twist hubert …`) the ranks share each batch, each on a GPU
+    of its own where there are any. The first makes the targets, in `out/speech`, and writes; all must see `out`.
+
+    Args:
+        speech: folder of sound files or with a manifest.
+        out: folder of the run; the encoder goes to `out/encoder`, which `fit_codebook` takes.
+        config: the run; a rerun goes on from its last checkpoint.
+        teacher: `"mfcc"` for k-means over MFCC (a first iteration), or a tokenizer's name or folder, whose units of the
+            same frame rate become the targets.
+        on_log: called with the metrics of every 20th update.
+        progress: show a bar while reading.
+
+    Raises:
+        BadInput: the teacher has another frame rate or number of units than `config`. AudioError: an unusable file.
+    """
+    out = Path(out)
+    device = device_of_rank()
+    with join(device) as ranks:
+        if ranks.world == 1:
+            labelled = _labelled(speech, config, teacher, progress=progress)
+        else:
+            with ranks.first_goes_first():
+                if ranks.first:
+                    _save_labelled(_labelled(speech, config, teacher, progress=progress), out / "speech")
+            labelled = _load_labelled(out / "speech")
+        model = pretrain(labelled, config, out, device=str(device), on_log=on_log)
+        if ranks.first:
+            _save_encoder(model, config, out / "encoder")
+    return out / "encoder"
+
+
+def _labelled(speech: str | Path, config: HubertPretrainConfig, teacher: str, *, progress: bool) -> LabelledSpeech:
+    """Read the speech and make its targets."""
+    hop = RATE // config.frame_rate
+    tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher)
+    if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets[0]):
+        raise BadInput(
+            f"the teacher {teacher} makes {tok.spec.n_units} units with a hop of {tok.spec.hop}; this run predicts "
+            f"{config.n_targets[0]} with a hop of {hop}. "
+            f"Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
+        )
+    clips = [clip for _, clip in clips_of(speech, progress=progress)]
+    counts = [frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate]) for clip in clips]
+    if tok is None:
+        features = [mfcc(c.samples, n, hop=hop) for c, n in zip(clips, counts, strict=True)]
+        codebook = kmeans.fit(np.concatenate(features), config.n_targets[0], seed=config.seed)
+        labels = [codebook.assign(f) for f in features]
+    else:
+        labels = [tok.frames(clip) for clip in clips]
+    samples, targets = [], []
+    for clip, frames in zip(clips, labels, strict=True):
+        padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
+        samples.append(np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
+        targets.append(np.pad(frames.astype(np.int16), (0, len(padded) // hop - len(frames)), constant_values=-1))
+    return LabelledSpeech(np.concatenate(samples), np.concatenate(targets)[None], hop)
+
+
+def _save_labelled(labelled: LabelledSpeech, folder: Path) -> None:
+    with atomic_folder(folder) as temporary:
+        np.save(temporary / "samples.npy", labelled.samples)
+        np.save(temporary / "targets.npy", labelled.targets)
+
+
+def _load_labelled(folder: Path) -> LabelledSpeech:
+    samples, targets = np.load(folder / "samples.npy", mmap_mode="r"), np.load(folder / "targets.npy")
+    return LabelledSpeech(samples, targets, len(samples) // targets.shape[1])
+
+
+def _save_encoder(model: MaskedUnitPredictor, config: HubertPretrainConfig, folder: Path) -> None:
+    with atomic_folder(folder) as temporary:
+        (temporary / "encoder.json").write_text(json.dumps(config.hubert().to_diff_dict(), indent=1, sort_keys=True))
+        weights = {name: tensor.contiguous() for name, tensor in model.hubert.state_dict().items()}
+        (temporary / "encoder.safetensors").write_bytes(save(weights))
