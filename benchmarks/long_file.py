@@ -58,7 +58,6 @@ def make(path: Path, *, seconds: float) -> None:
 def measured(path: Path, *, way: str, tokenizer: str) -> float:
     """Peak of this process in MB while it tokenizes `path`, above its peak once the tokenizer is loaded and warm."""
     from twistlm.audio.clip import Clip
-
     from twistlm.units.tokenizer import SpeechTokenizer
 
     tok = random_base() if tokenizer == "hubert-base-shape" else SpeechTokenizer.load(tokenizer)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertModel, LlamaConfig
-from twistlm.audio.clip import Clip
 
+from twistlm.audio.clip import Clip
 from twistlm.evaluate.pairs import score_sides
 from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.suites.sounds import load

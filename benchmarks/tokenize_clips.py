@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from twistlm.audio.clip import Clip
 
+from twistlm.audio.clip import Clip
 from twistlm.corpus import manifest
 from twistlm.corpus.shards import open_corpus
 from twistlm.corpus.tokenize import tokenize

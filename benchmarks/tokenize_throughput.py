@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import HubertConfig, HubertModel
-from twistlm.audio.clip import Clip
 
+from twistlm.audio.clip import Clip
 from twistlm.compute.products import linear
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import build

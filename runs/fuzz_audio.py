@@ -28,8 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from twistlm.audio.clip import decode, read
 
+from twistlm.audio.clip import decode, read
 from twistlm.audio.decoding import info
 from twistlm.errors import BadInput
 

@@ -15,8 +15,8 @@ import numpy as np
 from twistlm.compute.threads import cores
 from twistlm.corpus import manifest
 from twistlm.evaluate.asr import Whisper
+from twistlm.evaluate.resynthesis import resynthesis_errors
 from twistlm.files.artifacts import bundled
-from twistlm.study.listening import resynthesis
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -34,7 +34,7 @@ def main() -> None:
     if not entries:
         parser.error(f"there are no clips with a transcript in the split {args.split}")
     chosen = np.sort(np.random.default_rng(args.seed).permutation(len(entries))[: args.n])
-    values = resynthesis(
+    values = resynthesis_errors(
         [entries[i] for i in chosen],
         SpeechTokenizer.load(args.tokenizer),
         Vocoder.load(args.vocoder),

@@ -107,9 +107,8 @@ def test_a_rerun_computes_nothing_and_gives_the_same(finished, monkeypatch):
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a finished stage was computed again")
 
-    for name in ("tokenize", "train_units", "perplexity"):
+    for name in ("tokenize", "train_units", "perplexity", "continuations"):
         monkeypatch.setattr(module, name, refuse)
-    monkeypatch.setattr(module.listening, "continuations", refuse)
     assert quickstart(config) == results
 
 
@@ -151,7 +150,7 @@ def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finish
     )
     values = [f"{key}={value}" for key, value in to_dict(config).items() if not isinstance(value, dict)]
     for side in ("warm", "cold"):
-        values += [f"{side}.{key}={value}" for key, value in to_dict(config)[side].items()]
+        values += [f"{side}.{key}={json.dumps(value)}" for key, value in to_dict(config)[side].items()]
     done = subprocess.run([sys.executable, "-c", script, *values], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert same_numbers(quickstart(config), finished[1])

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from twistlm.audio.clip import Clip, read
 
+from twistlm.audio.clip import Clip, read
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry, load
 from twistlm.files.atomic import atomic_write

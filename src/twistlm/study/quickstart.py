@@ -29,6 +29,7 @@ from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate import asr
 from twistlm.evaluate.perplexity import Perplexity, among, compare
+from twistlm.evaluate.resynthesis import resynthesis_errors
 from twistlm.evaluate.stats import updates_to_reach
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files import artifacts
@@ -38,8 +39,9 @@ from twistlm.lm.folders import load_model, text_lm_files
 from twistlm.lm.model import UnitLM
 from twistlm.pages.report import write_report
 from twistlm.progress import track
-from twistlm.study import listening
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
+from twistlm.study.prompts import PROTOCOL as CONTINUED
+from twistlm.study.prompts import choose_prompts, choose_resynthesis, continuations
 from twistlm.study.run import VAL_UNITS, Init, train_units
 from twistlm.study.stages import Stages
 from twistlm.train.record import hardware, versions
@@ -205,7 +207,7 @@ class _Job:
 
         def work() -> Values:
             listener = self._listener(entries)
-            return listening.resynthesis(
+            return resynthesis_errors(
                 chosen, self.tok, self.voc, listener, seed=self.config.seed, progress=self.progress
             )
 
@@ -215,10 +217,10 @@ class _Job:
     def speak(self, entries: Sequence[Entry], runs: Values) -> list[Values]:
         """Let both models continue held-out prompts, and speak everything with the vocoder."""
         usable = set(open_corpus(self.units, split="heldout").ids)
-        prompts = listening.choose_prompts([e for e in entries if e.id in usable], seed=self.config.seed)
+        prompts = choose_prompts([e for e in entries if e.id in usable], seed=self.config.seed)
 
         def work() -> Values:
-            samples = listening.continuations(
+            samples = continuations(
                 prompts,
                 self.out / "samples",
                 self.tok,
@@ -270,7 +272,7 @@ class _Job:
                 ),
                 "mini sWUGGY": judged["warm"]["mini_swuggy"]["protocol"],
                 "resynthesis": resynthesis["protocol"],
-                "continuations": listening.PROTOCOL,
+                "continuations": CONTINUED,
             },
             "commands": _commands(self.config),
         }
@@ -282,7 +284,7 @@ class _Job:
             yield side, load_model(self.out / side)
 
     def _to_resynthesise(self, entries: Sequence[Entry]) -> list[Entry]:
-        return listening.choose_resynthesis(entries, n=self.config.n_resynth, seed=self.config.seed)
+        return choose_resynthesis(entries, n=self.config.n_resynth, seed=self.config.seed)
 
     def _listener(self, entries: Sequence[Entry]) -> asr.Whisper | None:
         """A recogniser, where there are transcripts to hold it against."""

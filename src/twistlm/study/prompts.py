@@ -1,4 +1,4 @@
-"""What can be heard: clips spoken again from their units, and what models make of a prompt."""
+"""What a run lets people hear: which held-out clips it takes, and what its models make of the prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from twistlm.audio.clip import Clip
 from twistlm.audio.decoding import seconds_to_samples
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
@@ -18,7 +17,6 @@ from twistlm.evaluate import asr
 from twistlm.files.atomic import atomic_folder
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
-from twistlm.progress import track
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -32,11 +30,6 @@ PROTOCOL = (
     f"{PROMPT_SECONDS:g} s prompts, about {CONTINUATION_SECONDS:g} s more, temperature {TEMPERATURE}, "
     "<s> never sampled; the recording holds the prompt and its continuation"
 )
-
-
-def read(entry: Entry, tok: SpeechTokenizer) -> Clip:
-    """Return the clip at the tokenizer's sample rate, with the manifest's id."""
-    return read_clip(entry, sample_rate=tok.spec.sample_rate)
 
 
 def choose_resynthesis(entries: Sequence[Entry], *, n: int, seed: int) -> list[Entry]:
@@ -54,34 +47,6 @@ def choose_prompts(entries: Sequence[Entry], *, seed: int) -> list[Entry]:
     long = [e for e in order if (e.seconds or 0.0) > PROMPT_SECONDS] or order
     first = [e for i, e in enumerate(long) if e.speaker not in {other.speaker for other in long[:i]}]
     return [*first, *(e for e in long if e not in first)][:PROMPTS]
-
-
-def resynthesis(
-    clips: Sequence[Entry],
-    tok: SpeechTokenizer,
-    voc: Vocoder,
-    listener: asr.Whisper | None,
-    *,
-    seed: int,
-    progress: bool,
-) -> Values:
-    """Count a recogniser's errors on clips before and after they went through units and vocoder."""
-    names = ("wer_original", "wer_resynth")
-    if listener is None or not clips:
-        empty = dict.fromkeys([*names, *(f"{name}_ci" for name in names)])
-        return {**empty, "n": 0, "protocol": "not measured: it needs held-out clips with transcripts"}
-
-    def before_and_after(entry: Entry) -> tuple[str, str]:
-        clip = read(entry, tok)
-        return listener.transcribe(clip), listener.transcribe(voc(tok(clip), durations="given"))
-
-    made = in_order(before_and_after, clips)
-    heard = list(track(made, description="resynthesis, recognised", total=len(clips), enabled=progress))
-    values: Values = {"n": len(clips), "protocol": asr.PROTOCOL}
-    for name, texts in zip(names, zip(*heard, strict=True), strict=True):
-        errors = asr.wer([e.text for e in clips], texts, seed=seed)
-        values |= {name: errors.value, f"{name}_ci": errors.ci}
-    return values
 
 
 def continuations(
@@ -107,7 +72,7 @@ def continuations(
     Returns:
         One row for each prompt, as `samples` of `twistlm.pages.report.write_report`.
     """
-    clips = [read(entry, tok) for entry in prompts]
+    clips = [read_clip(entry, sample_rate=tok.spec.sample_rate) for entry in prompts]
     clips = [
         dataclasses.replace(c, samples=c.samples[: seconds_to_samples(PROMPT_SECONDS, c.sample_rate)]) for c in clips
     ]
