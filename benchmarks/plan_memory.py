@@ -39,7 +39,8 @@ SPEC = UnitSpec(
     hop=640, n_units=500, centroids_sha256="0", deduplicate=False,
 )  # fmt: skip
 CONFIG = TrainConfig(
-    updates=2, batch_rows=4, accumulate=2, context=256, lr=1e-4, lr_floor=0.0, schedule="inverse_sqrt", warmup=1,
+    updates=2, batch_rows=4, accumulate=2, context=256, lr=1e-4, table_rate=1.0, lr_floor=0.0,
+    schedule="inverse_sqrt", warmup=1,
     weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, max_loss_rise=0.0, checkpoint_activations=False,
     precision="float32", compile=False, eval_every=0, checkpoint_every=0, seed=0,
 )  # fmt: skip

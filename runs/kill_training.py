@@ -35,7 +35,8 @@ SPEC = UnitSpec(
     hop=640, n_units=100, centroids_sha256="0", deduplicate=False,
 )  # fmt: skip
 CONFIG = TrainConfig(
-    updates=200, batch_rows=4, accumulate=2, context=64, lr=1e-2, lr_floor=1e-3, schedule="inverse_sqrt", warmup=10,
+    updates=200, batch_rows=4, accumulate=2, context=64, lr=1e-2, table_rate=1.0, lr_floor=1e-3,
+    schedule="inverse_sqrt", warmup=10,
     weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, max_loss_rise=0.0, checkpoint_activations=False,
     precision="float32", compile=False, eval_every=10, checkpoint_every=3, seed=0,
 )  # fmt: skip

@@ -32,7 +32,8 @@ SPEC = UnitSpec(
     n_units=20, centroids_sha256="0", deduplicate=False,
 )  # fmt: skip
 CONFIG = TrainConfig(
-    updates=12, batch_rows=2, accumulate=1, context=24, lr=1e-2, lr_floor=1e-3, schedule="inverse_sqrt", warmup=3,
+    updates=12, batch_rows=2, accumulate=1, context=24, lr=1e-2, table_rate=1.0, lr_floor=1e-3,
+    schedule="inverse_sqrt", warmup=3,
     weight_decay=0.01, betas=(0.9, 0.98), clip_norm=1.0, max_loss_rise=0.0, checkpoint_activations=False, compile=False,
     precision="float32", eval_every=4, checkpoint_every=0, seed=5,
 )  # fmt: skip

@@ -22,6 +22,8 @@ from typing import Any, Literal
 from twistlm.errors import ConfigError
 
 Rows = Literal["random", "mean", "covariance", "first-rows"]  # how a warm model's new rows begin, see `warm_start`
+Head = Literal["as-is", "own"]  # whether the output is the embedding where the text LM has it so, see `warm_start`
+HeadStart = Literal["rows", "zero", "fitted"]  # how the output layer begins, see `lm.heads`
 
 
 class _Checked:
@@ -56,6 +58,7 @@ class TrainConfig(_Checked):
             dropout, another draw of it). Must divide `batch_rows`; 1 computes the batch at once.
         context: T, tokens of a row; documents are packed into rows and do not see each other.
         lr: the highest learning rate, reached after the warm-up.
+        table_rate: the embedding and the output layer, which are new, learn at this multiple of the rate.
         lr_floor: the lowest learning rate after the warm-up.
         schedule: how the rate falls: `"inverse_sqrt"` of the update, or half a `"cosine"` that ends at the floor.
         warmup: updates during which the rate rises linearly.
@@ -82,6 +85,7 @@ class TrainConfig(_Checked):
     accumulate: int
     context: int
     lr: float
+    table_rate: float
     lr_floor: float
     schedule: Literal["inverse_sqrt", "cosine"]
     warmup: int
@@ -106,7 +110,7 @@ class TrainConfig(_Checked):
         self._at_least(
             0, "warmup", "weight_decay", "lr_floor", "max_loss_rise", "eval_every", "checkpoint_every", "seed"
         )
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "table_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
         if self.lr_floor > self.lr:
@@ -122,11 +126,14 @@ class PairConfig(_Checked):
     Attributes:
         text_lm: name or folder of the text LM; of the cold run it gives the shape.
         rows: how the warm model's new rows begin, see `warm_start`.
-        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if that is to be fair.
+        head, head_start: of both models' output layers, see `warm_start`.
+        warm, cold: the two training runs; they differ in rates, warm-up and clipping only, if that is to be fair.
     """
 
     text_lm: str
     rows: Rows
+    head: Head
+    head_start: HeadStart
     warm: TrainConfig
     cold: TrainConfig
 
@@ -143,7 +150,8 @@ class QuickstartConfig(_Checked):
         speech: folder with speech files, or `"bundled"`.
         tokenizer, text_lm, vocoder: artifact names or folders.
         rows: how the warm model's new rows begin, see `warm_start`.
-        warm, cold: the two training runs; they differ in rate, warm-up and clipping only, if that is to be fair.
+        head, head_start: of both models' output layers, see `warm_start`.
+        warm, cold: the two training runs; they differ in rates, warm-up and clipping only, if that is to be fair.
         seed: of the new weights and of sampling.
         n_resynth: held-out clips that are spoken again and transcribed; 0 for none.
         out: folder for everything the run makes.
@@ -154,6 +162,8 @@ class QuickstartConfig(_Checked):
     text_lm: str
     vocoder: str
     rows: Rows
+    head: Head
+    head_start: HeadStart
     warm: TrainConfig
     cold: TrainConfig
     seed: int
@@ -169,22 +179,29 @@ class QuickstartConfig(_Checked):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmConfig(_Checked):
-    """What is an arm's own in a grid: its learning rate is tuned, its warm-up and clipping are given.
+    """What is an arm's own in a grid: its learning rate is tuned, all else is given.
 
     Attributes:
         rates: tried on the tuning seed, each the same factor above the one before; while the best is at an edge, the
             next one beyond it is tried too. A single one is taken as it is; none takes what warm's tuning found.
-        warmup, clip_norm: as of `TrainConfig`.
+        warmup, clip_norm, table_rate: as of `TrainConfig`.
+        head, head_start: of the output layer, see `warm_start`.
     """
 
     rates: tuple[float, ...]
     warmup: int
     clip_norm: float
+    table_rate: float
+    head: Head
+    head_start: HeadStart
 
     def _check(self) -> None:
         self._at_least(0, "warmup")
-        if self.clip_norm <= 0 or any(rate <= 0 for rate in self.rates):
-            raise ConfigError(f"rates is {self.rates!r} and clip_norm {self.clip_norm!r}; they must be above 0.")
+        if self.clip_norm <= 0 or self.table_rate <= 0 or any(rate <= 0 for rate in self.rates):
+            raise ConfigError(
+                f"rates is {self.rates!r}, table_rate {self.table_rate!r} and clip_norm {self.clip_norm!r}; they must "
+                "be above 0."
+            )
         steps = [high / low for low, high in itertools.pairwise(self.rates)]
         if any(not (step > 1 and math.isclose(step, steps[0], rel_tol=0.05)) for step in steps):
             raise ConfigError(f"rates is {self.rates!r}; each must be the same factor above the one before.")
@@ -204,6 +221,8 @@ class GridConfig(_Checked):
         seeds: of the new weights, the order and the choice of the documents; reported.
         tuning_seeds: the same for tuning, a run each for every rate; none of `seeds`. With one alone, a rate that
             diverges at every third seed may look best.
+        choose_by: what a rate ended at over the tuning seeds: the "worst" of them, or their "mean".
+        noise: the lowest rate is taken that ended within so many nats a unit of the best.
         most_rates: how many rates a side may try.
         tune_each_amount: tune for each amount of data, or at the first one only.
         validation_units: about how many units of training documents are held back; rates are chosen on them.
@@ -216,6 +235,7 @@ class GridConfig(_Checked):
         frozen_body: warm, where only the tables train.
         random_rows, covariance_rows, mean_rows, first_rows: warm, with other new rows than `rows`; the one that is the
             same is no run of its own.
+        tied_warm, tied_cold: the two sides as the text LM has its head, that is with the settings of these arms.
         out: folder of the study.
     """
 
@@ -228,6 +248,8 @@ class GridConfig(_Checked):
     amounts: tuple[float, ...]
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
+    choose_by: Literal["worst", "mean"]
+    noise: float
     most_rates: int
     tune_each_amount: bool
     validation_units: int
@@ -243,6 +265,8 @@ class GridConfig(_Checked):
     covariance_rows: ArmConfig
     mean_rows: ArmConfig
     first_rows: ArmConfig
+    tied_warm: ArmConfig
+    tied_cold: ArmConfig
     out: str
 
     def _check(self) -> None:
@@ -254,7 +278,7 @@ class GridConfig(_Checked):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; one is named twice.")
         self._at_least(1, "most_rates", "validation_units", "curve_units")
-        self._at_least(0, "test_units")
+        self._at_least(0, "test_units", "noise")
         if both := sorted({*self.seeds} & {*self.tuning_seeds}):
             raise ConfigError(f"{both} are tuning_seeds and seeds: what was tuned on is not reported.")
         if (
@@ -267,6 +291,7 @@ class GridConfig(_Checked):
             raise ConfigError("warm.rates and cold.rates must not be empty: each side is tuned by itself.")
         cells = {f"{layers}x{amount:g}" for layers in self.layers for amount in self.amounts}
         cells |= {"shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows"}
+        cells |= {"tied_warm", "tied_cold"}
         if unknown := sorted(set(self.cut) - cells):
             raise ConfigError(f"cut names {', '.join(unknown)}, which are not in the grid: {', '.join(sorted(cells))}.")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twistlm.cli.command import MINI, Recipe, Result, Seed, Set, TokenizerName, VocoderName, verb
-from twistlm.config import Rows
+from twistlm.config import Head, HeadStart, Rows
 
 if TYPE_CHECKING:
     from twistlm.train.plan import Plan
@@ -29,6 +29,12 @@ def train(
     text_lm: Annotated[str | None, typer.Option(help="Text LM: a name, or a folder; default: the recipe's.")] = None,
     rows: Annotated[
         Rows | None, typer.Option(help="How a warm model's unit rows begin; default: as in the recipe.")
+    ] = None,
+    head: Annotated[
+        Head | None, typer.Option(help="Output layer: as the text LM has it, or its own; default: as in the recipe.")
+    ] = None,
+    head_start: Annotated[
+        HeadStart | None, typer.Option(help="How an output layer of its own begins; default: as in the recipe.")
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Keep only the first so many layers.")] = None,
     freeze: Annotated[
@@ -71,7 +77,15 @@ def train(
         if lora is not None:
             raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
         planned = plan_units(
-            units, text_lm, config, share=mfu, flops_per_second=flops, layers=layers, freeze=frozen, ranks=ranks
+            units,
+            text_lm,
+            config,
+            share=mfu,
+            flops_per_second=flops,
+            head=head or chosen.head,
+            layers=layers,
+            freeze=frozen,
+            ranks=ranks,
         )
         return Result(dataclasses.asdict(planned), _plan_text(planned))
     result = train_units(
@@ -81,6 +95,8 @@ def train(
         out,
         init=init,
         rows=rows or chosen.rows,
+        head=head or chosen.head,
+        head_start=head_start or chosen.head_start,
         layers=layers,
         freeze=frozen,
         lora=lora,

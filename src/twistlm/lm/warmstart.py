@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from twistlm.config import Rows
+from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
 from twistlm.files import artifacts, sources
+from twistlm.lm.heads import begin_head, check_head, untie
 from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
 from twistlm.lm.trainable import Freeze, LoRA, restrict
@@ -33,6 +37,9 @@ def warm_start(
     *,
     rows: Rows,
     seed: int,
+    head: Head = "as-is",
+    head_start: HeadStart = "rows",
+    fit_on: Sequence[NDArray[np.integer]] | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
@@ -41,7 +48,7 @@ def warm_start(
 ) -> UnitLM:
     """Return a text LM with its vocabulary swapped for units; every other tensor is bit-identical.
 
-    The model stays tied or untied as it was. Provenance counts what was kept, new and dropped. Tested families: OPT,
+    Provenance counts what was kept, new and dropped. Tested families: OPT,
     BLOOM, GPT-NeoX (Pythia), LLaMA (SmolLM2), GPT-2, Qwen2.5, Gemma 3 (text) and, as the paper's image start, ImageGPT;
     any other that transformers loads as a causal LM with a plain embedding and output layer should do.
 
@@ -54,6 +61,11 @@ def warm_start(
             text rows. "covariance": N(m, C), C the whole covariance of the text rows (transformers' resizing draws from
             N(m, 1e-9 C), which makes all new rows nearly equal). "first-rows": the first V rows of the text table.
         seed: of the new rows and of LoRA's adapters; the global generator is not used.
+        head: "as-is" leaves the model tied or untied as it was, as the paper does; "own" gives it an output layer of
+            its own where its output is the embedding.
+        head_start: how an output layer of its own begins: with "rows" (those of the embedding where it was tied, else
+            drawn like them from its own text rows), at "zero", or "fitted" to the body's states, see `heads`.
+        fit_on: unit ids of documents, for "fitted".
         layers: keep only the first so many; None keeps all.
         freeze: what does not train, see `trainable.restrict`; None trains everything.
         lora: train adapters and the tables only.
@@ -75,12 +87,13 @@ def warm_start(
     model = load_causal_lm(folder, config)
     before = _named_sizes(model)
     body = dict(model.named_parameters())
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if not isinstance(table, nn.Embedding) or not isinstance(head, nn.Linear):
+    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(table, nn.Embedding) or not isinstance(output, nn.Linear):
         raise BadInput(
             f"{type(model).__name__} has no plain embedding and output layer, so its vocabulary cannot be swapped."
         )
-    tied = head.weight is table.weight
+    tied = output.weight is table.weight
+    check_head(head, head_start, tied=tied)
     generator = torch.Generator().manual_seed(seed)
     # A trained final norm amplifies: with SmolLM2's own 1/24 tied random rows begin 1.9 nats above ln V, with 0.02 0.5.
     std = min(_init_std(model.config), 0.02)
@@ -89,22 +102,27 @@ def warm_start(
     table.weight = nn.Parameter(_new_rows(table.weight.detach(), table.num_embeddings, rows, std, generator))
     table.padding_idx = vocab.pad if table.padding_idx is not None else None
     if tied:
-        head.weight = table.weight
+        output.weight = table.weight
     else:
-        head.weight = nn.Parameter(_new_rows(head.weight.detach(), vocab.size, rows, std, generator))
-    if head.bias is not None:
-        old = head.bias.detach()
-        head.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
-    head.out_features = vocab.size
+        output.weight = nn.Parameter(_new_rows(output.weight.detach(), vocab.size, rows, std, generator))
+    if output.bias is not None:
+        old = output.bias.detach()
+        output.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
+    output.out_features = vocab.size
+    if tied and head == "own":
+        untie(model)
     model.generation_config = generation_config(vocab)
-    kept = {name for name, value in model.named_parameters() if body[name] is value}
+    kept = {name for name, value in model.named_parameters() if body.get(name) is value}
     if shuffled:
         with torch.no_grad():
             for value in (value for name, value in model.named_parameters() if name in kept):
                 value.copy_(value.flatten()[torch.randperm(value.numel(), generator=generator)].view_as(value))
+    fit = begin_head(model, vocab, head_start, fit_on)
     after = _named_sizes(model)
     counted = {
-        "tied": tied,
+        "tied": tied and head == "as-is",
+        "head_start": head_start,
+        **fit,
         "kept": _count(after, kept),
         "new": _count(after, set(after) - kept, names=True),
         "dropped": _count(before, set(before) - kept, names=True),
@@ -130,6 +148,9 @@ def cold_start(
     spec: UnitSpec,
     *,
     seed: int,
+    head: Head = "as-is",
+    head_start: HeadStart = "rows",
+    fit_on: Sequence[NDArray[np.integer]] | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
@@ -147,13 +168,19 @@ def cold_start(
         _cut(named_shape(str(text_lm)), str(text_lm), layers) if folder is None else _config(folder, layers)
     )
     set_tokens(config, vocab)
+    check_head(head, head_start, tied=config.tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
         model = from_config(config)
     model.generation_config = generation_config(vocab)
+    if head == "own" and config.tie_word_embeddings:
+        untie(model)
+    fit = begin_head(model, vocab, head_start, fit_on)
     sizes = _named_sizes(model)
     counted = {
         "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        "head_start": head_start,
+        **fit,
         "kept": _count(sizes, set()),
         "new": _count(sizes, set(sizes)),
         "dropped": _count(sizes, set()),

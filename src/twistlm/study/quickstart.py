@@ -140,11 +140,12 @@ class _Job:
 
     def train(self, side: Init, text_lm: Path) -> Values:
         """Train one side; return its curve. Both see the same batches when only rate, warm-up and clip differ."""
-        config, folder, rows, seed = getattr(self.config, side), self.out / side, self.config.rows, self.config.seed
+        config, folder, seed = getattr(self.config, side), self.out / side, self.config.seed
+        start: Values = {name: getattr(self.config, name) for name in ("rows", "head", "head_start")}
 
         def work() -> Values:
             result = train_units(
-                self.units, text_lm, config, folder, init=side, rows=rows, seed=seed, progress=self.progress
+                self.units, text_lm, config, folder, init=side, **start, seed=seed, progress=self.progress
             )
             history = [
                 {"update": row["update"], "train_loss": row.get("loss"), "val_nll": row.get("val_nll")}
@@ -161,7 +162,8 @@ class _Job:
 
         key = {
             "train": to_dict(config),
-            "rows": rows if side == "warm" else None,
+            **start,
+            "rows": start["rows"] if side == "warm" else None,
             "text_lm": text_lm_files(text_lm),
             "seed": seed,
             "corpus": self._corpus(),

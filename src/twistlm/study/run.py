@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twistlm.compute.devices import device
-from twistlm.config import Rows, TrainConfig
+from twistlm.config import Head, HeadStart, Rows, TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.lm.folders import place
+from twistlm.lm.heads import FIT_TOKENS
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, warm_start
@@ -32,6 +33,8 @@ def train_units(
     *,
     init: Init,
     rows: Rows,
+    head: Head,
+    head_start: HeadStart,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
@@ -51,6 +54,7 @@ def train_units(
         out: its folder.
         init: with the text LM's weights, or with random ones.
         rows: how a warm model's new unit rows begin.
+        head, head_start: of the output layer, see `warm_start`; a head is "fitted" to training documents.
         layers, freeze, lora: which layers are kept and what trains; see `warm_start`.
         seed: of the new weights and of the choice of held-out documents.
         trackers: where the metrics are shown as well.
@@ -70,11 +74,20 @@ def train_units(
             return {}
         return {"val_nll": perplexity(lm, held, context=config.context, seed=seed, n_resamples=1).nll}
 
+    fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
+    start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
+    start |= {"freeze": freeze, "lora": lora}
     if init == "warm":
-        lm = warm_start(text_lm, corpus.spec, rows=rows, seed=seed, layers=layers, freeze=freeze, lora=lora)
+        lm = warm_start(text_lm, corpus.spec, rows=rows, **start)
     else:
-        lm = cold_start(text_lm, corpus.spec, seed=seed, layers=layers, freeze=freeze, lora=lora)
+        lm = cold_start(text_lm, corpus.spec, **start)
     return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
+
+
+def to_fit(corpus: UnitCorpus, *, seed: int) -> list[NDArray[np.uint16]]:
+    """Return documents that a head can be fitted to, in a seeded choice."""
+    chosen = subset(corpus, units=FIT_TOKENS, seed=seed)
+    return [chosen.unit_ids(i) for i in range(len(chosen))]
 
 
 def plan_units(
@@ -84,6 +97,7 @@ def plan_units(
     *,
     share: float,
     flops_per_second: float | None = None,
+    head: Head,
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
@@ -91,7 +105,7 @@ def plan_units(
     """Return what `train_units` with these arguments will take on this machine, warm or cold; nothing is written.
 
     Args:
-        units, text_lm, config, layers, freeze: as of `train_units`.
+        units, text_lm, config, head, layers, freeze: as of `train_units`.
         share, flops_per_second, ranks: as of `train.plan.plan`.
 
     Raises:
@@ -106,6 +120,7 @@ def plan_units(
         device=device(),
         share=share,
         flops_per_second=flops_per_second,
+        head=head,
         layers=layers,
         freeze=freeze,
         ranks=ranks,

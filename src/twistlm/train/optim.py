@@ -19,12 +19,30 @@ def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     The fused kernel is asked for by name: on CPU it is about ten times faster than the loop torch would choose.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    tables = _tables(model) if config.table_rate != 1 else set()
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in trainable if (p.ndim >= 2) == decayed and (id(p) in tables) == table],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "rate": config.table_rate if table else 1.0,
+        }
+        for table in (False, True)
+        for decayed in (True, False)
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in trainable)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Let the next step of `adamw` be at the rate `lr`, and at its own multiple of it for the tables."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
+
+
+def _tables(model: torch.nn.Module) -> set[int]:
+    """Return which parameters are those of the embedding and of the output layer, by id."""
+    both = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]  # of transformers
+    return {id(parameter) for table in both for parameter in table.parameters()}
 
 
 def learning_rate(update: int, config: TrainConfig) -> float:

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from twistlm.config import TrainConfig
+from twistlm.config import Head, TrainConfig
 from twistlm.corpus.packing import pack
 from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
@@ -111,6 +111,7 @@ def plan(
     device: torch.device,
     share: float,
     flops_per_second: float | None = None,
+    head: Head = "as-is",
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
@@ -125,7 +126,7 @@ def plan(
         device: what it will run on.
         share: of the hardware's rate that training reaches, above 0 to 1 ("model FLOP utilisation").
         flops_per_second: the hardware's rate; None measures a matrix product on `device`, in about a second.
-        layers, freeze: as of `cold_start`.
+        head, layers, freeze: as of `cold_start`.
         ranks: processes the run is to be shared out over, each with hardware like `device`.
 
     Raises:
@@ -137,7 +138,9 @@ def plan(
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
     precision, _ = choose_precision(config.precision, device)
-    update = count_update(text_lm, spec, config, precision=precision, layers=layers, freeze=freeze, ranks=ranks)
+    update = count_update(
+        text_lm, spec, config, precision=precision, head=head, layers=layers, freeze=freeze, ranks=ranks
+    )
     layout = pack(lengths + 1, context=config.context, seed=config.seed)
     full = float(layout.length.sum()) / (len(layout) * config.context)
     rate = matmul_rate(device, precision) if flops_per_second is None else flops_per_second
@@ -164,6 +167,7 @@ def count_update(
     config: TrainConfig,
     *,
     precision: Precision,
+    head: Head = "as-is",
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
@@ -175,7 +179,7 @@ def count_update(
     parts = Ranks(0, ranks).parts(config)
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
         shape = (config.batch_rows // ranks // parts, config.context)
-        lm = cold_start(text_lm, spec, seed=0, layers=layers, freeze=freeze)
+        lm = cold_start(text_lm, spec, seed=0, head=head, layers=layers, freeze=freeze)
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
         optimizer = adamw(lm.model, config)

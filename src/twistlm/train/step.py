@@ -15,7 +15,7 @@ from twistlm.config import TrainConfig
 from twistlm.corpus.stream import IGNORE, Batch
 from twistlm.lm.model import UnitLM
 from twistlm.train.log import Row
-from twistlm.train.optim import Precision, learning_rate
+from twistlm.train.optim import Precision, learning_rate, set_rate
 from twistlm.train.parallel import ALONE, Ranks
 
 
@@ -37,8 +37,7 @@ def take_step(
     """
     started = time.perf_counter()
     lr = learning_rate(update, config)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(optimizer, lr)
     targets = int(ranks.sum(batch.n_targets))
     parts, seed = ranks.parts(config), (config.seed, update, ranks.rank)
     loss = ranks.sum(backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed))

@@ -17,8 +17,12 @@ from typing import Any, Literal, get_args
 
 from twistlm.config import ArmConfig, GridConfig, Rows, TrainConfig, to_dict
 
-Arm = Literal["warm", "cold", "shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows"]
+Arm = Literal[
+    "warm", "cold", "shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows", "tied_warm",
+    "tied_cold",
+]  # fmt: skip
 SIDES: tuple[Arm, Arm] = ("warm", "cold")
+COLD: tuple[Arm, ...] = ("cold", "tied_cold")  # those that have only the text LM's shape
 ABLATIONS: tuple[Arm, ...] = get_args(Arm)[2:]
 ROWS: dict[Arm, Rows] = {
     "random_rows": "random",
@@ -67,7 +71,8 @@ class Tuning:
 
     Attributes:
         cells: one a seed for each rate, rates ascending.
-        rate: the one whose mean over seeds is best; None when each diverged at some seed.
+        rate: the lowest one within `GridConfig.noise` of the best, by the worst of its seeds (or their mean); None when
+            each diverged at some seed.
         at_edge: the best is the lowest or highest tried, although there are others.
     """
 
@@ -132,11 +137,13 @@ def tune(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known)
         if len(done) < len(losses):
             return Tuning(cells=cells, rate=None, at_edge=False)
         n_seeds = len(config.tuning_seeds)
-        done = [sum(done[i : i + n_seeds]) / n_seeds for i in range(0, len(done), n_seeds)]
+        by_rate = [done[i : i + n_seeds] for i in range(0, len(done), n_seeds)]
+        done = [max(of_rate) if config.choose_by == "worst" else sum(of_rate) / n_seeds for of_rate in by_rate]
         best = done.index(min(done))
         lowest, highest = best == 0, best == len(rates) - 1
         if len(rates) >= config.most_rates or not (lowest or highest):
-            found = rates[best] if math.isfinite(done[best]) else None
+            taken = next(i for i, loss in enumerate(done) if loss <= done[best] + config.noise)
+            found = rates[taken] if math.isfinite(done[best]) else None
             return Tuning(cells=cells, rate=found, at_edge=lowest or highest)
         rates = [_rounded(rates[0] / factor), *rates] if lowest else [*rates, _rounded(rates[-1] * factor)]
 
@@ -147,7 +154,7 @@ def of(config: GridConfig, arm: Arm) -> ArmConfig:
 
 def new_rows(config: GridConfig, cell: Cell) -> Rows | None:
     """Return how a cell's new rows begin; None when it has nothing else."""
-    return None if cell.arm == "cold" else ROWS.get(cell.arm, config.rows)
+    return None if cell.arm in COLD else ROWS.get(cell.arm, config.rows)
 
 
 def train_config(config: GridConfig, cell: Cell) -> TrainConfig:
@@ -157,6 +164,7 @@ def train_config(config: GridConfig, cell: Cell) -> TrainConfig:
         config.train,
         lr=cell.rate,
         lr_floor=cell.rate * config.train.lr_floor / config.train.lr,
+        table_rate=own.table_rate,
         warmup=own.warmup,
         clip_norm=own.clip_norm,
         seed=cell.seed,
@@ -173,7 +181,12 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
     train = to_dict(train_config(config, cell))
     for name in ("checkpoint_every", "max_loss_rise"):  # they move no number
         del train[name]
+    if train["table_rate"] == 1:  # as it was before there was a choice
+        del train["table_rate"]
+    own = of(config, cell.arm)
+    as_it_was = (own.head, own.head_start) == ("as-is", "rows")
     made_from = {
+        **({} if as_it_was else {"head": [own.head, own.head_start]}),
         "protocol": PROTOCOL,
         "cell": dataclasses.asdict(cell),
         "rows": new_rows(config, cell),

@@ -32,6 +32,8 @@ AGAINST: dict[Arm, tuple[Arm, ...]] = {
     "covariance_rows": ("cold", "warm"),
     "mean_rows": ("cold", "warm"),
     "first_rows": ("cold", "warm"),
+    "tied_warm": ("cold", "warm"),
+    "tied_cold": ("cold", "warm"),
 }
 
 

@@ -52,5 +52,11 @@ def report(folder: str | Path) -> dict[str, Any]:
 
 def _grid(values: dict[str, Any]) -> GridConfig:
     """Return the grid whose `to_dict` is `values`."""
-    inner = {name: ArmConfig(**value) for name, value in values.items() if isinstance(value, dict) and name != "train"}
+    arms = {name: value for name, value in values.items() if isinstance(value, dict) and name != "train"}
+    if "choose_by" not in values:  # a study from before the head and the tables' rate were settings
+        values = {**values, "choose_by": "mean", "noise": 0.0, "train": {**values["train"], "table_rate": 1.0}}
+        arms = {name: {**arm, "table_rate": 1.0, "head": "as-is", "head_start": "rows"} for name, arm in arms.items()}
+        values["cut"] = [*values["cut"], "tied_warm", "tied_cold"]
+        arms |= {"tied_warm": arms["warm"], "tied_cold": arms["cold"]}
+    inner = {name: ArmConfig(**arm) for name, arm in arms.items()}
     return GridConfig(**{**values, **inner, "train": TrainConfig(**values["train"])})

@@ -24,14 +24,14 @@ from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.grid import rows
-from twistlm.study.grid.cells import SIDES, Cell, key, losses, new_rows, train_config, wanted
+from twistlm.study.grid.cells import SIDES, Cell, key, losses, new_rows, of, train_config, wanted
 from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
+from twistlm.study.run import to_fit
 from twistlm.train.loop import train
 from twistlm.train.record import hardware, versions, write_json
-from twistlm.types import UnitSpec
 
 STUDY = "study.json"
 _POLL = 2.0  # seconds between two looks at what the other processes finished
@@ -84,15 +84,18 @@ def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def begin(config: GridConfig, cell: Cell, text_lm: Path, spec: UnitSpec) -> UnitLM:
-    """Return the model a cell begins with."""
-    rows = new_rows(config, cell)
+def begin(config: GridConfig, cell: Cell, text_lm: Path, documents: UnitCorpus) -> UnitLM:
+    """Return the model a cell begins with; `documents` are what it will be trained on."""
+    rows, own = new_rows(config, cell), of(config, cell.arm)
+    fit_on = to_fit(documents, seed=cell.seed) if own.head_start == "fitted" else None
+    head: dict[str, Any] = {"head": own.head, "head_start": own.head_start, "fit_on": fit_on}
     if rows is None:
-        return cold_start(text_lm, spec, seed=cell.seed, layers=cell.layers)
+        return cold_start(text_lm, documents.spec, seed=cell.seed, layers=cell.layers, **head)
     return warm_start(
         text_lm,
-        spec,
+        documents.spec,
         rows=rows,
+        **head,
         seed=cell.seed,
         layers=cell.layers,
         freeze="body" if cell.arm == "frozen_body" else None,
@@ -143,7 +146,7 @@ def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, p
     def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
         return {"val_nll": perplexity(lm, scored, context=settings.context, seed=0, n_resamples=1).nll}
 
-    lm = place(begin(config, cell, inputs.text_lm, documents.spec))
+    lm = place(begin(config, cell, inputs.text_lm, documents))
     row: Row = {"key": folder.name, "cell": dataclasses.asdict(cell)}
     try:
         result = train(lm, documents, settings, folder, on_eval=on_eval, progress=progress)
