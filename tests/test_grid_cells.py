@@ -104,6 +104,8 @@ def test_the_best_rate_is_the_best_over_all_tuning_seeds():
     worst = dataclasses.replace(grid, choose_by="worst", most_rates=3)
     assert tune(worst, "warm", 30, 1.0, often_best).rate == 2e-4
     by_rate = {2e-4: 2.015, 4e-4: 2.0, 8e-4: 3.0}
+    beside = dataclasses.replace(worst, choose_by="worst-with-next")
+    assert tune(beside, "warm", 30, 1.0, lambda c: by_rate[c.rate]).rate == 2e-4, "4e-4 lies beside one that fails"
     for noise, taken in ((0.0, 4e-4), (0.02, 2e-4)):
         assert tune(dataclasses.replace(worst, noise=noise), "warm", 30, 1.0, lambda c: by_rate[c.rate]).rate == taken
     unknown = tune(grid, "warm", 30, 1.0, lambda c: None if c.seed == 102 else 1.0)

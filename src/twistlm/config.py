@@ -221,7 +221,8 @@ class GridConfig(_Checked):
         seeds: of the new weights, the order and the choice of the documents; reported.
         tuning_seeds: the same for tuning, a run each for every rate; none of `seeds`. With one alone, a rate that
             diverges at every third seed may look best.
-        choose_by: what a rate ended at over the tuning seeds: the "worst" of them, or their "mean".
+        choose_by: what a rate is judged by: the "mean" of the losses over the tuning seeds, the "worst" of them, or the
+            "worst-with-next" of them and of those at the next higher rate, so that none is taken beside one that fails.
         noise: the lowest rate is taken that ended within so many nats a unit of the best.
         most_rates: how many rates a side may try.
         tune_each_amount: tune for each amount of data, or at the first one only.
@@ -248,7 +249,7 @@ class GridConfig(_Checked):
     amounts: tuple[float, ...]
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
-    choose_by: Literal["worst", "mean"]
+    choose_by: Literal["worst-with-next", "worst", "mean"]
     noise: float
     most_rates: int
     tune_each_amount: bool

@@ -32,9 +32,9 @@ def quickstart() -> QuickstartConfig:
         head_start="zero",
         # Tuned on other seeds than the reported ones, by the worst of three: runs/quickstart_tuning.toml. A head of its
         # own that begins at zero begins at ln V, and new tables want ten times the body's rate: with random mixtures of
-        # trained rows as the output, the first gradients are twenty times as large, and rounding decides what comes of it.
+        # trained rows as the output, the first gradients are twenty times as large, and rounding decides.
         warm=_short_run(lr=2e-4, warmup=8, clip_norm=10.0, table_rate=10.0),
-        cold=_short_run(lr=5e-4, warmup=6, clip_norm=1.0, table_rate=10.0),
+        cold=_short_run(lr=2.5e-4, warmup=6, clip_norm=1.0, table_rate=10.0),
         seed=0,
         n_resynth=50,
         out="runs/quickstart",
@@ -133,7 +133,7 @@ def full() -> GridConfig:
         amounts=(1.0, 0.1, 0.01),
         seeds=(0, 1, 2, 3, 4),
         tuning_seeds=(100, 101, 102),
-        choose_by="worst",
+        choose_by="worst-with-next",
         noise=_NOISE,
         most_rates=6,
         tune_each_amount=True,

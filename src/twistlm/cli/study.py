@@ -134,6 +134,31 @@ def report_(study: Annotated[Path, typer.Argument(help="Folder of a study, finis
     return Result(results, f"{markdown(results)}report: {study / 'report.html'}")
 
 
+@grid_verb
+def steady(
+    units: Annotated[Path, typer.Argument(help="Folder of units with something held out.")],
+    out: Annotated[Path, typer.Option(help="Folder of the finished runs; run again to go on.")],
+    recipe: Recipe = "quickstart",
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 10,
+    numerics: Annotated[
+        str, typer.Option(help="Ways of rounding, with commas: bf16, float32, avx2, avx512, float32-2-threads …")
+    ] = "bf16,float32,avx2",
+    arms: Annotated[str, typer.Option(help="What is trained, with commas: warm, cold, tied_cold.")] = "warm,cold",
+    report_only: Annotated[bool, typer.Option("--report", help="Train nothing: say what is finished.")] = False,
+) -> Result:
+    """Train a recipe over seeds and ways of rounding; say how often warm wins, and what decides."""
+    from twistlm import recipes
+    from twistlm.study import steady as made
+
+    names = arms.split(",")
+    if not report_only:
+        config = recipes.load_training(recipe)
+        how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}
+        made.steady(recipe, config, units, out, **how, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    found = [made.report(out, against=name) for name in names if name != "warm"]
+    return Result({"comparisons": found}, "\n\n".join(made.text(one) for one in found))
+
+
 def _grid(name: str, changes: list[str] | None) -> Any:
     from twistlm import recipes
     from twistlm.config import override

@@ -71,7 +71,7 @@ class Tuning:
 
     Attributes:
         cells: one a seed for each rate, rates ascending.
-        rate: the lowest one within `GridConfig.noise` of the best, by the worst of its seeds (or their mean); None when
+        rate: the lowest one within `GridConfig.noise` of the best, see `GridConfig.choose_by`; None when
             each diverged at some seed.
         at_edge: the best is the lowest or highest tried, although there are others.
     """
@@ -138,12 +138,14 @@ def tune(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known)
             return Tuning(cells=cells, rate=None, at_edge=False)
         n_seeds = len(config.tuning_seeds)
         by_rate = [done[i : i + n_seeds] for i in range(0, len(done), n_seeds)]
-        done = [max(of_rate) if config.choose_by == "worst" else sum(of_rate) / n_seeds for of_rate in by_rate]
+        done = [sum(of_rate) / n_seeds if config.choose_by == "mean" else max(of_rate) for of_rate in by_rate]
         best = done.index(min(done))
         lowest, highest = best == 0, best == len(rates) - 1
         if len(rates) >= config.most_rates or not (lowest or highest):
-            taken = next(i for i, loss in enumerate(done) if loss <= done[best] + config.noise)
-            found = rates[taken] if math.isfinite(done[best]) else None
+            if config.choose_by == "worst-with-next":
+                done = [max(pair) for pair in itertools.pairwise([*done, done[-1]])]
+            taken = next(i for i, loss in enumerate(done) if loss <= min(done) + config.noise)
+            found = rates[taken] if math.isfinite(done[taken]) else None
             return Tuning(cells=cells, rate=found, at_edge=lowest or highest)
         rates = [_rounded(rates[0] / factor), *rates] if lowest else [*rates, _rounded(rates[-1] * factor)]
 

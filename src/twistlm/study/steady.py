@@ -1,0 +1,293 @@
+"""Whether a claim holds over seeds *and* over numerics: one recipe, many seeds, each in several ways of rounding.
+
+A training is chaotic where its gradients jump: another number of threads, another instruction set, another order of a
+sum then decide which side wins. So every run here is a process of its own, with the environment that makes torch round
+in one way, and the table has the spread over seeds and the spread over numerics apart.
+
+What is finished is a line of study.jsonl (`grid.rows`) under the hash of everything that moves it: stopped at any
+moment, the next call does what is missing, and several processes may share the work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from twistlm.config import PairConfig, QuickstartConfig, to_dict
+from twistlm.corpus.shards import open_corpus
+from twistlm.errors import BadInput, TrainingError, offenders
+from twistlm.evaluate.stats import t_interval, updates_to_reach
+from twistlm.files.jsonl import read_json
+from twistlm.study.grid import rows
+from twistlm.study.grid.cells import digest
+from twistlm.study.grid.rows import Row
+from twistlm.train.log import read_history
+
+Values = dict[str, Any]
+Arm = tuple[str, Mapping[str, str]]
+# The two sides of a recipe, and cold as the text LM has its head.
+ARMS: dict[str, Arm] = {
+    "warm": ("warm", {}),
+    "cold": ("cold", {}),
+    "tied_cold": ("cold", {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """A way of rounding.
+
+    Attributes:
+        precision: of the matrix products.
+        threads: torch's; sums over rows are cut into so many.
+        parts: the batch is computed in so many, whose gradients are summed.
+        environment: variables of the process.
+    """
+
+    precision: str
+    threads: int = 1
+    parts: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def _isa(onednn: str, mkl: str, aten: str) -> dict[str, str]:
+    return {"ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl, "ATEN_CPU_CAPABILITY": aten}
+
+
+NUMERICS = {
+    "bf16": Numerics(precision="bf16"),
+    "float32": Numerics(precision="float32"),
+    "bf16-2-threads": Numerics(precision="bf16", threads=2),
+    "float32-2-threads": Numerics(precision="float32", threads=2),
+    "float32-2-parts": Numerics(precision="float32", parts=2),
+    "avx512": Numerics(precision="float32", environment=_isa("AVX512_CORE", "AVX512", "avx512")),
+    "avx2": Numerics(precision="float32", environment=_isa("AVX2", "AVX2", "avx2")),
+}
+
+
+def steady(
+    recipe: str,
+    config: QuickstartConfig | PairConfig,
+    units: str | Path,
+    out: str | Path,
+    *,
+    seeds: Sequence[int],
+    numerics: Sequence[str],
+    arms: Sequence[str] = ("warm", "cold"),
+    tell: Callable[[str], None],
+) -> Path:
+    """Make every run that is not in `out`'s study.jsonl yet, seed by seed; return that folder.
+
+    Args:
+        recipe: name or TOML file that `twist train --recipe` takes.
+        config: what it says.
+        units: folder of units with a held-out split.
+        out: folder of the lines.
+        seeds: of the new weights, the order of documents and the choice of held-out ones.
+        numerics: names of NUMERICS.
+        arms: names of ARMS.
+        tell: called with a line of text for every finished run.
+
+    Raises:
+        BadInput: an unknown name, or nothing held out. TrainingError: a run ended in another way than by its loss.
+    """
+    for given, known in ((numerics, NUMERICS), (arms, ARMS)):
+        if unknown := sorted(set(given) - set(known)):
+            raise BadInput(f"unknown: {offenders(unknown)}; there are {', '.join(known)}.")
+    corpus = open_corpus(units, split=None)
+    if set(corpus.splits) == {"train"}:
+        raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
+    out = Path(out)
+    wanted: dict[str, tuple[str, int, str]] = {}
+    for seed in seeds:
+        for name in numerics:
+            for arm in arms:
+                made_from = {
+                    "cell": [arm, seed, name], "settings": dict(ARMS[arm][1]), "corpus": corpus.fingerprint,
+                    "train": to_dict(getattr(config, ARMS[arm][0])), "text_lm": config.text_lm,
+                    "start": [config.rows, config.head, config.head_start], "how": to_plain(NUMERICS[name]),
+                }  # fmt: skip
+                wanted[digest(made_from)] = (arm, seed, name)
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    for key, (arm, seed, name) in wanted.items():
+        lock = out / "cells" / f"{key}.lock"
+        try:
+            with FileLock(lock, timeout=0):
+                if key in rows.read(out):
+                    lock.unlink(missing_ok=True)  # while it is held: no other process can hold the one that is gone
+                    continue
+                row = _run(recipe, config, units, out / "cells" / key, arm=arm, seed=seed, numerics=name)
+                rows.append(out, {"key": key, "cell": {"arm": arm, "seed": seed, "numerics": name}, **row})
+                shutil.rmtree(out / "cells" / key)
+                lock.unlink(missing_ok=True)
+        except Timeout:  # another process is at it
+            continue
+        ended = "diverged" if row["nll"] is None else f"{row['nll']:.3f} nats a unit"
+        n_done = len(rows.read(out).keys() & wanted.keys())
+        tell(f"{n_done} of {len(wanted)} runs: {arm}, seed {seed}, {name}: {ended}, {row['seconds']:.0f} s in updates")
+    return out
+
+
+def to_plain(how: Numerics) -> Values:
+    return {"precision": how.precision, "threads": how.threads, "parts": how.parts, **how.environment}
+
+
+def _run(
+    recipe: str,
+    config: QuickstartConfig | PairConfig,
+    units: str | Path,
+    folder: Path,
+    *,
+    arm: str,
+    seed: int,
+    numerics: str,
+) -> Row:
+    """Train one model in a process of its own, and return its curve."""
+    side, settings = ARMS[arm]
+    how = NUMERICS[numerics]
+    parts = how.parts * getattr(config, side).accumulate
+    changed = {"seed": seed, "precision": how.precision, "accumulate": parts, "checkpoint_every": 0}
+    changed |= {name: value for name, value in settings.items() if not name.startswith("--")}
+    command = [sys.executable, "-m", "twistlm", "train", str(units), "--out", str(folder), "--init", side]
+    command += ["--recipe", recipe, "--seed", str(seed), "--json"]
+    command += [word for name, value in settings.items() if name.startswith("--") for word in (name, value)]
+    command += [word for name, value in changed.items() for word in ("--set", f"{name}={value}")]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(how.threads))
+    if folder.exists():
+        shutil.rmtree(folder)  # of a run that was stopped: so short a one begins again
+    done = subprocess.run(command, env={**os.environ, **threads, **how.environment}, capture_output=True, text=True)
+    diverged = (folder / "bad_batch.json").exists()
+    if done.returncode and not diverged:
+        raise TrainingError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    metrics = read_history(folder / "metrics.jsonl")
+    history = [{"update": row["update"], "val_nll": row["val_nll"]} for row in metrics if "val_nll" in row]
+    norms = [row["grad_norm"] for row in metrics if "grad_norm" in row]
+    record = read_json(folder / "config.json", "the record of a run")
+    return {
+        "nll": None if diverged else history[-1]["val_nll"],
+        "history": history,
+        "grad_norm": {"median": statistics.median(norms), "highest": max(norms)},
+        "seconds": sum(row.get("seconds", 0.0) for row in metrics),
+        "numerics": to_plain(how),
+        "hardware": record["hardware"],
+        "versions": record["versions"],
+    }
+
+
+def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> Values:
+    """Return what the finished runs in `folder` say of `arm` and `against`: only pairs of one seed and one numerics.
+
+    Keys: `pairs`, a list of {seed, numerics, nll, against_nll, lead, share} (lead: nats by which `arm` is lower; share:
+    of the updates after which it has the other's final loss, None if never); `lower`, how many leads are above 0, `of`
+    `n`; `failed`, how many of `arm`'s runs diverged or ended no better than they began; `lead` and `share`: mean, ci (t
+    over seeds, each seed's mean over its numerics), lowest and highest; `over_seeds`: standard deviation over seeds of
+    each arm's loss; `over_numerics`: the largest difference within one seed.
+
+    Raises:
+        BadInput: no such pair is there.
+    """
+    cells = {(r["cell"]["arm"], r["cell"]["seed"], r["cell"]["numerics"]): r for r in rows.read(folder).values()}
+    pairs = []
+    for (name, seed, numerics), mine in sorted(cells.items(), key=lambda item: item[0]):
+        other = cells.get((against, seed, numerics))
+        if name != arm or other is None or other["nll"] is None:
+            continue
+        updates = other["history"][-1]["update"]
+        reached = updates_to_reach(mine["history"], other["nll"]) if mine["nll"] is not None else None
+        lead = None if mine["nll"] is None else other["nll"] - mine["nll"]
+        pairs.append({
+            "seed": seed, "numerics": numerics, "nll": mine["nll"], "against_nll": other["nll"], "lead": lead,
+            "share": None if reached is None else reached / updates,
+        })  # fmt: skip
+    if not pairs:
+        raise BadInput(f"{folder} holds no run of {arm} and of {against} with the same seed and numerics.")
+    return {
+        "arm": arm,
+        "against": against,
+        "pairs": pairs,
+        "n": len(pairs),
+        "lower": sum(pair["lead"] is not None and pair["lead"] > 0 for pair in pairs),
+        "failed": sum(
+            row["nll"] is None or row["nll"] >= row["history"][0]["val_nll"]
+            for (name, _, _), row in cells.items()
+            if name == arm
+        ),
+        "lead": _summary(pairs, "lead"),
+        "share": _summary(pairs, "share"),
+        "over_seeds": {name: _over_seeds(cells, name) for name in (arm, against)},
+        "over_numerics": {name: _over_numerics(cells, name) for name in (arm, against)},
+        "grad_norm": {name: _norms(cells, name) for name in (arm, against)},
+    }
+
+
+def text(found: Values) -> str:
+    """Return the report as a table in markdown."""
+    lines = [
+        f"| seed | numerics | {found['arm']} | {found['against']} | lead | updates to its final loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in found["pairs"]:
+        share = "never" if pair["share"] is None else f"{pair['share']:.0%}"
+        nll = "diverged" if pair["nll"] is None else f"{pair['nll']:.3f}"
+        lead = "–" if pair["lead"] is None else f"{pair['lead']:+.3f}"
+        lines.append(f"| {pair['seed']} | {pair['numerics']} | {nll} | {pair['against_nll']:.3f} | {lead} | {share} |")
+    lead, share = found["lead"], found["share"]
+    spread = ", ".join(
+        f"{name} {found['over_seeds'][name]:.3f} over seeds, {found['over_numerics'][name]:.3f} at most over numerics"
+        for name in (found["arm"], found["against"])
+    )
+    norms = ", ".join(f"{n} {g['median']:.1f} / {g['highest']:.1f}" for n, g in found["grad_norm"].items())
+    shares = "" if share is None else (
+        f" Updates to {found['against']}'s final loss: {share['mean']:.1%} on average, {share['highest']:.1%} at most."
+    )  # fmt: skip
+    lines += ["", (
+        f"{found['arm']} is lower in {found['lower']} of {found['n']}; {found['failed']} of its runs failed. Lead: "
+        f"{lead['mean']:.3f} [{lead['ci'][0]:.3f}, {lead['ci'][1]:.3f}] nats a unit (t over seeds), "
+        f"{lead['lowest']:.3f} to {lead['highest']:.3f}.{shares} Spread of the final loss: {spread}. Gradient norm, "
+        f"median / highest: {norms}."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _summary(pairs: Sequence[Values], name: str) -> Values | None:
+    """The mean and its interval over seeds; None when a pair has no such value."""
+    if any(pair[name] is None for pair in pairs):
+        return None if name == "share" else _summary([p for p in pairs if p[name] is not None], name)
+    seeds = sorted({pair["seed"] for pair in pairs})
+    means = [statistics.fmean(pair[name] for pair in pairs if pair["seed"] == seed) for seed in seeds]
+    values = [pair[name] for pair in pairs]
+    return {
+        "mean": statistics.fmean(values), "ci": t_interval(means), "lowest": min(values), "highest": max(values),
+    }  # fmt: skip
+
+
+def _by_seed(cells: Mapping[tuple[str, int, str], Row], arm: str) -> list[list[float]]:
+    seeds = sorted({seed for name, seed, _ in cells if name == arm})
+    found = [
+        [r["nll"] for (name, at, _), r in cells.items() if (name, at) == (arm, seed) and r["nll"] is not None]
+        for seed in seeds
+    ]
+    return [losses for losses in found if losses]
+
+
+def _over_seeds(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float:
+    means = [statistics.fmean(losses) for losses in _by_seed(cells, arm)]
+    return statistics.stdev(means) if len(means) > 1 else 0.0
+
+
+def _over_numerics(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float:
+    return max((max(losses) - min(losses) for losses in _by_seed(cells, arm)), default=0.0)
+
+
+def _norms(cells: Mapping[tuple[str, int, str], Row], arm: str) -> Values:
+    of_arm = [row["grad_norm"] for (name, _, _), row in cells.items() if name == arm]
+    return {"median": statistics.median(n["median"] for n in of_arm), "highest": max(n["highest"] for n in of_arm)}
