@@ -108,7 +108,7 @@ def test_what_cannot_be_cut_is_refused(speech, heard, tmp_path: Path):
     with pytest.raises(BadInput, match="nobody speaks in any of the 1 files: b"):
         cut_by_voice([speech[1]], tmp_path / "cuts.jsonl", max_seconds=5)
     (tmp_path / "bad.jsonl").write_text("{\n[]\n")
-    with pytest.raises(BadInput, match=r"bad\.jsonl: damaged"):
+    with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: not JSON"):
         cut_by_voice(speech, tmp_path / "bad.jsonl", max_seconds=5)
     (tmp_path / "m.jsonl").write_text('{"id": "a", "path": "a.wav", "start": 2}\n')
     with pytest.raises(BadInput, match=r"line 1: .*a '?start"):

@@ -75,9 +75,9 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
         ({}, {"a": int}, "a is missing"),
         ({"a": {"b": [1, "x"]}}, {"a": {"b": [float]}}, r"a\.b\[1\] is 'x', which is not a number"),
         ({"a": {"b": {"c": 1}}}, {"a": {str: {"c": str}}}, r"a\.b\.c is 1, which is not text"),
-        ({"a": []}, {"a": {"b": int}}, r"a is \[\], which is not an object"),
+        ({"a": []}, {"a": {"b": int}}, r"a is \[\], which is not a JSON object"),
         ({"a": {"b": "x"}}, {"a": (None, {"b": int})}, r"a\.b is 'x'"),
-        ([], dict, r"it is \[\], which is not an object"),
+        ([], dict, r"it is \[\], which is not a JSON object"),
         ({"a": 1}, {"a?": str}, "a is 1, which is not text"),
     ],
 )

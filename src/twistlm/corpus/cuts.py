@@ -15,6 +15,8 @@ from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import check_shape, parse_json
+from twistlm.files.text import decode, read_bytes
 from twistlm.progress import task
 
 Segments = list[tuple[float, float]]  # (start, length) in seconds
@@ -113,15 +115,23 @@ def _read(journal: Path, max_seconds: float) -> dict[tuple[Any, ...], Segments]:
     """What the journal holds by this rule. A line that a kill left half is dropped from it."""
     if not journal.is_file():
         return {}
-    text = journal.read_text(encoding="utf-8", errors="replace")
-    whole, _, half = text.rpartition("\n")
-    try:
-        rows = [json.loads(line) for line in whole.split("\n") if line]
-        done = {tuple(row[2:5]): [(start, seconds) for start, seconds in row[5]] for row in rows
-                if row[:2] == [VERSION, max_seconds]}  # fmt: skip
-    except (ValueError, TypeError, LookupError) as error:
-        raise BadInput(f"{journal}: damaged ({error}). Remove it, and the files are cut again.") from error
-    if half:
+    kind, fix = "the journal of files cut by voice activity", "Remove it, and the files are cut again."
+    data = read_bytes(journal, kind)
+    whole = decode(data[: data.rfind(b"\n") + 1], where=str(journal), kind=kind).removesuffix("\n")
+    done: dict[tuple[Any, ...], Segments] = {}
+    for number, line in enumerate(whole.split("\n"), start=1):
+        if line:
+            where = f"{journal}, line {number}"
+            row = parse_json(line, where=where, kind=kind, shape=list, fix=fix)
+            if row[:2] == [VERSION, max_seconds]:
+                names = dict(zip(("version", "most", "id", "size", "changed", "cuts"), row, strict=False))
+                check_shape(
+                    names, {"id": str, "size": int, "changed": int, "cuts": [[float]]}, where=where, kind=kind, fix=fix
+                )
+                if not all(len(cut) == 2 and min(cut) >= 0 for cut in names["cuts"]):
+                    raise BadInput(f"{where}: a cut is no [start, length] in seconds. {fix}")
+                done[tuple(row[2:5])] = [(start, seconds) for start, seconds in row[5]]
+    if not data.endswith(b"\n"):
         with atomic_write(journal) as temporary:
             temporary.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
     return done

@@ -19,9 +19,12 @@ from typing import Any
 from twistlm.audio.decoding import find_audio
 from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_objects
+from twistlm.files.text import is_text
 from twistlm.files.urls import UrlPath, as_path
 
 NAME = "manifest.jsonl"
+_KIND = "a manifest, with one JSON object on each line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class Entry:
             `path` is the sound itself.
 
     Raises:
-        BadInput: a start below 0 or without a positive length; a member that points out of its archive.
+        BadInput: a start below 0 or without a positive length; a member that points out of its archive; a text, name
+            or path that cannot be written down.
     """
 
     id: str
@@ -64,6 +68,12 @@ class Entry:
             raise BadInput(
                 f"the clip {self.id!r} names the member {self.member!r} of {self.path}, which points out of the "
                 "archive. Nobody makes such names by accident: do not use that manifest or archive."
+            )
+        texts = {name: str(getattr(self, name)) for name in ("id", "path", "speaker", "split", "text", "member")}
+        if odd := [name for name, text in texts.items() if not is_text(text)]:
+            raise BadInput(
+                f"the clip {self.id!r} of {str(self.path)!r:.200} has a NUL or half a character in {', '.join(odd)}: a "
+                "file name that is not UTF-8, or a damaged text. Rename the file, or mend the manifest."
             )
 
     @property
@@ -145,11 +155,10 @@ def read(path: str | Path | UrlPath) -> list[Entry]:
     path = as_path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such manifest. Make one with `twist manifest`, or give the folder with the sounds.")
-    entries = []
-    # Not splitlines: a transcript may hold characters that it would take for the end of a line.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if line.strip():
-            entries.append(_parse(line, path.parent, where=f"{path}, line {number}"))
+    entries = [
+        _entry(fields, path.parent, where=f"{path}, line {number}")
+        for number, fields in read_objects(path, _KIND, fix="Mend the line, or make the manifest again.")
+    ]
     return checked(entries, where=str(path))
 
 
@@ -184,13 +193,7 @@ def load(source: str | Path | UrlPath | Sequence[Entry]) -> list[Entry]:
     return build(place) if place.is_dir() else read(place)
 
 
-def _parse(line: str, folder: Path | UrlPath, *, where: str) -> Entry:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON ({error}). A manifest has one JSON object on each line.") from error
-    if not isinstance(fields, dict):
-        raise BadInput(f"{where}: not a JSON object. A manifest has one JSON object on each line.")
+def _entry(fields: dict[str, Any], folder: Path | UrlPath, *, where: str) -> Entry:
     defaults = (("speaker", ""), ("split", "train"), ("text", ""), ("member", ""))
     strings = {key: fields.get(key, default) for key, default in defaults}
     for key, value in {"id": fields.get("id"), "path": fields.get("path"), **strings}.items():

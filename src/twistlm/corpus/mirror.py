@@ -10,8 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from twistlm.errors import BadInput
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
 from twistlm.files.urls import UrlPath
 
 
@@ -25,10 +27,11 @@ def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
     here.mkdir(parents=True, exist_ok=True)
     index = here / "versions.json"
     with FileLock(here / ".lock"):
-        held: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
+        held = _held(index)
         there = {path.name: path for path in folder.iterdir() if names.fullmatch(path.name)}
         for name in held.keys() - there.keys():
-            (here / name).unlink(missing_ok=True)
+            if names.fullmatch(name):  # an index that was tampered with removes nothing else
+                (here / name).unlink(missing_ok=True)
         versions = {}
         for name, path in there.items():
             versions[name] = path.version()  # before it is fetched: what changes meanwhile is fetched again
@@ -39,3 +42,12 @@ def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
             with atomic_write(index) as temporary:
                 temporary.write_text(json.dumps(versions))
     return here
+
+
+def _held(index: Path) -> dict[str, str]:
+    """The version of each file that the cache holds; nothing, so that all are fetched again, where it does not say."""
+    try:
+        held: dict[str, str] = read_json(index, "the versions of cached shards", shape={str: str})
+    except BadInput:
+        return {}
+    return held

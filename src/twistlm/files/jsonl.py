@@ -31,7 +31,14 @@ _FIX = "It was changed or damaged: fetch or make it again."
 _NUMBERS = re.compile(r"\d{19}|[eE]\+?\d{3}")  # where a number may be too large; seldom, as looking at each costs time
 _CHARACTERS = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _LONG_KEY = re.compile(rf"(?<![^\s.=,\[\]])(?:[^\s.=,\[\]]++\s*+\.\s*+){{{MOST_DEPTH}}}")
-_NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+_NAMES = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a JSON object",
+}
 
 
 def read_json(
@@ -77,7 +84,7 @@ def parse_json(
         found = _parsed(text.decode("utf-8") if isinstance(text, bytes) else text, nan)
     except (ValueError, RecursionError) as wrong:
         why = "it is nested too deeply" if isinstance(wrong, RecursionError) else str(wrong)
-        raise error(f"{where} is not usable JSON ({why}). It should be {kind}. {fix}") from wrong
+        raise error(f"{where}: not JSON that can be used ({why}). It should be {kind}. {fix}") from wrong
     check_shape(found, shape, where=where, kind=kind, fix=fix, error=error)
     return found
 
@@ -111,7 +118,7 @@ def parse_toml(text: str, *, where: str, kind: str, error: type[TwistError] = Ba
             raise ValueError("a number in it is beyond 64 bits, or a text holds a NUL character")
     except (ValueError, RecursionError) as wrong:
         why = "it is nested too deeply" if isinstance(wrong, RecursionError) else str(wrong)
-        raise error(f"{where} is not usable TOML ({why}). It should be {kind}.") from wrong
+        raise error(f"{where}: not TOML that can be used ({why}). It should be {kind}.") from wrong
     return found
 
 
@@ -191,7 +198,7 @@ def _misfit(value: Any, shape: Shape, name: str) -> str:
         return next((w for i, item in enumerate(value) if (w := _misfit(item, shape[0], f"{name}[{i}]"))), "")
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
-            return _is(name, value, "an object")
+            return _is(name, value, "a JSON object")
         if str in shape:
             return next((w for key, item in value.items() if (w := _misfit(item, shape[str], _below(name, key)))), "")
         for key, inner in shape.items():

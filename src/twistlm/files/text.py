@@ -107,7 +107,7 @@ def _opened(path: str | Path | UrlPath, kind: str, error: type[TwistError]) -> I
             raise error(f"{path} is {what}. It should be {kind}.")
         return place.open("rb")
     except FileNotFoundError as wrong:
-        raise error(f"{path}: there is no such file. It should be {kind}.") from wrong
+        raise error(f"{path}: no such file. It should be {kind}.") from wrong
     except ValueError as wrong:  # a NUL in the path
         raise error(f"{str(path)!r} cannot be the path of a file ({wrong}). It should be {kind}.") from wrong
     except OSError as wrong:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.readers.tables import lines, objects, split_of
+from twistlm.corpus.readers.tables import objects, split_of
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import read_json
 
 
 def lhotse(folder: Path) -> list[Entry]:
@@ -60,12 +60,7 @@ def _cuts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix != ".json":
         yield from ((f"line {number}", cut) for number, cut in objects(path))
         return
-    try:
-        found = json.loads("\n".join(line for _, line in lines(path)))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not JSON ({error}).") from error
-    if not isinstance(found, list) or not all(isinstance(cut, dict) for cut in found):
-        raise BadInput(f"{path}: not a list of cuts.")
+    found = read_json(path, "a list of Lhotse's cuts", shape=[dict], most=1 << 30)
     yield from ((f"cut {number}", cut) for number, cut in enumerate(found, start=1))
 
 

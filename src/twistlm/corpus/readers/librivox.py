@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import by_stem, columns, lines, pair
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import read_json
 
 LIBRISPEECH = (
     "train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other",
@@ -173,10 +173,10 @@ def _no_layout(folder: Path, wanted: str) -> BadInput:
 def _marks(path: Path) -> tuple[str, list[tuple[float, float]]]:
     """Return the speaker and the stretches of speech in a Libri-Light JSON."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path, "what Libri-Light says of a recording")
         speaker = fields["speaker"]
         speech = [(float(start), float(end)) for start, end in fields["voice_activity"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput(
             f"{path}: no speaker or no voice_activity of [onset, offset] pairs in it ({error!r}). Unpack it again."
         ) from error

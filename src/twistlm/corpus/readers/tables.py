@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -11,6 +9,8 @@ from typing import Any
 
 from twistlm.corpus.manifest import is_safe
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import read_objects
+from twistlm.files.text import lines as read_lines
 
 # The words by which file and folder names tell a split, as the Hugging Face hub reads them.
 _WORDS = {
@@ -21,21 +21,8 @@ _WORDS = {
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) of each line that is not blank, of a text file or a gzipped one; UTF-8.
-
-    Raises:
-        BadInput: no such file, not UTF-8, or a gzip file that is damaged.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8").rstrip("\r\n")
-                if text.strip():
-                    yield number, text
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file. Is the corpus unpacked whole, and is this its folder?") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as UTF-8 text ({error}). Fetch it again.") from error
+    """Yield (number from 1, line) of each line of a corpus's table, gzipped or not, as `files.text.lines`."""
+    yield from read_lines(path, "a table of the corpus, in UTF-8, as unpacking the corpus leaves it")
 
 
 def columns(path: Path, *, sep: str, n: int) -> Iterator[list[str]]:
@@ -60,15 +47,8 @@ def headed(path: Path, *, sep: str, names: Iterable[str]) -> Iterator[dict[str, 
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSON-lines file, gzipped or not. BadInput for a line that is no JSON object."""
-    for number, line in lines(path):
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}, line {number}: not JSON ({error}). Fetch the file again.") from error
-        if not isinstance(found, dict):
-            raise BadInput(f"{path}, line {number}: not a JSON object, though each line should be one.")
-        yield number, found
+    """Yield (line number, object) of a JSON-lines file, gzipped or not, as `files.jsonl.read_objects`."""
+    yield from read_objects(path, "a file with one JSON object on each line")
 
 
 def pair(listed: Iterable[str], found: Mapping[str, Path], *, where: str) -> None:

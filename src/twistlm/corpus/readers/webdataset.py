@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.sounds import tar_members
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import parse_json
 
 _MAX_TEXT = 1 << 20  # bytes of a transcript or a JSON: anything longer is neither
 
@@ -89,11 +89,9 @@ def _key(member: str) -> tuple[str, str]:
 def _told(data: bytes, suffix: str, where: str) -> dict[str, str]:
     try:
         text = data.decode("utf-8")
-        if suffix == ".txt":
-            return {"text": text.strip()}
-        fields = json.loads(text)
-    except ValueError as error:  # also what is not UTF-8
+    except ValueError as error:  # not UTF-8
         raise BadInput(f"{where} cannot be read ({error}). Mend the shard.") from error
-    if not isinstance(fields, dict):
-        raise BadInput(f"{where} is not a JSON object. Mend the shard.")
+    if suffix == ".txt":
+        return {"text": text.strip()}
+    fields = parse_json(text, where=where, kind="a JSON object with what is known of a clip", fix="Mend the shard.")
     return {key: fields[key] for key in ("text", "speaker") if isinstance(fields.get(key), str)}
