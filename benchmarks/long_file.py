@@ -64,7 +64,7 @@ def measured(path: Path, *, way: str, tokenizer: str) -> float:
     tok(Clip(np.random.default_rng(0).standard_normal(RATE).astype(np.float32) / 9, RATE))  # libraries are loaded
     before = peak()
     units = tok.stream(path) if way == "stream" else tok(Clip.read(path))
-    assert len(units.frames) == tok.encoder.n_frames(sf.info(path).frames)
+    assert len(units.frames) == tok.n_frames(sf.info(path).frames)
     return peak() - before
 
 

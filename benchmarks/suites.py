@@ -73,7 +73,7 @@ def straightforward(tok: SpeechTokenizer, lm: UnitLM, suites: Sequence[Suite], c
                 frames = torch.cdist(features, centroids[None]).argmin(-1)
                 rows = []
                 for clip, line in zip(clips, frames, strict=True):
-                    units = torch.unique_consecutive(line[: tok.encoder.n_frames(len(clip.samples))])
+                    units = torch.unique_consecutive(line[: tok.n_frames(len(clip.samples))])
                     rows.append(torch.cat([torch.tensor([1]), units + 2]))
                 cut = clock()
                 tokens = pad_sequence(rows, batch_first=True)

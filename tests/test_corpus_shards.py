@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -152,4 +153,42 @@ def test_a_folder_that_cannot_hold_the_cache_is_named(tmp_path: Path) -> None:
     write(tmp_path, [row("a", [1])])
     (tmp_path / ".cache").write_text("in the way")
     with pytest.raises(TwistError, match="cannot be opened"):
+        open_corpus(tmp_path, split=None)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "match"),
+    [
+        ("units", pa.array([[1.5, 2.0]], pa.list_(pa.float32())), "units is list<.*float.*uint16"),
+        ("units", pa.array([["1", "2"]]), "units is list<.*string"),
+        ("runs", pa.array([[1, 2]], pa.list_(pa.int64())), "runs is list<.*int64.*int32"),
+        ("runs", pa.array([[1, -2]], pa.list_(pa.int32())), "units and runs do not fit"),
+        ("runs", pa.array([[1, None]], pa.list_(pa.int32())), "without runs"),
+        ("id", pa.array([None], pa.string()), "without id"),
+        ("seconds", pa.array(["1"]), "seconds is string, not double"),
+        ("source_bytes", None, "source_bytes is missing"),
+    ],
+)
+def test_a_shard_of_other_types_is_refused(tmp_path: Path, column: str, values: pa.Array | None, match: str) -> None:
+    with ShardWriter(tmp_path, SPEC) as writer:
+        writer.add(Row(units=Units(np.array([1, 2], np.uint16), np.array([3, 4], np.int32), SPEC, "a"), seconds=0.28))
+    [path] = shard_paths(tmp_path)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index(column)
+    table = table.remove_column(at) if values is None else table.set_column(at, column, values)
+    pq.write_table(table, path)
+    with pytest.raises(ShardError, match=rf"shard-00000\.parquet.*{match}"):
+        open_corpus(tmp_path, split=None)
+    if values is None or values.type != table.schema.field(column).type:
+        with pytest.raises(ShardError):
+            read_facts(tmp_path)
+
+
+def test_a_shard_whose_spec_is_of_other_types_is_refused(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, SPEC) as writer:
+        writer.add(Row(units=Units(np.array([1], np.uint16), np.array([3], np.int32), SPEC, "a"), seconds=0.12))
+    [path] = shard_paths(tmp_path)
+    said = SPEC.to_json().replace('"deduplicate": true', '"deduplicate": "yes"')
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"unit_spec": said}), path)
+    with pytest.raises(ShardError, match=r"deduplicate is 'yes', not of type bool"):
         open_corpus(tmp_path, split=None)

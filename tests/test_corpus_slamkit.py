@@ -162,3 +162,14 @@ def test_a_spec_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(BadInput, match=message):
             read_spec(tmp_path / "bad.json")
+
+
+def test_durations_of_more_than_a_day_are_refused(tmp_path: Path) -> None:
+    """Two that fit 32 bits do not when they are one unit: once the sum was stored as -2 frames."""
+    for bad in ([2**31 - 1, 2**31 - 1], [2_160_000, 1]):
+        write(tmp_path / "f.jsonl", {"file_name": "a", "units": [3, 3], "duration": bad})
+        with pytest.raises(BadInput, match=r"more than\s+a day \(2160000 frames\)"):
+            import_units(tmp_path / "f.jsonl", tmp_path / "out", SPEC)
+    write(tmp_path / "f.jsonl", {"file_name": "a", "units": [3, 3], "duration": [2_159_999, 1]})
+    import_units(tmp_path / "f.jsonl", tmp_path / "out", SPEC)
+    assert open_corpus(tmp_path / "out", split=None)[0].runs.tolist() == [2_160_000]

@@ -62,6 +62,10 @@ def test_units_outside_the_codebook_are_refused():
         Units(np.array([500], np.uint16), np.array([1], np.int32), SPEC)
     with pytest.raises(BadInput, match="equal 1-D shapes"):
         Units(np.array([5], np.uint16), np.array([1, 2], np.int32), SPEC)
+    with pytest.raises(BadInput, match="lasts -2 frames"):
+        Units(np.array([5, 6], np.uint16), np.array([1, -2], np.int32), SPEC)
+    with pytest.raises(BadInput, match="float32 and runs int64, not uint16 and int32"):
+        Units(np.array([5.5], np.float32), np.array([1], np.int64), SPEC)
 
 
 def test_clip_seconds():

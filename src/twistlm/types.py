@@ -23,10 +23,9 @@ from twistlm.errors import BadInput, UnitSpecMismatch
 class UnitSpec:
     """Exactly what a unit is. Two things may only meet when their specs are equal.
 
-    Two traps need no field, because twistlm knows one way only. Padding: none, a clip is encoded as if alone; Whisper's
-    encoder alone, built for windows of 30 s, hears silence behind the clip. Frame count: whatever unpadded convolutions
-    of these strides give, `Encoder.n_frames`, exact for every length; a toolkit that pads each clip with some samples
-    first gets other frames from the same encoder.
+    The frame count needs no field: it is whatever unpadded convolutions of these strides give of the clip and its
+    `padding` (`Encoder.n_frames`, exact for every length). Nor does what stands behind a clip in a batch: nothing does,
+    and Whisper's encoder alone, built for windows of 30 s, hears silence there.
 
     Attributes:
         encoder: name of the SSL encoder, for people; its identity is the hash.
@@ -41,6 +40,9 @@ class UnitSpec:
         n_units: K, the size of the codebook; units are 0 … K-1.
         centroids_sha256: sha256 of the codebook file.
         deduplicate: whether consecutive equal units are one unit (with a run length).
+        padding: zero samples put before and behind each clip first, so many on each side; SlamKit puts 40, all others
+            none. Units are then those of the padded clip. None are not written down, so specs that were made before
+            there was this field are as they were.
     """
 
     encoder: str
@@ -53,8 +55,16 @@ class UnitSpec:
     n_units: int
     centroids_sha256: str
     deduplicate: bool
+    padding: int = 0
 
     def __post_init__(self) -> None:
+        kinds = {"str": str, "int": int, "bool": bool}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if type(value) is not kinds[str(f.type)]:  # nor is True a number: JSON keeps them apart
+                raise BadInput(f"UnitSpec.{f.name} is {value!r}, not of type {f.type}.")
+        if self.layer < 0 or self.padding < 0:
+            raise BadInput(f"UnitSpec.layer and padding are at least 0, got {self.layer} and {self.padding}.")
         if self.n_units < 2 or self.n_units > 65_535:
             raise BadInput(f"UnitSpec.n_units is {self.n_units}; units are stored as uint16, so use 2 to 65535.")
         if self.hop < 1 or self.sample_rate < 1:
@@ -72,22 +82,35 @@ class UnitSpec:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Its fields; `padding` only where there is some."""
+        fields = dataclasses.asdict(self)
+        return fields if self.padding else {name: value for name, value in fields.items() if name != "padding"}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The spec of these fields.
+
+        Raises:
+            BadInput: fields are missing, unknown, or of another type or range.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
-        if set(fields) != known:
-            odd = sorted(set(fields) ^ known)
+        if odd := sorted((set(fields) | {"padding"}) ^ known):
             raise BadInput(f"not a UnitSpec of this version: fields missing or unknown: {', '.join(odd)}.")
         return cls(**fields)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        """The spec that `to_json` wrote; BadInput where the text is something else."""
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"not a UnitSpec: not JSON ({error}).") from error
+        if not isinstance(fields, dict):
+            raise BadInput("not a UnitSpec: not a JSON object.")
+        return cls.from_dict(fields)
 
     def require(self, other: UnitSpec, *, mine: str, theirs: str) -> None:
         """Raise `UnitSpecMismatch`, naming each differing field, unless `other` equals this spec.
@@ -131,8 +154,16 @@ class Units:
             raise BadInput(
                 f"Units {self.id!r}: ids {self.ids.shape} and runs {self.runs.shape} must be equal 1-D shapes."
             )
-        if len(self.ids) and int(self.ids.max()) >= self.spec.n_units:
+        if self.ids.dtype != np.uint16 or self.runs.dtype != np.int32:
+            raise BadInput(
+                f"Units {self.id!r}: ids are {self.ids.dtype} and runs {self.runs.dtype}, not uint16 and int32."
+            )
+        if not len(self.ids):
+            return
+        if int(self.ids.max()) >= self.spec.n_units:
             raise BadInput(f"Units {self.id!r}: unit {int(self.ids.max())} is outside 0 … {self.spec.n_units - 1}.")
+        if int(self.runs.min()) < 1:
+            raise BadInput(f"Units {self.id!r}: a unit lasts {int(self.runs.min())} frames; each lasts 1 or more.")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -317,20 +317,40 @@ def _opened(path: Path) -> pq.ParquetFile:
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     file = _opened(path)
     _spec_of(file.schema_arrow, path)
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        raise _broken(path, f"it lacks the columns {offenders(missing)}")
+    _check_schema(file.schema_arrow, path)
     try:
-        return file.read(columns=list(columns)).select(list(columns))
+        table = file.read(columns=list(columns)).select(list(columns))
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
+    empty = [
+        name for name in columns
+        if table.column(name).null_count or (name in _FLAT and table.column(name).combine_chunks().values.null_count)
+    ]  # fmt: skip
+    if empty:
+        raise _broken(path, f"there are rows, or units in them, without {offenders(empty)}")
+    return table
+
+
+def _check_schema(schema: pa.Schema, path: Path) -> None:
+    """Every column of SCHEMA is there, once, and of its type: a float that is cut to a unit is another unit."""
+    found = dict(zip(schema.names, schema.types, strict=True))
+    wrong = [
+        f"{field.name} is {found[field.name]}, not {field.type}" if field.name in found else f"{field.name} is missing"
+        for field in SCHEMA
+        if found.get(field.name) != field.type or schema.names.count(field.name) != 1
+    ]
+    if wrong:
+        raise _broken(path, f"of its columns, {offenders(wrong)}")
 
 
 def _spec_of(schema: pa.Schema, path: Path) -> UnitSpec:
     text = (schema.metadata or {}).get(_SPEC)
     if text is None:
         raise _broken(path, "it does not say what its units are")
-    return UnitSpec.from_json(text.decode())
+    try:
+        return UnitSpec.from_json(text.decode())
+    except (BadInput, UnicodeDecodeError) as error:
+        raise _broken(path, error) from error
 
 
 def _broken(path: Path, why: object) -> ShardError:
@@ -383,7 +403,8 @@ def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
                 units, runs = (table.column(name).combine_chunks() for name in _FLAT)
                 n_units, n_runs = (np.diff(column.offsets.to_numpy()) for column in (units, runs))
                 values, run_values = units.flatten().to_numpy(), runs.flatten().to_numpy()
-                if not np.array_equal(n_units, n_runs) or (len(values) and values.max() >= spec.n_units):
+                fit = np.array_equal(n_units, n_runs)
+                if not fit or (len(values) and (values.max() >= spec.n_units or run_values.min() < 1)):
                     raise _broken(path, "its units and runs do not fit each other or its UnitSpec")
                 values.astype(np.uint16).tofile(units_file)
                 run_values.astype(np.int32).tofile(runs_file)

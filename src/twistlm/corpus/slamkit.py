@@ -6,6 +6,7 @@ R units of one clip.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from twistlm.progress import task
 from twistlm.types import Units, UnitSpec
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
+PADDING = 40  # samples that SlamKit puts before and behind each clip
+_MOST_SECONDS = 24 * 3600  # of a clip; longer ones are durations of something else
 _ONE = re.compile(r"<Un(\d+)>")
 _ALL = re.compile(r"(?:<Un\d+>)+")
 
@@ -168,8 +171,12 @@ def _units(item: dict[str, Any], spec: UnitSpec, durations: str) -> Units:
             'no duration. To do without, say that durations are "unknown": each unit is then one frame long.'
         )
     runs = np.ones_like(ids) if lasting is None else _integers(lasting, "duration")
-    if len(runs) != len(ids) or runs.min() < 1 or runs.max() >= 2**31:
-        raise BadInput(f"{len(ids)} units but {len(runs)} durations, or one of them is not 1 or more.")
+    most = math.floor(_MOST_SECONDS * spec.frame_rate)
+    if len(runs) != len(ids) or runs.min() < 1 or len(runs) > most or runs.max() > most or runs.sum() > most:
+        raise BadInput(
+            f"{len(ids)} units but {len(runs)} durations, or one of them is not 1 or more, or all together are more "
+            f"than a day ({most} frames)."
+        )
     if spec.deduplicate:
         begins = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
         ids, runs = ids[begins], np.add.reduceat(runs, begins)

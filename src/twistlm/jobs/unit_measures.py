@@ -81,7 +81,7 @@ def measure(
         BadInput: no frame has a phone.
     """
     seed = material.seed
-    grid = {"hop": tok.spec.hop, "sample_rate": tok.spec.sample_rate, "receptive": receptive_field(tok.encoder)}
+    grid = {"hop": tok.spec.hop, "sample_rate": tok.spec.sample_rate, "receptive": receptive_field(tok)}
     heard, frameless = _listen(name, tok, material, grid, progress)
     units = [clip.units for clip in heard]
     labels = [
@@ -139,7 +139,7 @@ def _listen(
     """Every clip, heard once (and once more for each disturbance); and the phones too short to hold a frame."""
     # Which tokens ABX compares is drawn before any clip is heard, so that only their features need be kept.
     frames = {
-        id: tok.encoder.n_frames(resampled_length(seconds_to_samples(seconds, rate), rate, tok.spec.sample_rate))
+        id: tok.n_frames(resampled_length(seconds_to_samples(seconds, rate), rate, tok.spec.sample_rate))
         for id, (seconds, rate) in material.lengths.items()
     }
     if short := [id for id, n in frames.items() if not n]:
@@ -154,7 +154,7 @@ def _listen(
 
     def hear(entry: Entry) -> _Heard:
         clip = read_clip(entry, sample_rate=tok.spec.sample_rate)
-        features = tok.encoder(clip.samples)
+        features = tok.features(clip)
         if len(features) != frames[entry.id]:
             raise AudioError(f"{entry.path}: its header promises another length than it has. Convert it again.")
         units = tok.codebook.assign(features)

@@ -42,4 +42,7 @@ def read_spec(source: str | Path) -> UnitSpec:
         raise BadInput(f"{path}: not JSON ({error}). A UnitSpec is as in the spec.json of a tokenizer.") from error
     if not isinstance(fields, dict):
         raise BadInput(f"{path}: not a JSON object. A UnitSpec is as in the spec.json of a tokenizer.")
-    return UnitSpec.from_dict(fields)
+    try:
+        return UnitSpec.from_dict(fields)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip, check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
-from twistlm.errors import ArtifactError, AudioError, UnitSpecMismatch
+from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
@@ -60,13 +61,23 @@ class SpeechTokenizer:
     def frames(self, clip: Clip) -> NDArray[np.uint16]:
         """One unit a frame, uint16 [F]."""
         self._check(clip)
+        samples = self._padded(clip.samples)
         if self._is_long(len(clip.samples)):
-            return self._by_window([clip.samples], survey([clip.samples]), name=clip.id)
-        try:
-            features = self.encoder(clip.samples)
-        except AudioError as error:
-            raise AudioError(f"clip {clip.id!r}: {error}") from error
-        return self.codebook.assign(features)
+            return self._by_window([samples], survey([samples]), name=clip.id)
+        return self._nearest(self._features(clip), name=clip.id)
+
+    def features(self, clip: Clip) -> NDArray[np.float32]:
+        """What the units are the nearest centroids of: float32 [F, D].
+
+        Raises:
+            AudioError: as for the units of a clip. BadInput: features that are not finite.
+        """
+        self._check(clip)
+        return self._finite(self._features(clip), name=clip.id)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a clip of `n_samples`, exact for every length: those of the clip and its padding."""
+        return self.encoder.n_frames(n_samples + 2 * self.spec.padding)
 
     def stream(self, path: str | Path | UrlPath, *, start: float = 0.0, seconds: float | None = None) -> Units:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
@@ -97,12 +108,14 @@ class SpeechTokenizer:
         """
         path, rate = as_path(path), self.spec.sample_rate
         path = path.fetched() if isinstance(path, UrlPath) else path  # once for both readings
-        clip = survey(blocks(path, sample_rate=rate, start=start, seconds=seconds))
-        check_level(clip.n_samples, clip.peak, sample_rate=rate, name=str(path))
+        silence = np.zeros(self.spec.padding, np.float32)
+        clip = survey(chain([silence], blocks(path, sample_rate=rate, start=start, seconds=seconds), [silence]))
+        n_samples = clip.n_samples - 2 * self.spec.padding
+        check_level(n_samples, clip.peak, sample_rate=rate, name=str(path))
         again = blocks(path, sample_rate=rate, start=start, seconds=seconds)
-        if not self._is_long(clip.n_samples):
+        if not self._is_long(n_samples):
             return self(Clip(np.concatenate(list(again)), rate, id=path.stem))
-        return self._units(self._by_window(again, clip, name=str(path)), id=path.stem)
+        return self._units(self._by_window(chain([silence], again, [silence]), clip, name=str(path)), id=path.stem)
 
     def batch(self, clips: Sequence[Clip]) -> list[Units]:
         """Units of several clips, encoded together: the same as `[tok(clip) for clip in clips]`, in that order.
@@ -117,7 +130,7 @@ class SpeechTokenizer:
         for clip in clips:
             self.require(clip)
         short = [clip for clip in clips if not self._is_long(len(clip.samples))]
-        found = iter(self.encoder.batch([clip.samples for clip in short]))
+        found = iter(self.encoder.batch([self._padded(clip.samples) for clip in short]))
         frames = [
             self.frames(clip) if self._is_long(len(clip.samples)) else self._settled(clip, next(found))
             for clip in clips
@@ -131,7 +144,7 @@ class SpeechTokenizer:
             AudioError: as for one clip.
         """
         self._check(clip)
-        if self.encoder.n_frames(len(clip.samples)) == 0:
+        if self.n_frames(len(clip.samples)) == 0:
             self.frames(clip)  # says so
 
     @property
@@ -149,21 +162,44 @@ class SpeechTokenizer:
         return dataclasses.replace(self, encoder=dataclasses.replace(cast("Any", self.encoder), model=moved))
 
     def _settled(self, clip: Clip, features: NDArray[np.float32]) -> NDArray[np.uint16]:
+        features = self._finite(features, name=clip.id)
         if self.codebook.near_ties(features, relative=BATCH_ROUNDING).any():
-            features = self.encoder(clip.samples)
-        return self.codebook.assign(features)
+            features = self._features(clip)
+        return self._nearest(features, name=clip.id)
+
+    def _padded(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.pad(samples, self.spec.padding) if self.spec.padding else samples
+
+    def _features(self, clip: Clip) -> NDArray[np.float32]:
+        try:
+            return self.encoder(self._padded(clip.samples))
+        except AudioError as error:
+            raise AudioError(f"clip {clip.id!r}: {error}") from error
+
+    def _nearest(self, features: NDArray[np.float32], *, name: str) -> NDArray[np.uint16]:
+        return self.codebook.assign(self._finite(features, name=name))
+
+    def _finite(self, features: NDArray[np.float32], *, name: str) -> NDArray[np.float32]:
+        if not np.isfinite(features).all():  # the nearest centroid of NaN would be unit 0
+            n_bad = int((~np.isfinite(features).all(1)).sum())
+            raise BadInput(
+                f"clip {name!r}: {n_bad} of {len(features)} frames are NaN or infinite behind layer {self.spec.layer} "
+                f"of {self.spec.encoder}: the encoder overflows or is damaged. Fetch or train its weights again."
+            )
+        return features
 
     def _is_long(self, n_samples: int) -> bool:
-        return isinstance(self.encoder, Windowed) and len(self.encoder.windows(n_samples)) > 1
+        """Whether a clip, given its length without padding, is encoded in windows."""
+        return isinstance(self.encoder, Windowed) and len(self.encoder.windows(n_samples + 2 * self.spec.padding)) > 1
 
     def _by_window(self, pieces: Iterable[NDArray[np.float32]], clip: Survey, *, name: str) -> NDArray[np.uint16]:
-        """One unit a frame of a long clip, uint16 [F]; features are let go with their window."""
+        """One unit a frame of a long clip, uint16 [F]; features are let go with their window. `pieces` are padded."""
         assert isinstance(self.encoder, Windowed)
         windows = self.encoder.windows(clip.n_samples)
         sounds = spans(pieces, [(w.start, w.stop) for w in windows], name=name)
         return np.concatenate(
             [
-                self.codebook.assign(self.encoder.encode_window(sound, clip=clip)[w.kept])
+                self._nearest(self.encoder.encode_window(sound, clip=clip)[w.kept], name=name)
                 for w, sound in zip(windows, sounds, strict=True)
             ]
         )
@@ -209,6 +245,21 @@ class SpeechTokenizer:
                     "the file is damaged or belongs to another tokenizer. Restore the folder as a whole."
                 )
         encoder = load_encoder(encoder_at, layer=spec.layer, normalize_input=spec.normalize_input, hop=spec.hop)
-        if encoder.hop != spec.hop:
-            raise UnitSpecMismatch(f"{folder}: the encoder's hop is {encoder.hop} samples, its spec says {spec.hop}.")
-        return cls(encoder, Codebook.load(folder / "codebook.safetensors"), spec)
+        codebook = Codebook.load(folder / "codebook.safetensors")
+        facts: tuple[tuple[str, object, object], ...] = (
+            ("hop of the encoder", encoder.hop, spec.hop),
+            ("sample rate of the encoder", encoder.sample_rate, spec.sample_rate),
+            ("tap", "block_output", spec.tap),
+            ("number of centroids", codebook.n_units, spec.n_units),
+            ("width of the codebook", codebook.dim, encoder.dim),
+        )
+        for what, there, said in facts:
+            if there != said:
+                by = "the encoder" if what.startswith("width") else "its spec.json"
+                raise UnitSpecMismatch(f"{folder}: the {what} is {there!r}, {by} says {said!r}. Restore the folder.")
+        if encoder.n_frames(2 * spec.padding):
+            raise UnitSpecMismatch(
+                f"{folder}: {spec.padding} samples of padding on each side make a frame of {spec.encoder} without any "
+                "sound: less is needed."
+            )
+        return cls(encoder, codebook, spec)

@@ -21,6 +21,7 @@ from twistlm.units.quality.textgrid import read_textgrid
 
 if TYPE_CHECKING:
     from twistlm.units.encoder import Encoder
+    from twistlm.units.tokenizer import SpeechTokenizer
 
 Phone = tuple[str, float, float]  # phone, start s, end s
 Alignment = tuple[Phone, ...]
@@ -86,8 +87,12 @@ def matched(alignments: Mapping[str, Alignment], ids: Collection[str]) -> dict[s
     return {id: alignments[name] for id, name in found.items()}
 
 
-def receptive_field(encoder: Encoder) -> int:
-    """Samples the first frame of an encoder needs: the shortest clip with a frame, found from `n_frames` alone."""
+def receptive_field(encoder: Encoder | SpeechTokenizer) -> int:
+    """Samples the first frame of an encoder needs: the shortest clip with a frame, found from `n_frames` alone.
+
+    Of a tokenizer that pads its clips, what is left of it inside the clip: padding is the same on both sides, so half
+    of it is the middle of the frame either way.
+    """
     low, high = 0, 1
     while encoder.n_frames(high) < 1:
         low, high = high, 2 * high
