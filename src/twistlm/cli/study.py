@@ -143,7 +143,9 @@ def steady(
     numerics: Annotated[
         str, typer.Option(help="Ways of rounding, with commas: bf16, float32, avx2, avx512, float32-2-threads …")
     ] = "bf16,float32,avx2",
-    arms: Annotated[str, typer.Option(help="What is trained, with commas: warm, cold, tied_cold.")] = "warm,cold",
+    arms: Annotated[
+        str, typer.Option(help="What is trained, with commas: warm, cold, tied_warm, tied_cold, paper_warm.")
+    ] = "warm,cold",
     report_only: Annotated[bool, typer.Option("--report", help="Train nothing: say what is finished.")] = False,
 ) -> Result:
     """Train a recipe over seeds and ways of rounding; say how often warm wins, and what decides."""

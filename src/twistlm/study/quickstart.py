@@ -267,6 +267,7 @@ class _Job:
             "hardware": hardware(device()),
             "protocol": {
                 "warm start": f"{self.config.text_lm}'s weights; new rows for the units: {self.config.rows}",
+                "given to both": _given(self.config),
                 "held-out loss": judged["protocol"],
                 "updates to cold's final loss": (
                     f"both models scored on the same seeded held-out documents, about {VAL_UNITS} units, every "
@@ -326,6 +327,16 @@ def _read_speech(speech: str, *, progress: bool) -> list[Entry]:
             "training and one held out. Add files, or cut long ones."
         )
     return entries
+
+
+def _given(config: QuickstartConfig) -> str:
+    """What warm and cold were given, alike and apart, in words."""
+    head = "an output layer of its own" if config.head == "own" else "the output layer as the text LM has it"
+    apart = "; ".join(
+        f"{side}: rate {run.lr:g}, tables {run.table_rate:g} times that, warm-up {run.warmup}, clip {run.clip_norm:g}"
+        for side, run in (("warm", config.warm), ("cold", config.cold))
+    )
+    return f"{head}, beginning with: {config.head_start}; the same documents, order and number of updates. {apart}"
 
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:

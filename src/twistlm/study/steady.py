@@ -34,11 +34,15 @@ from twistlm.train.log import read_history
 
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]
-# The two sides of a recipe, and cold as the text LM has its head.
+_TIED = {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}
+# The two sides of a recipe; both as the text LM has its head, at the rates of `recipes.paper`; and warm with the paper's
+# random rows.
 ARMS: dict[str, Arm] = {
     "warm": ("warm", {}),
     "cold": ("cold", {}),
-    "tied_cold": ("cold", {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}),
+    "tied_warm": ("warm", {**_TIED, "lr": "4e-4", "lr_floor": "4e-5"}),
+    "tied_cold": ("cold", {**_TIED, "lr": "5e-4", "lr_floor": "5e-5"}),
+    "paper_warm": ("warm", {**_TIED, "--rows": "random", "lr": "4e-4", "lr_floor": "4e-5"}),
 }
 
 
