@@ -35,8 +35,8 @@ from twistlm.train.log import read_history
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]
 _TIED = {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}
-# The two sides of a recipe; both as the text LM has its head, at the rates of `recipes.paper`; and warm with the paper's
-# random rows.
+# The two sides of a recipe; both as the text LM has its head, at the rates of `recipes.paper`; and warm with the
+# paper's random rows.
 ARMS: dict[str, Arm] = {
     "warm": ("warm", {}),
     "cold": ("cold", {}),
