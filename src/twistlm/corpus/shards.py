@@ -7,7 +7,6 @@ made again when the shards change. D documents (clips), R units of one document.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import re
 import shutil
 from collections import Counter
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
+from twistlm.files.arrays import ArrayWriter, Unfit, advise, open_arrays, open_or_make
 from twistlm.files.atomic import atomic_folder, atomic_write
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
@@ -49,7 +49,8 @@ _FLAT = ("units", "runs")
 _FACTS = tuple(name for name in SCHEMA.names if name not in _FLAT)
 _SPEC = b"unit_spec"
 _NAME = re.compile(r"shard-(\d{5,})\.parquet")
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+_CACHED = ("units", "runs", "offsets", "facts")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,11 +210,11 @@ class UnitCorpus:
     def fingerprint(self) -> str:
         """16 hex digits over spec, ids and units in order: two corpora with the same one train the same model."""
         digest = hashlib.sha256(self.spec.fingerprint.encode())
-        _advise(self._units, "MADV_SEQUENTIAL")
+        advise(self._units, "MADV_SEQUENTIAL")
         for i, id in enumerate(self.ids):
             digest.update(f"\n{id}\n{self.lengths[i]}\n".encode())
             digest.update(self.unit_ids(i).tobytes())
-        _advise(self._units, "MADV_RANDOM")
+        advise(self._units, "MADV_RANDOM")
         return digest.hexdigest()[:16]
 
     def _column(self, name: str) -> list[Any]:
@@ -366,26 +367,22 @@ def _key(paths: Sequence[Path]) -> str:
 
 
 def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
-    """Open the cache of the shards as they are now, and its facts; make it first when it is not there."""
+    """Open the cache of the shards as they are now, and its facts; make it first when it is not there or unfit."""
     paths = shard_paths(folder)
     if not paths:
         raise ShardError(f"{folder}: no unit shards (shard-00000.parquet …). Make them with `twist tokenize`.")
+    spec = read_spec(paths[0])
     try:
-        spec = read_spec(paths[0])
         cache = folder / ".cache" / _key(paths)
-        if not cache.is_dir():
-            cache.parent.mkdir(exist_ok=True)
-            with FileLock(cache.parent / "lock"):
-                if not cache.is_dir():
-                    _build(paths, cache, spec)
-                    for other in cache.parent.iterdir():
-                        if other.is_dir() and other != cache:  # of shards as they were; who has it open keeps it
-                            shutil.rmtree(other, ignore_errors=True)
-        # Open files, not paths: whoever has a corpus keeps it when its cache is replaced.
-        facts = pq.ParquetFile(cache / "facts.parquet", read_dictionary=["split"])
-        units, runs = _map(cache / "units", np.uint16), _map(cache / "runs", np.int32)
-        offsets = np.load(cache / "offsets.npy", mmap_mode="r")
-        return UnitCorpus(spec, lambda name: facts.read(columns=[name]).column(0), units, runs, offsets), facts
+        flat = open_or_make(cache, _CACHED, lambda: _make(paths, cache, spec))
+        for name in _FLAT:
+            # Documents are read in a random order: reading ahead, up to 8 MB for each, made batches 40 times as slow.
+            advise(flat[name], "MADV_RANDOM")
+        # From the map, not the path: whoever has a corpus keeps it when its cache is replaced.
+        facts = pq.ParquetFile(pa.py_buffer(flat["facts"]), read_dictionary=["split"])
+        return UnitCorpus(
+            spec, lambda name: facts.read(columns=[name]).column(0), flat["units"], flat["runs"], flat["offsets"]
+        ), facts
     except OSError as error:
         raise TwistError(
             f"{folder}: the units cannot be opened: {error}. twistlm keeps a cache in .cache/ there, so you need to be "
@@ -393,48 +390,47 @@ def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
         ) from error
 
 
+def _make(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
+    """Make the cache, unless another process did meanwhile, and remove those of the shards as they were."""
+    cache.parent.mkdir(exist_ok=True)
+    with FileLock(cache.parent / "lock"):
+        try:
+            open_arrays(cache, _CACHED)
+        except Unfit:
+            _build(paths, cache, spec)
+        for other in cache.parent.iterdir():
+            if other.is_dir() and other != cache:  # who has it open keeps it
+                shutil.rmtree(other, ignore_errors=True)
+
+
 def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
-    lengths, facts = [], []
-    with atomic_folder(cache) as temporary:
-        with (temporary / "units").open("wb") as units_file, (temporary / "runs").open("wb") as runs_file:
-            for path in paths:
-                spec.require(read_spec(path), mine=f"the shard {paths[0]}", theirs=f"the shard {path}")
-                table = _read(path, tuple(SCHEMA.names))
-                units, runs = (table.column(name).combine_chunks() for name in _FLAT)
-                n_units, n_runs = (np.diff(column.offsets.to_numpy()) for column in (units, runs))
-                values, run_values = units.flatten().to_numpy(), runs.flatten().to_numpy()
-                fit = np.array_equal(n_units, n_runs)
-                if not fit or (len(values) and (values.max() >= spec.n_units or run_values.min() < 1)):
-                    raise _broken(path, "its units and runs do not fit each other or its UnitSpec")
-                values.astype(np.uint16).tofile(units_file)
-                run_values.astype(np.int32).tofile(runs_file)
-                lengths.append(n_units)
-                facts.append(table.select(_FACTS))
+    facts, length = [], 0
+    with atomic_folder(cache) as temporary, ArrayWriter(temporary) as arrays:
+        arrays.append("offsets", np.zeros(1, dtype=np.int64))
+        for path in paths:
+            spec.require(read_spec(path), mine=f"the shard {paths[0]}", theirs=f"the shard {path}")
+            table = _read(path, tuple(SCHEMA.names))
+            units, runs = (table.column(name).combine_chunks() for name in _FLAT)
+            n_units, n_runs = (np.diff(column.offsets.to_numpy()) for column in (units, runs))
+            values, run_values = units.flatten().to_numpy(), runs.flatten().to_numpy()
+            fit = np.array_equal(n_units, n_runs)
+            if not fit or (len(values) and (values.max() >= spec.n_units or run_values.min() < 1)):
+                raise _broken(path, "its units and runs do not fit each other or its UnitSpec")
+            arrays.append("units", values.astype(np.uint16))
+            arrays.append("runs", run_values.astype(np.int32))
+            arrays.append("offsets", length + np.cumsum(n_units, dtype=np.int64))
+            length += int(n_units.sum())
+            facts.append(table.select(_FACTS))
         everything = pa.concat_tables(facts).replace_schema_metadata(None)
         double = [id for id, n in Counter(everything.column("id").to_pylist()).items() if n > 1]
         if double:
             raise ShardError(
                 f"{cache.parents[1]}: clips in more than one place: {offenders(double)}. Tokenize anew elsewhere."
             )
-        np.save(temporary / "offsets.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
-        pq.write_table(everything, temporary / "facts.parquet")
+        written = pa.BufferOutputStream()
+        pq.write_table(everything, written)
+        arrays.append("facts", np.frombuffer(written.getvalue(), dtype=np.uint8))
         if _key(paths) != cache.name:
             raise TwistError(
                 f"{cache.parents[1]}: the shards changed while they were read. Wait for the writer and try again."
             )
-
-
-def _map(path: Path, dtype: type) -> NDArray[Any]:
-    if not path.stat().st_size:  # nothing cannot be mapped
-        return np.zeros(0, dtype=dtype)
-    mapped = np.memmap(path, dtype=dtype, mode="r")
-    # Documents are read in a random order: reading ahead, up to 8 MB for each, made batches 40 times as slow.
-    _advise(mapped, "MADV_RANDOM")
-    return mapped
-
-
-def _advise(array: NDArray[Any], how: str) -> None:
-    """Tell the system how a mapped file is going to be read, where it listens."""
-    base: Any = array.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, how):
-        base.madvise(getattr(mmap, how))

@@ -1,7 +1,8 @@
 """How files reach the disk whole.
 
 Everything twistlm writes goes through `atomic_write` or `atomic_folder`: a reader, or a rerun after kill -9, sees the
-old thing or the new thing and never half of one.
+old thing or the new thing and never half of one. What grows line by line (a log) is written inside `writing`. Either
+way a write that the system refuses is one `TwistError` that names the file, whoever was writing: Python, C++ or Rust.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from twistlm.errors import TwistError
 from twistlm.files.urls import UrlPath
+
+# What the system says of a disk, and not of a name that is wrong.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE)
+_RUST = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors) end the text of theirs
 
 
 class Atomic:
@@ -42,7 +50,7 @@ class Atomic:
             if self.folder:
                 self.temporary.mkdir()
         except OSError as error:
-            raise _write_error(parent, error) from error
+            raise write_error(self.path, error) from error
         return self.temporary
 
     def __exit__(
@@ -54,9 +62,9 @@ class Atomic:
                     _make_durable(self.temporary)
                     _move_over(self.temporary, self.path)
                 except OSError as failed:
-                    raise _write_error(self.path.parent, failed) from failed
-            elif is_disk_full(error):
-                raise _write_error(self.path.parent, error) from error
+                    raise write_error(self.path, failed) from failed
+            elif (failed_write := _refusal(error, self.temporary)) is not None:
+                raise write_error(self.path, failed_write) from error
         finally:
             _remove(self.temporary)
 
@@ -77,8 +85,8 @@ class Upload:
         with self.folder as folder:
             if error is None:
                 self.path.put(Path(folder) / self.path.name)
-            elif is_disk_full(error):
-                raise _write_error(Path(folder), error) from error
+            elif (failed_write := _refusal(error, Path(folder))) is not None:
+                raise write_error(Path(folder) / self.path.name, failed_write) from error
 
 
 def atomic_write(path: str | Path | UrlPath) -> Atomic | Upload:
@@ -89,7 +97,7 @@ def atomic_write(path: str | Path | UrlPath) -> Atomic | Upload:
     For a `UrlPath`, the path yielded lies in a temporary folder of this machine.
 
     Raises:
-        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
+        TwistError: the disk is full (says how much is free), a quota is used up, or the system refuses to write.
         UrlError: the file could not be put behind its URL.
     """
     return Upload(path) if isinstance(path, UrlPath) else Atomic(path, folder=False)
@@ -102,9 +110,24 @@ def atomic_folder(path: str | Path) -> Atomic:
     the system cannot exchange two names there is one moment in which `path` does not exist.
 
     Raises:
-        TwistError: the disk is full (names the folder and the free space) or the folder cannot be written.
+        TwistError: the disk is full (says how much is free), a quota is used up, or the system refuses to write.
     """
     return Atomic(path, folder=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise what the system says inside the block as an error that names `path`: for what is not written whole.
+
+    Raises:
+        TwistError: as `atomic_write`.
+    """
+    try:
+        yield
+    except TwistError:  # of which some are OSErrors
+        raise
+    except OSError as error:
+        raise write_error(Path(path), error) from error
 
 
 def _node() -> str:
@@ -133,10 +156,11 @@ def _is_alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(OSError):  # it stays for `_remove_stale`: what happened before is what is to be said
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _make_durable(path: Path) -> None:
@@ -182,14 +206,42 @@ def is_disk_full(error: BaseException) -> bool:
     return not isinstance(error, TwistError) and (full or "no space left on device" in str(error).lower())
 
 
-def _write_error(folder: Path, error: BaseException) -> TwistError:
-    if is_disk_full(error):
-        try:
-            free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB free"
-        except OSError:
-            free = "free space unknown"
-        return TwistError(
-            f"the disk is full: could not write in {folder} ({free}). Nothing was left half-written; "
-            "free some space, or write to another disk, and run the same command again."
-        )
-    return TwistError(f"could not write in {folder}: {error}. Check that it is a folder you may write to.")
+def _refusal(error: BaseException, temporary: Path) -> OSError | None:
+    """Return what the system said, if `error` comes from writing at or below `temporary`; None for all else.
+
+    Libraries report a refused write as OSError with or without a name and a number, RuntimeError, or their own type.
+    """
+    if isinstance(error, TwistError):
+        return None
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
+        return error if Path(os.fsdecode(error.filename)).is_relative_to(temporary) else None
+    if isinstance(error, OSError) and error.errno in _OF_DISKS:
+        return error
+    if (found := _RUST.search(str(error))) and int(found[1]) in _OF_DISKS:
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if is_disk_full(error) else None
+
+
+def write_error(path: Path, error: OSError) -> TwistError:
+    """Return the error that says that `path` could not be written, and why."""
+    match error.errno:
+        case errno.ENOSPC:
+            try:
+                free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
+            except OSError:
+                free = "free space unknown"
+            return TwistError(
+                f"the disk is full: could not write {path} ({free}). Nothing was left half-written; "
+                "free some space, or write to another disk, and run the same command again."
+            )
+        case errno.EDQUOT:
+            return TwistError(
+                f"the quota is used up: could not write {path} ({os.strerror(errno.EDQUOT)}). Nothing was left "
+                "half-written; remove files of yours, or write elsewhere, and run the same command again."
+            )
+        case number:
+            why = os.strerror(number) if number else str(error)
+            return TwistError(
+                f"could not write {path}: {why}. Check that its folder is one you may write to and that its disk is in "
+                "order, and run the same command again; nothing was left half-written."
+            )
