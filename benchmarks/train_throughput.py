@@ -31,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
@@ -39,7 +40,7 @@ from twistlm.lm.shapes import named_shape
 from twistlm.lm.vocab import Vocab
 from twistlm.recipes import twist_125m
 from twistlm.train.compile import compiled_layers
-from twistlm.train.optim import adamw, choose_precision
+from twistlm.train.optim import adamw
 from twistlm.train.plan import matmul_rate
 from twistlm.train.step import take_step
 from twistlm.types import Units, UnitSpec
@@ -91,7 +92,8 @@ class Ours:
         self.lm, self.config, self.clock = random_lm(shape), config, clock
         self.stream = PackedStream(corpus, self.lm.vocab, rows=config.batch_rows, context=config.context, seed=0)
         self.optimizer, self.done = adamw(self.lm.model, config), 0
-        self.precision = choose_precision("auto", CPU)[0]
+        rows = config.batch_rows * config.context
+        self.precision = choose_precision("auto", CPU, linear_shapes(self.lm.model), rows=rows)[0]
 
     def flops(self, first: int, last: int) -> float:
         """What a backward pass through what is trained in these updates must multiply and add."""

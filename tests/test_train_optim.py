@@ -12,8 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with
 
 from twistlm import recipes
 from twistlm.config import TrainConfig
-from twistlm.errors import ConfigError
-from twistlm.train.optim import adamw, choose_precision, learning_rate
+from twistlm.train.optim import adamw, learning_rate
 
 BASE = recipes.quickstart().warm
 CPU = torch.device("cpu")
@@ -95,20 +94,3 @@ def test_one_step_equals_the_formula() -> None:
     adamw(linear, dataclasses.replace(BASE, lr=0.1, weight_decay=0.5)).step()
     expected = before * (1 - 0.1 * 0.5) - 0.1 * grad / (grad.abs() + 1e-8)
     torch.testing.assert_close(linear.weight.detach(), expected)
-
-
-@pytest.mark.parametrize(
-    ("amx", "avx", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "float32")]
-)
-def test_auto_precision_follows_the_cpu(amx: bool, avx: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    precision, why = choose_precision("auto", CPU)
-    assert precision == expected and why
-    assert choose_precision("float32", CPU)[0] == "float32"
-    assert choose_precision("bf16", CPU)[0] == "bf16"
-
-
-def test_bf16_is_refused_where_autocast_is_not() -> None:
-    with pytest.raises(ConfigError, match="meta"):
-        choose_precision("bf16", torch.device("meta"))

@@ -72,7 +72,8 @@ class TrainConfig(_Checked):
         compile: run layers through torch.compile: faster updates after a first one that takes half a minute longer, and
             the same numbers up to rounding. For runs of more than a few minutes. A CPU needs a C++ compiler.
         precision: `"float32"`, `"bf16"` (autocast; weights and optimiser stay float32), or `"auto"`: bf16 where the
-            device computes it faster than float32. The choice is written in the run's config.json.
+            device computes it faster than float32; on a CPU both are timed on the model's shapes. The choice and the
+            times are written in the run's config.json, and a resumed run keeps it.
         eval_every: updates between two evaluations; one is always made before the first update and after the last.
             0 makes only those two.
         checkpoint_every: updates between two checkpoints, each three times the model's size on disk. 0 writes none

@@ -202,7 +202,9 @@ def hubert(
     frame_rate: Annotated[int, typer.Option(help="Frames per second: 25 or 50.")] = 25,
     k: Annotated[int, typer.Option("--k", help="Number of target units.")] = 500,
     size: Annotated[Literal["mini", "base", "large"], typer.Option(help="base and large hear waveforms.")] = "mini",
-    bf16: Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")] = False,
+    precision: Annotated[
+        Literal["float32", "bf16", "auto"], typer.Option(help="Of matrix products; auto: the faster one.")
+    ] = "float32",
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -210,7 +212,8 @@ def hubert(
     from twistlm.jobs.hubert import hubert_config, pretrain_hubert
 
     config = hubert_config(
-        front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed, size=size, bf16=bf16
-    )
+        front_end=front_end, frame_rate=frame_rate, n_targets=k, updates=updates, seed=seed, size=size,
+        bf16="auto" if precision == "auto" else precision == "bf16",
+    )  # fmt: skip
     folder = pretrain_hubert(speech, out, config, teacher=teacher, progress=progress)
     return Result({"encoder": str(folder)}, f"{folder}: go on with twist kmeans {speech} --encoder {folder} …")

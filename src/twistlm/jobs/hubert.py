@@ -48,7 +48,7 @@ def hubert_config(
     updates: int,
     seed: int,
     size: Literal["mini", "base", "large"] = "mini",
-    bf16: bool = False,
+    bf16: bool | Literal["auto"] = False,
 ) -> HubertPretrainConfig:
     """Return the configuration of a run of one's own.
 
@@ -59,7 +59,7 @@ def hubert_config(
         updates: how long.
         seed: of everything random.
         size: see SIZES.
-        bf16: matrix products in bfloat16.
+        bf16: matrix products in bfloat16; "auto" where they are faster.
 
     Raises:
         BadInput: another frame rate than 25 or 50 Hz, or a filterbank for base or large.

@@ -46,7 +46,7 @@ def describe(path: str | Path) -> Facts:
     if {"metrics.jsonl", "config.json"} <= has:
         record = _json(path / "config.json")
         state = "finished" if "result.json" in has else "unfinished"
-        told = _some(record, "fingerprint", "run_fingerprint", "precision", "config", "inputs")
+        told = _some(record, "fingerprint", "run_fingerprint", "precision", "precision_because", "config", "inputs")
         return {"kind": "training run", "state": state, **told}
     if "provenance.json" in has and "unit_spec.json" in has:
         start = _json(path / "provenance.json")
@@ -81,7 +81,7 @@ def diagnose() -> Facts:
     """Return the state of machine and installation; `problems` lists what is amiss, and is empty when all is well."""
     import torch
 
-    from twistlm.train.optim import choose_precision
+    from twistlm.compute.precision import SMOLLM2_135M, choose_precision
 
     problems: list[str] = []
     packages: Facts = {}
@@ -107,14 +107,14 @@ def diagnose() -> Facts:
     if memory < _NEEDED_GB:
         problems.append(f"{memory:.1f} GB of memory; the quickstart may need {_NEEDED_GB:g} GB")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision, why = choose_precision("auto", device)
+    precision, choice = choose_precision("auto", device, SMOLLM2_135M, rows=512)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": cores(),
         "memory_gb": memory,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "precision": f"{precision} ({why})",
+        "precision": f"{precision} ({choice.in_words()})",
         "cache": str(cache),
         "cache_free_gb": shutil.disk_usage(nearest).free / 1e9,
         "fetched": fetched(),

@@ -13,6 +13,7 @@ from signal import Signals
 import numpy as np
 import torch
 
+from twistlm.compute import choices
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
@@ -77,7 +78,8 @@ def train(
         lm: the starting model, on the device to train on. Its weights are trained in place.
         corpus: documents of units of the same spec.
         config: see `TrainConfig`.
-        out: folder; gets config.json before the first update, metrics.jsonl line by line, checkpoint/ while unfinished,
+        out: folder; gets config.json before the first update, choices.json (which ways of computing its evaluations
+            take, see `compute.choices`), metrics.jsonl line by line, checkpoint/ while unfinished,
             lm/ and result.json at the end.
         on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
@@ -101,6 +103,7 @@ def train(
         ranks.parts(config)
         with ranks.first_goes_first():
             record = open_record(out / "config.json", lm, corpus, config)
+        stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))
         if (out / "result.json").exists():
             return _finish(out, ranks)
         whole = parallel.shard(lm, ranks)

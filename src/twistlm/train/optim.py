@@ -1,16 +1,12 @@
-"""What one update depends on besides the batch: the optimiser, the learning rate, the number format."""
+"""What one update depends on besides the batch: the optimiser and the learning rate."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 
 from twistlm.config import TrainConfig
-from twistlm.errors import ConfigError
-
-Precision = Literal["float32", "bf16"]
 
 
 def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -59,31 +55,3 @@ def learning_rate(update: int, config: TrainConfig) -> float:
     falling = max(config.updates - 1 - config.warmup, 1)
     progress = min((update - config.warmup) / falling, 1.0)
     return config.lr_floor + (config.lr - config.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def choose_precision(wanted: Literal["float32", "bf16", "auto"], device: torch.device) -> tuple[Precision, str]:
-    """Return the number format of the matrix products, and why, in words.
-
-    `"auto"` takes bf16 only where the hardware multiplies it; elsewhere it is emulated and slower than float32.
-
-    Raises:
-        ConfigError: bf16 is asked for on a device whose autocast does not know it.
-    """
-    if wanted == "float32":
-        return "float32", "asked for"
-    if wanted == "bf16":
-        if not torch.amp.is_autocast_available(device.type):
-            raise ConfigError(f"precision is 'bf16', which torch cannot do on {device.type}; use 'auto' or 'float32'.")
-        return "bf16", "asked for"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "the GPU computes bf16"
-        return "float32", "the GPU does not compute bf16"
-    if device.type == "cpu":
-        # Private names, but the only ones in every torch the project supports.
-        if torch.cpu._is_amx_tile_supported():
-            return "bf16", "the CPU has AMX"
-        if torch.cpu._is_avx512_bf16_supported():
-            return "bf16", "the CPU has AVX-512 bf16"
-        return "float32", "the CPU has no bf16 instructions"
-    return "float32", f"bf16 is not known to be faster on {device.type}"

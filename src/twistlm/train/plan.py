@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from twistlm.compute.precision import Precision, Shapes, choose_precision, linear_shapes
 from twistlm.config import Head, TrainConfig
 from twistlm.corpus.packing import pack
 from twistlm.errors import BadInput
@@ -32,7 +33,7 @@ from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.trainable import Freeze, find_layers
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
-from twistlm.train.optim import Precision, adamw, choose_precision
+from twistlm.train.optim import adamw
 from twistlm.train.parallel import Ranks
 from twistlm.types import UnitSpec
 
@@ -137,7 +138,12 @@ def plan(
         raise BadInput("the corpus has no documents to plan for.")
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
-    precision, _ = choose_precision(config.precision, device)
+    shapes: Shapes = {}
+    if config.precision == "auto":
+        with torch.random.fork_rng(devices=[]), FakeTensorMode():
+            shapes = linear_shapes(cold_start(text_lm, spec, seed=0, head=head, layers=layers).model)
+    at_once = config.batch_rows // ranks // Ranks(0, ranks).parts(config) * config.context
+    precision, _ = choose_precision(config.precision, device, shapes, rows=at_once)
     update = count_update(
         text_lm, spec, config, precision=precision, head=head, layers=layers, freeze=freeze, ranks=ranks
     )

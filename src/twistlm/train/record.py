@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import CheckpointError
 from twistlm.files.atomic import atomic_write
 from twistlm.lm.model import UnitLM
-from twistlm.train.optim import choose_precision
 
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
@@ -44,7 +44,8 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
     }
     if path.exists():
         return _require_same(path, same)
-    precision, why = choose_precision(config.precision, lm.device)
+    rows = config.batch_rows // config.accumulate * config.context
+    precision, choice = choose_precision(config.precision, lm.device, linear_shapes(lm.model), rows=rows)
     record = {
         **same,
         "config": to_dict(config),
@@ -53,7 +54,8 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
         "unit_spec": corpus.spec.to_dict(),
         "start": lm.provenance,
         "precision": precision,
-        "precision_because": why,
+        "precision_because": choice.in_words(),
+        "precision_seconds": dict(choice.seconds),
         "versions": versions(),
         "hardware": hardware(lm.device),
     }

@@ -34,6 +34,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig, HubertModel
 
+from twistlm.compute import choices
+from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.units.encoder import frames_of
@@ -68,7 +70,8 @@ class HubertPretrainConfig:
         position_kernel: frames that the positional convolution spans (HuBERT: 128 at 50 Hz).
         checkpoint_every: updates between checkpoints.
         compile: fuse the model with torch.compile (needs a C++ compiler; about 1.2 times faster on a CPU).
-        bf16: matrix products in bfloat16 (autocast); weights, norms and the loss stay float32.
+        bf16: matrix products in bfloat16 (autocast); weights, norms and the loss stay float32. "auto": where they are
+            faster, which a CPU is asked by timing; what was found stands in choices.json and is kept on going on.
         seed: fixes weights, crops, masks and augmentation.
     """
 
@@ -95,7 +98,7 @@ class HubertPretrainConfig:
     position_kernel: int = 64
     checkpoint_every: int = 500
     compile: bool = True
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = False
     seed: int = 0
 
     def hubert(self) -> HubertConfig:
@@ -302,13 +305,14 @@ def pretrain(
         step_model = DistributedDataParallel(model, find_unused_parameters=True)
     if config.compile:
         step_model = torch.compile(step_model)  # type: ignore[assignment]
+    bf16 = _takes_bf16(config, model, out, crops=config.batch // ranks)
     began = time.perf_counter()
     while update < config.updates:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, update)
         waves, targets, masks = draw_batch(speech, config, update, rank=rank, ranks=ranks)
         batch = waves.to(device), targets.to(device), masks.to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss, parts = loss_of(step_model, batch, config)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at update {update}: lower the learning rate ({config.lr}).")
@@ -343,6 +347,22 @@ def _begin_from(initial: Mapping[str, Tensor], hubert: HubertModel) -> None:
 def _rank() -> tuple[int, int]:
     """Which rank this is, and of how many."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _takes_bf16(config: HubertPretrainConfig, model: nn.Module, out: Path, *, crops: int) -> bool:
+    """Return whether products are bf16; the first rank finds out, if that is to be found out, and tells the others."""
+    if config.bf16 != "auto":
+        return config.bf16
+    rank, ranks = _rank()
+    device = next(model.parameters()).device
+    took = [False]
+    if rank == 0:
+        rows = crops * round(config.crop_seconds * config.frame_rate)
+        with choices.kept(out / "choices.json"):
+            took = [choose_precision("auto", device, linear_shapes(model), rows=rows)[0] == "bf16"]
+    if ranks > 1:
+        dist.broadcast_object_list(took, src=0)
+    return took[0]
 
 
 def learning_rate(config: HubertPretrainConfig, update: int) -> float:

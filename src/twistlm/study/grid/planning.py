@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import GridConfig
 from twistlm.corpus.stream import PackedStream
 from twistlm.lm.folders import place as to_device
@@ -19,7 +20,7 @@ from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
 from twistlm.study.run import subset
-from twistlm.train.optim import adamw, choose_precision
+from twistlm.train.optim import adamw
 from twistlm.train.step import take_step
 
 _TRIAL_UNITS = 500
@@ -37,7 +38,8 @@ def measure(config: GridConfig, inputs: Inputs, layers: int) -> Speed:
     """Make three updates of a cold model, the first of which is not counted, and score a few documents."""
     settings = train_config(config, Cell(arm="cold", layers=layers, amount=1, seed=0, rate=1e-6, split="validation"))
     lm = to_device(cold_start(inputs.text_lm, inputs.train.spec, seed=0, layers=layers))
-    optimizer, (precision, _) = adamw(lm.model, settings), choose_precision(settings.precision, lm.device)
+    optimizer, rows = adamw(lm.model, settings), settings.batch_rows // settings.accumulate * settings.context
+    precision, _ = choose_precision(settings.precision, lm.device, linear_shapes(lm.model), rows=rows)
     stream = PackedStream(inputs.train, lm.vocab, rows=settings.batch_rows, context=settings.context, seed=0)
     steps = [
         take_step(lm, optimizer, stream.batch(update), settings, update=update, precision=precision)["seconds"]

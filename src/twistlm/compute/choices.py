@@ -1,0 +1,203 @@
+"""Which of several ways to compute the same thing is faster here: found by trying them, noted, and kept.
+
+No flag of a CPU says it: one with bf16 instructions may multiply bf16 at half of float32's rate, and the library that
+is faster on one make is slower on another. So the first time that a choice is due, each way computes the same small
+piece a few times in turn, and the fastest is taken from then on, for that piece, number of threads and process. The
+plain way (the first of WAYS) stays unless another is faster by more than MARGIN, so that noise does not decide.
+
+Ways may round differently. Where that could move a number that must come again, `kept` holds the choices in a file. The
+environment variable TWISTLM_CHOICES makes choices by name, for tests and to repeat what another machine did:
+`TWISTLM_CHOICES=products=mkl,drafts=none`. What it does not name is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twistlm.errors import CheckpointError, ConfigError
+from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import check_shape, read_json
+
+VARIABLE = "TWISTLM_CHOICES"
+MARGIN = 1.05
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "precision": ("float32", "bf16"),  # of the products of training, where the setting is "auto"
+    "products": ("mkl", "onednn"),  # whose float32 products inference uses
+    "drafts": ("none", "int8"),  # whether one continuation is drafted with int8 weights
+    "clips": ("alone", "together"),  # whether short clips are encoded one by one or in batches
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was taken.
+
+    Attributes:
+        took: one of the ways.
+        because: "timed", "asked for" (by the environment), or "the only way here".
+        seconds: way -> what it took for the same piece of work; a caller may add times of parts. Empty when not timed.
+    """
+
+    took: str
+    because: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def in_words(self) -> str:
+        """Say why, in a few words."""
+        if not self.seconds:
+            return self.because
+        return f"{self.because}: {', '.join(f'{way} {1e3 * s:.3g} ms' for way, s in self.seconds.items())}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"took": self.took, "because": self.because, "seconds": dict(self.seconds)}
+
+
+_FIX = "Remove it to have them made anew."
+_SHAPE = {"took": str, "because": str, "seconds": dict}
+
+_made: dict[str, Choice] = {}  # of this process
+_kept: list[_Kept] = []
+_lock = threading.RLock()
+
+
+def choose(
+    kind: str, what: str, measure: Callable[[], Mapping[str, float]], *, possible: bool = True, asked: bool = True
+) -> Choice:
+    """Return the choice of this kind for `what`, made now if it never was.
+
+    Args:
+        kind: one of WAYS.
+        what: the piece of work and the number of threads, in words; the same words are the same choice.
+        measure: times the ways (`race`); called at most once, and while it runs no other choice is made.
+        possible: False where only the plain way works.
+        asked: whether the environment is asked first.
+
+    Raises:
+        ConfigError: TWISTLM_CHOICES names no known choice or way.
+    """
+    key = f"{kind}: {what}"
+    found = (_kept[-1].choices if _kept else _made).get(key)
+    if found is not None:
+        return found
+    with _lock:
+        plain = WAYS[kind][0]
+        here = _kept[-1].choices if _kept else _made
+        found = here.get(key) or _made.get(key)
+        if found is None and not possible:
+            found = Choice(took=plain, because="the only way here")
+        if found is None and asked and (way := asked_for(kind)):
+            found = Choice(took=way, because="asked for")
+        if found is None:
+            seconds = {way: float(f"{s:.3g}") for way, s in measure().items()}
+            fastest = min((way for way in WAYS[kind] if way in seconds), key=seconds.__getitem__)
+            took = fastest if seconds[fastest] * MARGIN < seconds[plain] else plain
+            found = Choice(took=took, because="timed", seconds=seconds)
+        _made.setdefault(key, found)
+        if _kept:
+            _kept[-1].add(key, found)
+    return found
+
+
+def known(kind: str, what: str) -> Choice | None:
+    """Return the choice of this kind for `what` if it is made already, or the environment makes it."""
+    found = (_kept[-1].choices if _kept else _made).get(f"{kind}: {what}")
+    if found is None and (way := asked_for(kind)):
+        return Choice(took=way, because="asked for")
+    return found
+
+
+def asked_for(kind: str) -> str | None:
+    """Return the way that the environment names for this kind of choice; None when it names none.
+
+    Raises:
+        ConfigError: TWISTLM_CHOICES names no known choice or way.
+    """
+    given = os.environ.get(VARIABLE, "")
+    return _parsed(given).get(kind) if given else None
+
+
+def _parsed(given: str) -> dict[str, str]:
+    found = {}
+    for part in filter(None, (p.strip() for p in given.split(","))):
+        kind, _, way = part.partition("=")
+        if way not in WAYS.get(kind, ()):
+            known_ones = "; ".join(f"{kind}={'|'.join(ways)}" for kind, ways in WAYS.items())
+            raise ConfigError(f"{VARIABLE} says {part!r}, which is no choice. Known: {known_ones}.")
+        found[kind] = way
+    return found
+
+
+def race(ways: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
+    """Return the least seconds of each way, tried in turn until `seconds` are over, twice at least.
+
+    What ran first, slower for that, is not counted. A way that is three times slower than another is not tried further.
+    The least and not the mean: other processes only ever add to it.
+    """
+    begun, best = time.perf_counter(), dict.fromkeys(ways, float("inf"))
+    for way in ways.values():
+        way()
+    for rounds in range(30):
+        for name, way in ways.items():
+            if rounds and best[name] > 3 * min(best.values()):
+                continue
+            started = time.perf_counter()
+            way()
+            best[name] = min(best[name], time.perf_counter() - started)
+        if rounds and time.perf_counter() - begun > seconds:
+            break
+    return best
+
+
+def made() -> dict[str, dict[str, Any]]:
+    """Return every choice of this process, or of the innermost `kept`, for JSON: "kind: what" -> the choice."""
+    return {key: choice.to_dict() for key, choice in sorted((_kept[-1].choices if _kept else _made).items())}
+
+
+@contextmanager
+def kept(path: Path, *, write: bool = True) -> Iterator[None]:
+    """Inside the block, choices that stand in `path` hold, and new ones are written there as they are made.
+
+    A file that was begun on another machine, or at another moment, decides: what is computed inside then comes again.
+    Threads that are started inside see it too.
+
+    Args:
+        path: a JSON file; need not be there.
+        write: whether this process writes it.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    stored = read_json(path, "the choices of a run", fix=_FIX, error=CheckpointError) if path.exists() else {}
+    for key, fields in stored.items():
+        check_shape(fields, _SHAPE, where=f"{path}: {key}", kind="a choice", fix=_FIX, error=CheckpointError)
+        if fields["took"] not in WAYS.get(key.partition(":")[0], ()):
+            raise CheckpointError(f"{path}: {key} took {fields['took']!r}, which is no way to do it. {_FIX}")
+    choices = {key: Choice(**fields) for key, fields in stored.items()}
+    mine = _Kept(path, choices, write)
+    _kept.append(mine)
+    try:
+        yield
+    finally:
+        _kept.remove(mine)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    path: Path
+    choices: dict[str, Choice]
+    write: bool
+
+    def add(self, key: str, choice: Choice) -> None:
+        self.choices[key] = choice
+        if self.write:
+            with atomic_write(self.path) as temporary:
+                content = {key: choice.to_dict() for key, choice in sorted(self.choices.items())}
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Choices between ways of computing the same thing: found by timing, named by the environment, kept in a file."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from twistlm.compute import choices, precision
+from twistlm.compute.choices import VARIABLE, choose, kept, race
+from twistlm.compute.precision import SMOLLM2_135M, choose_precision, linear_shapes
+from twistlm.errors import CheckpointError, ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def test_the_faster_way_is_taken_once_and_the_plain_one_within_the_margin() -> None:
+    asked = []
+
+    def times(**seconds: float):
+        return lambda: asked.append(1) or seconds
+
+    assert choose("products", "a", times(mkl=1.0, onednn=0.5)).took == "onednn"
+    assert choose("products", "a", times(mkl=0.1, onednn=0.5)).took == "onednn"
+    assert choose("products", "b", times(mkl=1.0, onednn=0.97)).took == "mkl"
+    assert choose("products", "c", times(mkl=1.0, onednn=0.1), possible=False).took == "mkl"
+    assert len(asked) == 2
+    assert choices.made()["products: a"]["seconds"] == {"mkl": 1.0, "onednn": 0.5}
+
+
+def test_the_environment_decides_without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> dict[str, float]:
+        raise AssertionError
+
+    monkeypatch.setenv(VARIABLE, "products=onednn, drafts=none")
+    found = choose("products", "a", never)
+    assert (found.took, found.because) == ("onednn", "asked for")
+    assert choose("drafts", "a", never).took == "none"
+    assert choose("clips", "a", lambda: {"alone": 1.0, "together": 0.5}).because == "timed"
+    for wrong in ("products=blas", "product=mkl", "mkl"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(ConfigError, match="products=mkl"):
+            choose("products", wrong, never)
+
+
+def test_what_a_file_keeps_decides_and_what_is_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "choices.json"
+    assert choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0}).took == "onednn"
+    with kept(path):
+        choose("products", "a", dict)  # known already: taken over
+        choose("products", "b", lambda: {"mkl": 1.0, "onednn": 2.0})
+    assert {key: value["took"] for key, value in json.loads(path.read_text()).items()} == {
+        "products: a": "onednn",
+        "products: b": "mkl",
+    }
+    monkeypatch.setattr(choices, "_made", {})
+    choose("products", "a", lambda: {"mkl": 1.0, "onednn": 2.0})
+    monkeypatch.setenv(VARIABLE, "products=mkl")
+    with kept(path, write=False):
+        assert choose("products", "a", dict).took == "onednn"
+        assert choose("products", "c", dict).took == "mkl"
+    assert "products: c" not in path.read_text()
+    assert choose("products", "a", dict).took == "mkl"
+    for broken in ("{", '{"products: a": 3}', '{"products: a": {"took": "x", "because": "", "seconds": {}}}'):
+        path.write_text(broken)
+        with pytest.raises(CheckpointError, match="Remove it"), kept(path):
+            pass
+
+
+def test_a_race_counts_the_least_and_leaves_the_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    took = {"quick": [5.0, 9.0, 1.0, 2.0, *[2.0] * 40], "slow": [5.0, 3.5, 3.2, 3.1, *[0.0] * 40]}
+    calls = dict.fromkeys(took, 0)
+
+    def way(name: str) -> None:
+        nonlocal now
+        now += took[name][calls[name]]
+        calls[name] += 1
+
+    monkeypatch.setattr(choices, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = race({name: partial(way, name) for name in took}, seconds=40.0)
+    assert found == {"quick": 1.0, "slow": 3.5}  # the first of each is not counted; 3.5 is more than three times 1
+    assert calls["slow"] == 2 and calls["quick"] > 5
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [({"float32": 2.0, "bf16": 1.0}, "bf16"), ({"float32": 1.0, "bf16": 1.9}, "float32")],
+)
+def test_auto_takes_the_faster_format(times: dict[str, float], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_has_bf16", lambda: True)
+    monkeypatch.setattr(precision, "race", lambda ways, seconds: times)
+    took, why = choose_precision("auto", CPU, SMOLLM2_135M, rows=512)
+    assert took == expected == why.took
+    assert why.seconds == {way: 210 * s for way, s in times.items()}
+    assert "ms" in why.in_words()
+    assert choose_precision("auto", CPU, SMOLLM2_135M, rows=512)[1] is why
+    assert choose_precision("float32", CPU, {}, rows=1)[0] == "float32"
+    assert choose_precision("bf16", CPU, {}, rows=1)[0] == "bf16"
+
+
+def test_auto_asks_nobody_where_nothing_multiplies_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_has_bf16", lambda: False)
+    monkeypatch.setattr(precision, "race", None)
+    assert choose_precision("auto", CPU, SMOLLM2_135M, rows=512)[0] == "float32"
+    monkeypatch.setattr(precision, "_has_bf16", lambda: True)
+    monkeypatch.setenv(VARIABLE, "precision=bf16")
+    assert choose_precision("auto", CPU, SMOLLM2_135M, rows=512)[0] == "bf16"
+
+
+def test_both_formats_are_timed_on_the_models_products() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(16, 24), torch.nn.Linear(24, 16), torch.nn.Linear(16, 24))
+    shapes = linear_shapes(model)
+    assert shapes == {(16, 24): 2, (24, 16): 1}
+    before = torch.get_rng_state()
+    found = precision._measure(shapes, 8)
+    assert found.keys() == {"float32", "bf16"} and min(found.values()) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(p.grad is not None for p in model.parameters())
+    wide = {(4096, 11008): 3, (8192, 4096): 1, (10, 10): 1, (20, 10): 1, (30, 10): 1, (40, 10): 1}
+    assert precision._tried(wide) == {(2048, 2048): 4, (40, 10): 1, (30, 10): 1, (20, 10): 1}
+
+
+def test_bf16_is_refused_where_autocast_is_not() -> None:
+    with pytest.raises(ConfigError, match="meta"):
+        choose_precision("bf16", torch.device("meta"), {}, rows=1)
