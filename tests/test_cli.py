@@ -64,20 +64,24 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
 
     cut = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer, "--json")
     assert (cut.json["done"], cut.json["failed"]) == (24, 0)
-    again = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer, "--json")
+    again = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--search", tiny.root, "--json")
     assert (again.json["done"], again.json["skipped"]) == (0, 24)
 
     short = [f"--set={s}" for s in ("updates=2", "context=32", "batch_rows=2", "eval_every=1", "precision=float32")]
     trained = twist("train", units, "--text-lm", tiny.text_lm, "--out", run, *short, "--json")
     assert trained.json["updates"] == 2 and trained.json["last"]["val_nll"] > 0
 
-    judged = twist("eval", run, "--units", units, "--context", 32)
+    judged = twist("eval", run, "--units", units)
     assert judged.code == 0 and judged.out.startswith("perplexity ") and " bits a second; on " in judged.out
+    kept = json.loads((run / "eval" / "perplexity.json").read_text())
+    assert kept["context"] == 32 and kept["perplexity"]["n_documents"] == 2
     both = twist("eval", run, "--units", units, "--context", 32, "--against", run, "--against-units", units)
     assert "difference +0.00 [+0.00, +0.00] bits a second, p = 1" in both.out, both.err
+    assert both.out == twist("eval", run, "--units", units, "--against", run).out
     twist("eval", run, "--units", units, "--against-units", units).refused("give --against")
+    twist("eval", run, "--units", units, "--topline", tiny.text_lm).refused("about suites")
 
-    voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    voice = ["--search", tiny.root]
     prompt = tiny.speech / "low" / "0.wav"
     said = twist(
         "generate", run, prompt, "--out", tmp_path / "c.wav", "--prompt-seconds", 1, "--seconds", 2, *voice, "--json"
@@ -86,14 +90,26 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
         soundfile.info(tmp_path / "c.wav").duration == pytest.approx(said.json["seconds"]) and said.json["seconds"] > 1
     )
 
-    twist("resynth", prompt, "--out", tmp_path / "r.wav", *voice)
+    parts = {kind: Path(said.json[kind]["folder"]) for kind in ("tokenizer", "vocoder")}
+    assert parts == {"tokenizer": tiny.tokenizer, "vocoder": tiny.vocoder}
+    twist("generate", run, prompt, "--out", tmp_path / "d.wav").refused("no vocoder here", "--search", "twist vocoder")
+
+    told = twist("resynth", prompt, "--out", tmp_path / "r.wav", "--tokenizer", tiny.tokenizer, *voice)
+    assert f"vocoder {tiny.vocoder} (searched)" in told.out
+    taken = [twist("resynth", prompt, "--out", tmp_path / "r.wav", *of, *voice, "--json").json["unit_spec"]
+             for of in (["--units-of", run], ["--units-of", units], ["--vocoder", tiny.vocoder])]  # fmt: skip
+    assert set(taken) == {cut.json["unit_spec"]}
     assert soundfile.info(tmp_path / "r.wav").duration == pytest.approx(soundfile.info(prompt).duration, abs=0.1)
 
     kinds = {"m": prompt, "units": units, "training run": run, "unit LM": run / "lm", "tokenizer": tiny.tokenizer}
     kinds |= {"vocoder": tiny.vocoder, "text LM": tiny.text_lm}
     kinds["sound file"] = kinds.pop("m")
     for kind, path in kinds.items():
-        assert twist("show", path, "--json").json["kind"] == kind
+        facts = twist("show", path, *voice, "--json").json
+        assert facts["kind"] == kind
+        if kind in ("units", "training run", "unit LM", "vocoder"):
+            assert facts["tokenizer"] == f"{tiny.tokenizer} (searched)"
+    assert twist("show", run, "--json").json["vocoder"].startswith("none here")
 
 
 def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):
@@ -201,8 +217,8 @@ def test_a_model_of_other_units(twist, tiny: Tiny, other_tokenizer: Path, tmp_pa
     assert not (tmp_path / "c.wav").exists()
 
 
-def test_nothing_to_judge_with(twist, tiny: Tiny):
-    twist("eval", tiny.text_lm).refused("--units", "--suite")
+def test_a_text_lm_is_no_model_to_judge(twist, tiny: Tiny):
+    twist("eval", tiny.text_lm).refused("not a trained model", "twist train")
 
 
 def test_a_run_without_results(twist, tmp_path):
@@ -252,7 +268,7 @@ def test_explain_gives_each_kind_its_exit_code():
 def test_a_fault_of_ours_is_a_paragraph_unless_debug(tmp_path, flags, traceback):
     script = (
         "import sys\nfrom twistlm.jobs import inspecting\nfrom twistlm.cli.main import main\n"
-        "def broken(path):\n    raise ZeroDivisionError('of our own')\n"
+        "def broken(path, **options):\n    raise ZeroDivisionError('of our own')\n"
         f"inspecting.describe = broken\nsys.argv = ['twist', 'show', {str(tmp_path)!r}, *{flags}]\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -154,13 +154,12 @@ def test_toplines_where_there_are_transcripts(twist, tiny: Tiny, text_lm: Path, 
 def test_refusals_come_before_any_work(twist, tiny: Tiny, other_tokenizer: Path, bench: Path, tmp_path):  # noqa: F811
     suite = f"sblimp-dev={bench}/slm21"
     rest = ["--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
-    twist("eval", bench / "a", suite, *rest).refused("--normalize mean, sum or both")
-    rest += ["--normalize", "mean"]
     twist("eval", bench / "a", "sblimp", *rest).refused("no suite 'sblimp'", "sblimp-dev")
     twist("eval", bench / "a", suite, suite, *rest).refused("named twice: sblimp-dev")
     twist("eval", bench / "none", suite, *rest).refused("not a trained model")
     twist("eval", bench / "a", suite, *rest[2:], "--tokenizer", other_tokenizer).refused("do not speak the same units")
-    twist("eval", bench / "a", f"salmon={bench}/salmon", *rest, "--submission", tmp_path / "sub").refused("none of the")
+    one = ["--submission", tmp_path / "sub", "--normalize", "sum"]
+    twist("eval", bench / "a", f"salmon={bench}/salmon", *rest, *one).refused("none of the")
     assert not (tmp_path / "out").exists() and not (tmp_path / "sub").exists()
 
 

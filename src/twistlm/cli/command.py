@@ -10,11 +10,13 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from twistlm.errors import TwistError
+from twistlm.files.sources import DEFAULT_TOKENIZER
 
 app = typer.Typer(
     name="twist",
@@ -27,10 +29,21 @@ app = typer.Typer(
 )
 
 
-MINI = "mini-25hz-500"
+MINI = DEFAULT_TOKENIZER
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 TokenizerName = Annotated[str, typer.Option(help="Name or folder of a speech tokenizer.")]
-VocoderName = Annotated[str, typer.Option(help="Name or folder of a vocoder of the same units.")]
+FoundTokenizer = Annotated[
+    str | None, typer.Option(help="Name or folder of a speech tokenizer; default: found by what the units are.")
+]
+FoundVocoder = Annotated[
+    str | None, typer.Option(help="Name or folder of a vocoder; default: found by what the units are.")
+]
+Search = Annotated[
+    list[Path] | None, typer.Option(help="Look for tokenizers and vocoders below this folder too. Can be repeated.")
+]
+UnitsOf = Annotated[
+    Path | None, typer.Option(help="Take the units of this model, run or folder of units; instead of --tokenizer.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: lr=1e-3. Can be repeated.")]
 Recipe = Annotated[str, typer.Option(help="Recipe, or a TOML file with what differs from one.")]
 

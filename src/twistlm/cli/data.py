@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import MINI, Result, Seed, TokenizerName, verb
+from twistlm.cli.command import MINI, Result, Search, Seed, verb
 
 
 @verb
@@ -88,7 +88,11 @@ def manifest(
 def tokenize(
     speech: Annotated[str, typer.Argument(help="Folder with sound files, or a manifest; URLs too (s3://…).")],
     out: Annotated[str, typer.Option(help="Folder for the units (Parquet shards), or its URL.")],
-    tokenizer: TokenizerName = MINI,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help=f"Name or folder of a speech tokenizer; default: that of the units in OUT, else {MINI}."),
+    ] = None,
+    search: Search = None,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Cut on a Ray cluster; local begins one on this machine.")
@@ -108,9 +112,11 @@ def tokenize(
     from twistlm.compute.devices import device
     from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
+    from twistlm.jobs.parts import tokenizer_for_more
     from twistlm.units.tokenizer import SpeechTokenizer
 
-    tok = SpeechTokenizer.load(tokenizer)
+    part = tokenizer_for_more(out, tokenizer=tokenizer, search=search or ())
+    tok = SpeechTokenizer.load(part.folder)
     tok = tok.on(device()) if ray is None else tok
     cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
     report = run(speech, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
@@ -120,8 +126,10 @@ def tokenize(
         "skipped": report.n_skipped,
         "failed": len(report.failures),
         "unit_spec": tok.spec.fingerprint,
+        "tokenizer": part.facts,
     }
     text = f"{out}: {report.n_done} clips cut, {report.n_skipped} were there, {len(report.failures)} failed"
+    text += f"; tokenizer {part}"
     return Result(facts, text)
 
 

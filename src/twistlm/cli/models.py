@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import MINI, Recipe, Result, Seed, Set, TokenizerName, VocoderName, verb
+from twistlm.cli.command import (
+    MINI,
+    FoundTokenizer,
+    FoundVocoder,
+    Recipe,
+    Result,
+    Search,
+    Seed,
+    Set,
+    UnitsOf,
+    verb,
+)
 from twistlm.config import Head, HeadStart, Rows
 
 if TYPE_CHECKING:
@@ -147,53 +158,62 @@ def eval_(
     model: Model,
     suites: Annotated[
         list[str] | None,
-        typer.Argument(help="Suites of pairs: mini-swuggy, -sblimp, -storycloze, -topic-storycloze, or NAME=FOLDER."),
+        typer.Argument(
+            help="Suites of pairs: mini-swuggy, -sblimp, -storycloze, -topic-storycloze, or NAME=FOLDER. With neither "
+            "SUITES nor --units: all that are bundled, and the perplexity of what the training held out."
+        ),
     ] = None,
     normalize: Annotated[
-        Literal["mean", "sum", "both"] | None,
-        typer.Option(help="Compare the pairs of SUITES per unit, whole, or both; no default: it moves the number."),
-    ] = None,
+        Literal["mean", "sum", "both"], typer.Option(help="Compare the pairs of SUITES per unit, whole, or both.")
+    ] = "both",
     against: Annotated[
-        Path | None, typer.Option(help="Second model, compared on SUITES (then of the same units) or --against-units.")
+        Path | None, typer.Option(help="Second model, compared on SUITES (then of the same units) and in perplexity.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results on SUITES; default: eval/ in MODEL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: eval/ in MODEL.")] = None,
     submission: Annotated[
         Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
     ] = None,
     topline: Annotated[
         str | None, typer.Option(help="Text LM (name or folder) that reads the transcripts, where SUITES have them.")
     ] = None,
-    units: Annotated[Path | None, typer.Option(help="Folder of units: gives held-out perplexity.")] = None,
+    units: Annotated[
+        Path | None, typer.Option(help="Folder of units: gives perplexity, and nothing else if no SUITES are named.")
+    ] = None,
     against_units: Annotated[
-        Path | None, typer.Option(help="The clips of --units in those of --against: compares bits per second.")
+        Path | None,
+        typer.Option(help="The clips of --units in those of --against, where they are others: bits per second."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which clips of --units.")] = "heldout",
-    context: Annotated[int, typer.Option(help="Window in tokens; the one of training.")] = 256,
-    suite: Annotated[
-        Literal["mini-swuggy"] | None, typer.Option(help="Score mini sWUGGY as the quickstart does, by voice.")
+    split: Annotated[str, typer.Option(help="Which clips of the units.")] = "heldout",
+    context: Annotated[
+        int | None, typer.Option(help="Window in tokens; default: the one of training, or 256.", min=2)
     ] = None,
-    tokenizer: TokenizerName = MINI,
+    tokenizer: FoundTokenizer = None,
+    search: Search = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """Judge a model: perplexity, suites of pairs."""
+    from twistlm.jobs.evaluating import table
     from twistlm.jobs.judging import judge
 
-    facts: dict[str, Any] = {}
-    if units is not None or against_units is not None or suite is not None or not suites:
-        facts = judge(
-            model,
-            units=units,
-            against=against,
-            against_units=against_units,
-            split=split,
-            context=context,
-            suite=suite,
-            tokenizer=tokenizer,
-            seed=seed,
-            progress=progress,
-        )
-    lines = []
+    facts = judge(
+        model,
+        suites or (),
+        normalize=normalize,
+        against=against,
+        out=out,
+        submission=submission,
+        topline=topline,
+        units=units,
+        against_units=against_units,
+        split=split,
+        context=context,
+        tokenizer=tokenizer,
+        search=search or (),
+        seed=seed,
+        progress=progress,
+    )
+    lines = list(facts["notes"])
     if "perplexity" in facts:
         lines.append(_perplexity(facts["perplexity"]))
     if "perplexity_against" in facts:
@@ -201,28 +221,10 @@ def eval_(
         low, high = (math.nan if end is None else end for end in gap["ci"])
         lines.append(f"against {_perplexity(facts['perplexity_against'])}")
         lines.append(f"difference {gap['mean']:+.2f} [{low:+.2f}, {high:+.2f}] bits a second, p = {gap['p']:.2g}")
-    if "mini_swuggy" in facts:
-        score = facts["mini_swuggy"]
-        low, high = score["ci"]
-        lines.append(f"mini sWUGGY {score['accuracy']:.1%} [{low:.1%}, {high:.1%}] on {score['n']} words")
-    if suites:
-        from twistlm.jobs.evaluating import evaluate, table
-
-        found = evaluate(
-            model,
-            suites,
-            against=against,
-            normalize=normalize,
-            tokenizer=tokenizer,
-            out=out,
-            submission=submission,
-            topline=topline,
-            seed=seed,
-            progress=progress,
-        )
-        facts |= found
-        lines.append(table(found))
-    return Result(facts, "\n".join(lines))
+    if "suites" in facts:
+        lines.append(table(facts))
+        lines.append("tokenizer {name} ({found})".format(**facts["tokenizer"]))
+    return Result(facts, "\n".join([*lines, f"results: {facts['results']}"]))
 
 
 def _perplexity(p: Mapping[str, Any]) -> str:
@@ -246,14 +248,15 @@ def generate(
     prompt_seconds: Annotated[float | None, typer.Option(help="Use only the beginning of the prompt.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest unit.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest units.")] = None,
-    tokenizer: TokenizerName = MINI,
-    vocoder: VocoderName = MINI,
+    tokenizer: FoundTokenizer = None,
+    vocoder: FoundVocoder = None,
+    search: Search = None,
     seed: Seed = 0,
 ) -> Result:
     """Let a model continue a recording."""
     from twistlm.jobs.speaking import continue_recording
 
-    clip = continue_recording(
+    clip, parts = continue_recording(
         model,
         prompt,
         tokenizer=tokenizer,
@@ -263,9 +266,11 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
+        search=search or (),
     )
     clip.write(out)
-    return Result({"audio": str(out), "seconds": clip.seconds}, f"{out}: {clip.seconds:.1f} s")
+    facts = {"audio": str(out), "seconds": clip.seconds, "unit_spec": parts.spec.fingerprint, **parts.facts}
+    return Result(facts, f"{out}: {clip.seconds:.1f} s; {parts}")
 
 
 @verb
@@ -275,16 +280,22 @@ def resynth(
     durations: Annotated[
         Literal["given", "predicted"], typer.Option(help="Keep each unit's length, or let the vocoder predict it.")
     ] = "given",
-    tokenizer: TokenizerName = MINI,
-    vocoder: VocoderName = MINI,
+    tokenizer: Annotated[
+        str | None, typer.Option(help=f"Name or folder of a speech tokenizer; default: --vocoder's, else {MINI}.")
+    ] = None,
+    vocoder: FoundVocoder = None,
+    units_of: UnitsOf = None,
+    search: Search = None,
 ) -> Result:
     """Speak a recording again from its units."""
     from twistlm.jobs.speaking import resynthesise
 
-    clip, units = resynthesise(recording, tokenizer=tokenizer, vocoder=vocoder, durations=durations)
+    clip, units, parts = resynthesise(
+        recording, tokenizer=tokenizer, vocoder=vocoder, durations=durations, units_of=units_of, search=search or ()
+    )
     clip.write(out)
     facts = {"audio": str(out), "seconds": clip.seconds, "units": len(units), "unit_spec": units.spec.fingerprint}
-    return Result(facts, f"{out}: {clip.seconds:.1f} s from {len(units)} units")
+    return Result(facts | parts.facts, f"{out}: {clip.seconds:.1f} s from {len(units)} units; {parts}")
 
 
 @verb
@@ -293,16 +304,37 @@ def vocoder(
     out: Annotated[Path, typer.Option(help="Folder of the run; the vocoder goes to its vocoder/.")],
     updates: Annotated[int, typer.Option(help="Generator updates.")],
     speaker: Annotated[str | None, typer.Option(help="Whose clips, when there are several speakers.")] = None,
-    tokenizer: TokenizerName = MINI,
-    like: Annotated[str, typer.Option(help="Vocoder whose shape is taken.")] = MINI,
+    tokenizer: Annotated[
+        str | None, typer.Option(help=f"Name or folder of a speech tokenizer; default: {MINI}.")
+    ] = None,
+    units_of: UnitsOf = None,
+    like: Annotated[
+        str | None, typer.Option(help="Vocoder whose shape is taken; default: a bundled one of as many samples a unit.")
+    ] = None,
+    search: Search = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """Train a vocoder of one voice."""
     from twistlm.jobs.vocoder import fit_vocoder
 
-    made = fit_vocoder(
-        speech, tokenizer, out, speaker=speaker, updates=updates, seed=seed, like=like, progress=progress
+    made, tok, shape = fit_vocoder(
+        speech,
+        tokenizer,
+        out,
+        speaker=speaker,
+        updates=updates,
+        seed=seed,
+        like=like,
+        units_of=units_of,
+        search=search or (),
+        progress=progress,
     )
-    facts = {"vocoder": str(out / "vocoder"), "unit_spec": made.spec.fingerprint}
-    return Result(facts, f"{out / 'vocoder'}: speaks {made.spec.n_units} units, spec {made.spec.fingerprint}")
+    facts = {
+        "vocoder": str(out / "vocoder"),
+        "unit_spec": made.spec.fingerprint,
+        "tokenizer": tok.facts,
+        "like": shape.facts,
+    }
+    text = f"{out / 'vocoder'}: speaks {made.spec.n_units} units, spec {made.spec.fingerprint}"
+    return Result(facts, f"{text}; tokenizer {tok}, shaped like {shape}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twistlm.cli.command import Recipe, Result, Set, group, verb
+from twistlm.cli.command import Recipe, Result, Search, Set, group, verb
 
 Grid = Annotated[str, typer.Argument(help="Grid: full, two-cores, or a TOML file with what differs from one.")]
 grid_verb = group("study", help="Warm against cold over sizes and amounts of data, with ablations.")
@@ -59,22 +59,30 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file of the leaderboard; default: leaderboard.html in the first folder.")
     ] = None,
+    search: Search = None,
 ) -> Result:
     """Write a quickstart's report again, or set what twist eval measured beside published numbers."""
     if len(runs) == 1 and out is None and (runs[0] / "results.json").is_file():
-        return _report(runs[0])
+        return _report(runs[0], search or [])
 
     from twistlm.evaluate.leaderboard import leaderboard
+    from twistlm.jobs.parts import tokenizers_of
     from twistlm.pages.leaderboard import text, values, write_page
 
     sections = leaderboard(runs)
+    rows = (row for section in sections for block in section.blocks for row in block.rows)
+    units = tokenizers_of((row.facts["unit_spec"] for row in rows if row.facts), search=search or ())
     path = write_page(sections, out or runs[0] / "leaderboard.html")
-    return Result({"leaderboard": str(path), "benchmarks": values(sections)}, f"{text(sections)}\nleaderboard: {path}")
+    facts = {"leaderboard": str(path), "tokenizers": units, "benchmarks": values(sections)}
+    lines = [text(sections), *(f"units {spec}: {name or 'no tokenizer of them here'}" for spec, name in units.items())]
+    return Result(facts, "\n".join([*lines, f"leaderboard: {path}"]))
 
 
-def _report(run: Path) -> Result:
+def _report(run: Path, search: list[Path]) -> Result:
     from twistlm.errors import BadInput
+    from twistlm.jobs.inspecting import fitting
     from twistlm.pages.report import write_report
+    from twistlm.types import UnitSpec
 
     source = run / "results.json"
     try:
@@ -82,15 +90,20 @@ def _report(run: Path) -> Result:
     except json.JSONDecodeError as error:
         raise BadInput(f"{source} is not JSON ({error}): run twist quickstart again.") from error
     path = write_report(results, run / "report.html")
-    return Result({"report": str(path)}, f"{_table(results)}\nreport: {path}")
+    parts = fitting(UnitSpec.from_dict(results["unit_spec"]), run / "warm", search=search)
+    told = "\n".join(f"{kind}: {part}" for kind, part in parts.items())
+    return Result({"report": str(path), **parts}, f"{_table(results)}\n{told}\nreport: {path}")
 
 
 @verb
-def show(path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run.")]) -> Result:
-    """Say what a file or folder is."""
+def show(
+    path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run.")],
+    search: Search = None,
+) -> Result:
+    """Say what a file or folder is, and which tokenizer and vocoder fit it."""
     from twistlm.jobs.inspecting import describe
 
-    facts = describe(path)
+    facts = describe(path, search=search or ())
     return Result(facts, _lines(facts))
 
 

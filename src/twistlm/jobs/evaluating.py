@@ -24,7 +24,7 @@ from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_folder, file_sha256, resolve
 from twistlm.files.atomic import atomic_write
-from twistlm.lm.folders import load_model
+from twistlm.lm.folders import lm_folder, load_model
 from twistlm.study.judging import without_nan
 from twistlm.types import Score, UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -40,9 +40,9 @@ def evaluate(
     suites: Sequence[str],
     *,
     against: str | Path | None,
-    normalize: Literal["mean", "sum", "both"] | None,
+    normalize: Literal["mean", "sum", "both"],
     tokenizer: str | Path,
-    out: str | Path | None,
+    out: str | Path,
     submission: str | Path | None = None,
     topline: str | Path | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def evaluate(
         against: a second model of the same units; differences are the first less the second.
         normalize: compare log-probabilities per unit, whole, or report both. Published numbers use either.
         tokenizer: name or folder.
-        out: where results go; None: `eval/` in the folder of `model`.
+        out: where results go.
         submission: where to write a ZeroSpeech submission of `model`; needs one `normalize`, and suites that have one.
         topline: name or folder of a text LM that reads the transcripts, where a suite has them.
         seed: of the bootstrap.
@@ -66,11 +66,9 @@ def evaluate(
         `model`, `unit_spec`, and `suites`: suite name -> its numbers, as in `SUITE.json`.
 
     Raises:
-        BadInput: no `normalize`, an unknown or broken suite, or a suite named twice.
+        BadInput: an unknown or broken suite, or a suite named twice.
         UnitSpecMismatch: a model was made for other units than the tokenizer's.
     """
-    if normalize is None:
-        raise BadInput("say how pairs are compared, since it moves the number: --normalize mean, sum or both.")
     if submission is not None and normalize == "both":
         raise BadInput("a submission holds one score a file: give --normalize mean or --normalize sum.")
     opened = [open_suite(name) for name in suites]
@@ -88,7 +86,7 @@ def evaluate(
     cache = cache_folder() / "eval-units"
     spoken = [tokenize_suite(suite, tok, cache=cache, progress=progress) for suite in opened]
 
-    out = Path(model) / "eval" if out is None else Path(out)
+    out = Path(out)
     scored = [_score(folder, sha, spoken, tok.spec, out) for folder, sha in zip(models, weights, strict=True)]
     read = [None] * len(spoken) if text_lm is None else _read(text_lm, spoken, out)
     rules: list[Normalize] = ["mean", "sum"] if normalize == "both" else [normalize]
@@ -220,7 +218,7 @@ def _numbers(models: Sequence[Path], scored: Sequence[ScoredPairs], rules: Seque
 
 def _weights(folder: Path, spec: UnitSpec) -> str:
     """Return the sha256 over a model's files, which must be of units of `spec`."""
-    home = folder / "lm" if (folder / "lm").is_dir() else folder
+    home = lm_folder(folder)
     if not any(home.glob("*.safetensors")):
         raise CheckpointError(f"{folder} is not a trained model: no *.safetensors in {home}.")
     if (home / "unit_spec.json").is_file():  # before any work: the scores would refuse it only after the tokenizer pass

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from twistlm.compute.threads import cores
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.suites.catalogue import BUNDLED
 from twistlm.files import artifacts, sources
+from twistlm.jobs.parts import named_by_run, spec_of
 from twistlm.types import UnitSpec
+from twistlm.units.catalogue import tokenizer_of
+from twistlm.vocoder.catalogue import vocoder_of
 
 Facts = dict[str, Any]
 _PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "pyarrow", "scikit-learn", "faster-whisper", "gguf")
 _NEEDED_GB = 6.0  # of memory by the quickstart at most
 
 
-def describe(path: str | Path) -> Facts:
+def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """Return what a file or folder is and what it says of itself; `kind` comes first.
 
     Knows sound files, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs, and text LMs.
+    What has a UnitSpec is said with the tokenizer and vocoder here that fit it, looked for below `search` too.
 
     Raises:
         BadInput: no such path, or none of these. AudioError: a broken sound file.
@@ -38,6 +43,33 @@ def describe(path: str | Path) -> Facts:
         return {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder.")
+    facts = _described(path)
+    kind = facts["kind"]
+    spec = _units_of(path, kind)
+    if spec is None:
+        return facts
+    fits = fitting(spec, path / "warm" if kind == "quickstart run" else path, search=search)
+    return facts | {part: found for part, found in fits.items() if part != kind}
+
+
+def fitting(spec: UnitSpec, model: Path, *, search: Sequence[str | Path] = ()) -> Facts:
+    """Return which `tokenizer` and `vocoder` here fit a model (or whatever else) of `spec`; nothing is fetched."""
+    named = named_by_run(model)
+    tok = tokenizer_of(spec, search=search, named=named.get("tokenizer"), fetch=False)
+    voc = vocoder_of(spec, search=search, named=named.get("vocoder"))
+    return {"tokenizer": str(tok or "none here of these units"), "vocoder": str(voc or "none here of these units")}
+
+
+def _units_of(path: Path, kind: str) -> UnitSpec | None:
+    """Return what the units of a folder of this kind are; None for kinds that have none."""
+    if kind in ("tokenizer", "vocoder", "unit LM", "units"):
+        return spec_of(path)
+    record = {"training run": "config.json", "quickstart run": "results.json"}.get(kind)
+    return None if record is None else UnitSpec.from_dict(_json(path / record)["unit_spec"])
+
+
+def _described(path: Path) -> Facts:
+    """Return what a folder is and what it says of itself."""
     has = {child.name for child in path.iterdir()}
     if "results.json" in has:
         return {"kind": "quickstart run", **_headline(_json(path / "results.json"))}

@@ -1,55 +1,175 @@
-"""One model's perplexity and pairs, for `twist eval` without suites."""
+"""What `twist eval` does: perplexity and suites of pairs of a model, all there is when nothing is named."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.shards import UnitCorpus, open_corpus, shard_paths
 from twistlm.errors import BadInput
 from twistlm.evaluate.perplexity import compare_per_second
-from twistlm.evaluate.suites.catalogue import open_suite
-from twistlm.lm.folders import load_model
-from twistlm.study.judging import Values, pair_values, perplexity, perplexity_values, without_nan
-from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.evaluate.suites.catalogue import BUNDLED
+from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
+from twistlm.jobs.evaluating import evaluate
+from twistlm.jobs.parts import parts_of_model
+from twistlm.lm.folders import load_model, model_spec, run_folder
+from twistlm.study.judging import Values, perplexity, perplexity_values, without_nan
+
+CONTEXT = 256  # tokens, for a model without a record of its training
 
 
 def judge(
     model: str | Path,
+    suites: Sequence[str] = (),
     *,
-    units: str | Path | None,
+    normalize: Literal["mean", "sum", "both"] = "both",
     against: str | Path | None = None,
+    out: str | Path | None = None,
+    submission: str | Path | None = None,
+    topline: str | Path | None = None,
+    units: str | Path | None = None,
     against_units: str | Path | None = None,
-    split: str,
-    context: int,
-    suite: str | None,
-    tokenizer: str | Path,
-    seed: int,
+    split: str = "heldout",
+    context: int | None = None,
+    tokenizer: str | Path | None = None,
+    search: Sequence[str | Path] = (),
+    seed: int = 0,
     progress: bool = False,
 ) -> Values:
-    """Return `perplexity` on a split of `units` and `mini_swuggy`, whichever was asked for.
+    """Judge a model on what is named; where neither suites nor units are, on all there is: every bundled suite, and the
+    perplexity of what its training held out.
 
-    With `against` and `against_units`, another model and the same clips in its units, also `perplexity_against` and
-    `bits_per_second_difference`, the first less the second.
+    Args:
+        model: folder of a model or of its run.
+        suites, normalize, submission, topline: as of `evaluate`.
+        against: a second model: of the same units on suites; its perplexity is compared too, on the same units, or on
+            `against_units`.
+        out: folder for the results; None: `eval/` in the folder of the run.
+        units: folder of units, whose `split` gives the perplexity.
+        against_units: the clips of `units` in those of `against`.
+        context: window of the perplexity in tokens; None: that of the training.
+        tokenizer: name or folder; None: found by what the model's units are.
+        search: folders in which it may lie.
+        seed: of every bootstrap.
+        progress: show bars.
+
+    Returns:
+        `model`, `unit_spec`, `results` (a folder), `notes` (what could not be judged, and why), and what was asked for:
+        `suites` and `tokenizer`; `perplexity`, `perplexity_against`, `bits_per_second_difference`, which are in
+        `perplexity.json` too.
 
     Raises:
-        BadInput: neither was asked for. UnitSpecMismatch: model, units and tokenizer do not belong together.
+        As `parts_of_model` (where suites are to be heard), `evaluate` and `open_corpus`.
     """
     if against_units is not None and (units is None or against is None):
         raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
-    if units is None and suite is None:
-        raise BadInput("nothing to judge with: name suites of pairs, or give --units or --suite.")
-    lm = load_model(model)
-    values: Values = {"model": str(model), "unit_spec": lm.spec.fingerprint}
-    if units is not None:
-        p = perplexity(lm, open_corpus(units, split=split), context=context, seed=seed)
-        values["perplexity"] = perplexity_values(p) | {"protocol": p.protocol}
-    if against is not None and against_units is not None:
-        other = perplexity(load_model(against), open_corpus(against_units, split=split), context=context, seed=seed)
-        values["perplexity_against"] = perplexity_values(other) | {"protocol": other.protocol}
-        values["bits_per_second_difference"] = compare_per_second(p, other, seed=seed)._asdict()
-    if suite is not None:
-        tok = SpeechTokenizer.load(tokenizer)
-        lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
-        pairs = open_suite(suite)
-        values["mini_swuggy"] = pair_values(lm, pairs, pairs.tokenize(tok, progress=progress), seed=seed)
+    spec, run, notes = model_spec(model), run_folder(model), list[str]()
+    if not suites and units is None:
+        suites = tuple(BUNDLED)
+        units, why = units_of_run(run, split=split)
+        notes += [f"no perplexity: {why}; --units takes a folder of units"] if units is None else []
+    out = run / "eval" if out is None else Path(out)
+    values: Values = {"model": str(model), "unit_spec": spec.fingerprint, "results": str(out)}
+    held = None if units is None else open_corpus(units, split=split)  # before any work
+    other = None
+    if held is not None and against is not None:
+        same = model_spec(against) == spec
+        if against_units is not None or same:
+            other = held if against_units is None else open_corpus(against_units, split=split)
+        elif not suites:
+            raise BadInput(
+                f"{against} speaks other units than {model}: give --against-units, the same clips in its own."
+            )
+    if suites:
+        parts = parts_of_model(model, tokenizer=tokenizer, speaks=False, search=search)
+        assert parts.tokenizer is not None
+        values |= evaluate(
+            model,
+            suites,
+            against=against,
+            normalize=normalize,
+            tokenizer=parts.tokenizer.folder,
+            out=out,
+            submission=submission,
+            topline=topline,
+            seed=seed,
+            progress=progress,
+        )
+        values |= parts.facts
+    elif submission is not None or topline is not None:
+        raise BadInput("--submission and --topline are about suites: name some, or leave --units out for all of them.")
+    if held is not None:
+        window = context or context_of_run(run)
+        asked = {"units": str(units), "split": split, "context": window, "seed": seed}
+        found = asked | _perplexities(model, held, against, other, context=window, seed=seed)
+        with atomic_write(out / "perplexity.json") as temporary:
+            about = {name: values[name] for name in ("model", "unit_spec")}
+            temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
+        values |= found
+    return values | {"notes": notes}
+
+
+def units_of_run(run: Path, *, split: str) -> tuple[Path | None, str]:
+    """Return the folder of units that a run trained on, if clips of `split` are there; else None, and why not.
+
+    The run's record says where they were; a quickstart's lie beside its models, wherever it was moved to. They count
+    only if the documents are those of the training.
+    """
+    record = _record(run)
+    if record is None:
+        return None, f"{run} has no record of a training"
+    told, trained_on = record.get("units", ""), record["inputs"]["corpus"]
+    why = f"the units that {run} trained on are not known"
+    for folder in dict.fromkeys(filter(None, (told, str(run.absolute().parent / "units")))):
+        if "://" not in folder and not shard_paths(folder):
+            why = f"the units that {run} trained on are no more in {folder}" if folder == told else why
+            continue
+        if open_corpus(folder, split="train").fingerprint != trained_on:
+            why = f"the units in {folder} are others than {run} trained on"
+            continue
+        splits = set(open_corpus(folder, split=None).splits)
+        if split in splits or (split == "heldout" and splits != {"train"}):
+            return Path(folder), ""
+        return None, f"{folder} has no clips of the split {split}"
+    return None, why
+
+
+def context_of_run(run: Path) -> int:
+    """Return the window in tokens that a run was trained with."""
+    record = _record(run)
+    return CONTEXT if record is None else record["config"]["context"]
+
+
+def _record(run: Path) -> Values | None:
+    """Return what a run says of itself; None for the folder of a model alone, whose config.json is of transformers.
+
+    Raises:
+        BadInput: there is a record, and it is damaged.
+    """
+    path = run / "config.json"
+    if not path.is_file() or (run / "unit_spec.json").is_file():
+        return None
+    shape = {"config": {"context": int}, "inputs": {"corpus": str}, "units?": str}
+    return read_json(path, "the record of a training run", shape=shape)
+
+
+def _perplexities(
+    model: str | Path,
+    held: UnitCorpus,
+    against: str | Path | None,
+    other: UnitCorpus | None,
+    *,
+    context: int,
+    seed: int,
+) -> Values:
+    one = perplexity(load_model(model), held, context=context, seed=seed)
+    values: dict[str, Any] = {"corpus": held.fingerprint}
+    values["perplexity"] = perplexity_values(one) | {"protocol": one.protocol}
+    if against is not None and other is not None:
+        two = perplexity(load_model(against), other, context=context, seed=seed)
+        values["perplexity_against"] = perplexity_values(two) | {"protocol": two.protocol}
+        values["bits_per_second_difference"] = compare_per_second(one, two, seed=seed)._asdict()
     return without_nan(values)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from twistlm.audio.clip import Clip, check
 from twistlm.audio.decoding import seconds_to_samples
+from twistlm.jobs.parts import Parts, parts_of_model, parts_without_model
 from twistlm.lm.folders import load_model
 from twistlm.lm.sample import generate
 from twistlm.types import Units
@@ -16,50 +18,74 @@ from twistlm.vocoder.vocoder import Vocoder
 
 
 def resynthesise(
-    recording: str | Path, *, tokenizer: str | Path, vocoder: str | Path, durations: Literal["given", "predicted"]
-) -> tuple[Clip, Units]:
-    """Speak a recording again from nothing but its units; return the sound and the units.
+    recording: str | Path,
+    *,
+    tokenizer: str | Path | None,
+    vocoder: str | Path | None,
+    durations: Literal["given", "predicted"],
+    units_of: str | Path | None = None,
+    search: Sequence[str | Path] = (),
+) -> tuple[Clip, Units, Parts]:
+    """Speak a recording again from nothing but its units; return the sound, the units, and what made them.
+
+    Args:
+        recording: a sound file.
+        tokenizer, vocoder, units_of, search: as of `parts_without_model`.
+        durations: as of `Vocoder`.
 
     Raises:
         AudioError: an unusable file. UnitSpecMismatch: the vocoder is of other units than the tokenizer's.
+        Otherwise as `parts_without_model`.
     """
-    tok, voc = SpeechTokenizer.load(tokenizer), Vocoder.load(vocoder)
+    parts = parts_without_model(tokenizer=tokenizer, vocoder=vocoder, units_of=units_of, search=search)
+    tok, voc = _loaded(parts)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
     check(clip)
     units = tok(clip)
-    return voc(units, durations=durations), units
+    return voc(units, durations=durations), units, parts
 
 
 def continue_recording(
     model: str | Path,
     recording: str | Path,
     *,
-    tokenizer: str | Path,
-    vocoder: str | Path,
+    tokenizer: str | Path | None,
+    vocoder: str | Path | None,
     seconds: float,
     prompt_seconds: float | None,
     temperature: float,
     top_k: int | None,
     seed: int,
-) -> Clip:
+    search: Sequence[str | Path] = (),
+) -> tuple[Clip, Parts]:
     """Let a model continue a recording and speak the whole: the recording from its units, then about `seconds` more.
+
+    Returns the sound, and the tokenizer and vocoder that were taken.
 
     Args:
         model: folder of a unit LM, or of its training run.
         recording: the prompt; `prompt_seconds` takes only its beginning.
-        tokenizer, vocoder: names or folders, of the model's units.
+        tokenizer, vocoder: names or folders, of the model's units; None: found by the model's UnitSpec.
         seconds, temperature, top_k, seed: see `twistlm.lm.sample.generate`.
+        search: folders in which a tokenizer or vocoder may lie.
 
     Raises:
         AudioError: an unusable file. UnitSpecMismatch: the three do not speak the same units.
+        Otherwise as `parts_of_model`.
     """
-    lm, tok, voc = load_model(model), SpeechTokenizer.load(tokenizer), Vocoder.load(vocoder)
-    lm.spec.require(tok.spec, mine=f"the model {model}", theirs=f"the tokenizer {tokenizer}")
-    lm.spec.require(voc.spec, mine=f"the model {model}", theirs=f"the vocoder {vocoder}")
+    parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
+    lm, (tok, voc) = load_model(model), _loaded(parts)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
     if prompt_seconds is not None:
         n = seconds_to_samples(prompt_seconds, clip.sample_rate)
         clip = dataclasses.replace(clip, samples=clip.samples[:n])
     check(clip)
     units = generate(lm, tok(clip), seconds=seconds, temperature=temperature, top_k=top_k, seed=seed, stop_at_end=False)
-    return voc(units, durations="predicted")
+    return voc(units, durations="predicted"), parts
+
+
+def _loaded(parts: Parts) -> tuple[SpeechTokenizer, Vocoder]:
+    assert parts.tokenizer is not None and parts.vocoder is not None
+    tok, voc = SpeechTokenizer.load(parts.tokenizer.folder), Vocoder.load(parts.vocoder.folder)
+    tok.spec.require(voc.spec, mine=f"the tokenizer {parts.tokenizer}", theirs=f"the vocoder {parts.vocoder}")
+    return tok, voc

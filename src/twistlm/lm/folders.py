@@ -7,14 +7,52 @@ from pathlib import Path
 import torch
 
 from twistlm.compute.devices import device
+from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.artifacts import file_sha256
+from twistlm.files.jsonl import read_json
 from twistlm.lm.model import UnitLM
+from twistlm.types import UnitSpec
 
 
 def load_model(folder: str | Path) -> UnitLM:
     """Return a trained model on the device that computes; a run's folder stands for the model in its `lm/`."""
+    return place(UnitLM.load(lm_folder(folder)))
+
+
+def lm_folder(folder: str | Path) -> Path:
+    """Return where the weights of a model lie: a run's folder stands for its `lm/`.
+
+    Raises:
+        BadInput: the folder is that of a whole quickstart, which has two models.
+    """
     folder = Path(folder)
-    return place(UnitLM.load(folder / "lm" if (folder / "lm").is_dir() else folder))
+    if not (folder / "lm").is_dir() and (
+        both := [folder / s for s in ("warm", "cold") if (folder / s / "lm").is_dir()]
+    ):
+        raise BadInput(f"{folder} is a whole quickstart: name one of its models, {' or '.join(map(str, both))}.")
+    return folder / "lm" if (folder / "lm").is_dir() else folder
+
+
+def run_folder(folder: str | Path) -> Path:
+    """Return the folder of the run that a model came from; of a model without one, its own."""
+    folder = Path(folder)
+    home = folder.absolute()
+    return folder.parent if home.name == "lm" and (home.parent / "config.json").is_file() else folder
+
+
+def model_spec(folder: str | Path) -> UnitSpec:
+    """Return what the units of a model are, without loading it.
+
+    Raises:
+        BadInput: as `lm_folder`. CheckpointError: no unit LM is there.
+    """
+    path = lm_folder(folder) / "unit_spec.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not a trained model: it has no {path.name}. Give the folder of a run of twist train, or what "
+            "UnitLM.save or twist import wrote."
+        )
+    return UnitSpec.from_dict(read_json(path, "the units of a model", error=CheckpointError))
 
 
 def text_lm_files(folder: Path) -> dict[str, str]:

@@ -52,6 +52,7 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
         "fingerprint": fingerprint(config),
         "run_fingerprint": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
         "unit_spec": corpus.spec.to_dict(),
+        "units": corpus.folder,  # where twist eval finds what was held out; moves no number
         "start": lm.provenance,
         "precision": precision,
         "precision_because": choice.in_words(),

@@ -1,0 +1,64 @@
+"""Which vocoder speaks given units: among those bundled, in the cache, and below named folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from twistlm.errors import ArtifactError, TwistError
+from twistlm.files.artifacts import bundled_or_folder
+from twistlm.files.jsonl import read_json
+from twistlm.files.known import Known, is_one, known
+from twistlm.types import UnitSpec
+
+
+def vocoder_folder(name_or_folder: str | Path) -> Path:
+    """Return the folder of a vocoder.
+
+    Raises:
+        BadInput: no such name or folder.
+    """
+    return bundled_or_folder(name_or_folder, "vocoder")
+
+
+def read_spec(name_or_folder: str | Path) -> UnitSpec:
+    """Return what a vocoder speaks, without loading it.
+
+    Raises:
+        BadInput: no such name or folder. ArtifactError: it does not say what it speaks.
+    """
+    path = vocoder_folder(name_or_folder) / "unit_spec.json"
+    return UnitSpec.from_dict(read_json(path, "the units that a vocoder speaks", error=ArtifactError))
+
+
+def vocoder_of(spec: UnitSpec, *, search: Sequence[str | Path] = (), named: str | Path | None = None) -> Known | None:
+    """Return the first vocoder that speaks units of `spec`, found by its `unit_spec.json`; None when none is here.
+
+    Args:
+        spec: what the units are.
+        search: folders looked through before the bundled ones and the cache.
+        named: the folder that a run says it used; believed only as far as its spec goes.
+
+    Raises:
+        BadInput: one of `search` is no folder.
+    """
+    if named is not None and is_one(Path(named), "vocoder") and _is_of(Path(named), spec):
+        return Known(str(named), Path(named), "named by the run")
+    return next((one for one in known("vocoder", search=search) if _is_of(one.folder, spec)), None)
+
+
+def vocoder_like(spec: UnitSpec) -> Known | None:
+    """Return a bundled vocoder that makes as many samples a unit at the same rate: one whose shape fits `spec`.
+
+    One that speaks `spec` itself goes first.
+    """
+    shapes = {one: read_spec(one.folder) for one in known("vocoder") if one.place == "bundled"}
+    fit = [one for one, of in shapes.items() if (of.hop, of.sample_rate) == (spec.hop, spec.sample_rate)]
+    return min(fit, key=lambda one: shapes[one] != spec, default=None)
+
+
+def _is_of(folder: Path, spec: UnitSpec) -> bool:
+    try:
+        return read_spec(folder) == spec
+    except TwistError:  # of no units; it says so when it is loaded
+        return False
