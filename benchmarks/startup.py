@@ -11,7 +11,7 @@ REPEATS = 7
 COMMANDS = {
     "python -c pass": "pass",
     "import twistlm": "import twistlm",
-    "twist --help": "import sys; sys.argv = ['twist', '--help']; from twistlm.cli import main; main()",
+    "twist --help": "import sys; sys.argv = ['twist', '--help']; from twistlm.cli.main import main; main()",
 }
 
 

@@ -7,23 +7,79 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
 import twistlm
 from twistlm import recipes
-from twistlm.cli import bench, data, models, study, units  # noqa: F401  (importing them registers their verbs)
-from twistlm.cli.command import app
+from twistlm.cli.help import EXAMPLES, examples
+from twistlm.cli.main import command
 from twistlm.study.quickstart import _commands
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-GROUP = typer.main.get_command(app)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+GROUP = command()
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return every command line of `twist` in a page's fenced blocks (Python's aside), in order: `twist …`."""
+    found = []
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        if kind not in ("", "sh", "bash", "console", "shell"):
+            continue
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            said = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)", "X", line).removeprefix("$ ")  # what a shell would put in
+            start = re.search(r"(?:^|\s)(?:twist|-m twistlm)\s+(?=[a-z])", said)
+            if start and not said.startswith("#"):
+                found.append("twist " + said[start.end() :])
+    return found
+
+
+def parse(line: str) -> None:
+    """Raise unless the command line names a verb, options it has, and all that it needs."""
+    program, *arguments = shlex.split(line, comments=True)
+    assert program == "twist"
+    at = GROUP
+    while hasattr(at, "commands"):
+        name, *arguments = arguments
+        assert name in at.commands, f"{line}: there is no verb {name}"
+        at = at.commands[name]
+    at.make_context(at.name, arguments)
 
 
 @pytest.mark.parametrize("command", [command for _, command in _commands(recipes.quickstart())])
 def test_the_report_s_commands_parse(command):
-    program, verb, *arguments = shlex.split(command)
-    assert program == "twist"
-    GROUP.commands[verb].make_context(verb, arguments)
+    parse(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_docs_parses(page):
+    for line in commands_of(page):
+        parse(line)
+
+
+def test_commands_are_found_however_they_are_started(tmp_path):
+    (tmp_path / "a.md").write_text(
+        "```\n$ twist show a  # what\nmake test\n"
+        "torchrun -n 2 \\\n  --at $(host | head -n1):1 -m twistlm train u --out r\n```\n"
+        "```python\ntwist = 1\n```\n`twist sing`\n```bash\ntwist doctor\n```\n"
+    )
+    assert commands_of(tmp_path / "a.md") == ["twist show a  # what", "twist train u --out r", "twist doctor"]
+    assert len(commands_of(ROOT / "README.md")) >= 3 and len(commands_of(ROOT / "docs" / "training.md")) == 5
+    with pytest.raises(AssertionError, match="no verb sing"):
+        parse("twist sing")
+
+
+def test_help_lists_every_verb_once_by_what_one_wants_with_an_example_that_parses():
+    assert {verb for verbs in EXAMPLES.values() for verb in verbs} == set(GROUP.commands)
+    for line in examples():
+        parse(line)
+    text = GROUP.get_help(GROUP.make_context("twist", ["show"], resilient_parsing=True))
+    assert list(EXAMPLES) == re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)[1:]
+    for verb in GROUP.commands:
+        assert len(re.findall(rf"^  {verb}  ", text, re.MULTILINE)) == 1
+        assert "Example:" in GROUP.commands[verb].get_help(
+            GROUP.commands[verb].make_context(verb, [], resilient_parsing=True)
+        )
 
 
 def test_an_unknown_option_would_not_parse():

@@ -40,7 +40,17 @@ def two_runs(tiny: Tiny, tmp_path: Path) -> Path:
         recipes.quickstart().warm, updates=1, context=32, batch_rows=1, eval_every=0, precision="float32"
     )
     for side, rows in (("warm", "covariance"), ("cold", "random")):
-        train_units(tmp_path / "q" / "units", tiny.text_lm, config, tmp_path / "q" / side, init=side, rows=rows, seed=0)
+        train_units(
+            tmp_path / "q" / "units",
+            tiny.text_lm,
+            config,
+            tmp_path / "q" / side,
+            init=side,
+            rows=rows,
+            head="as-is",
+            head_start="rows",
+            seed=0,
+        )
     return tmp_path / "q"
 
 

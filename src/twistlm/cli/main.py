@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from twistlm.cli.command import app
+from twistlm.cli.help import ByWant, add_examples
+
+
+def command() -> Any:
+    """Return the whole command line, as click has it."""
+    # Importing them registers their verbs.
+    from twistlm.cli import bench, data, models, study, units  # noqa: F401
+
+    app.info.cls = ByWant
+    twist: Any = typer.main.get_command(app)
+    add_examples(twist)
+    return twist
 
 
 def main() -> None:
     """Run the command line."""
-    # Importing them registers their verbs, which --help lists in this order.
-    from twistlm.cli import study, data, models, units, bench  # noqa: F401, I001
-
-    typer.main.get_command(app)()
+    command()()

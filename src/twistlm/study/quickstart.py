@@ -341,14 +341,14 @@ def _given(config: QuickstartConfig) -> str:
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
     """What to do next, ready to paste."""
-    named = f"--tokenizer {config.tokenizer} --vocoder {config.vocoder}"
     longer = 5 * config.warm.updates
     return [
-        ("Hear what the units keep of any recording", f"twist resynth my.wav --out again.wav {named}"),
         (
-            "Let the warm model continue a recording",
-            f"twist generate {config.out}/warm/lm my.wav --out continued.wav {named}",
+            "Hear what the units keep of any recording",
+            f"twist resynth my.wav --out again.wav --units-of {config.out}/warm",
         ),
+        ("Let the warm model continue a recording", f"twist generate {config.out}/warm my.wav --out continued.wav"),
+        ("Judge it on everything that is bundled", f"twist eval {config.out}/warm --against {config.out}/cold"),
         ("Run the whole loop on your own speech", "twist quickstart --speech my-speech --out runs/mine"),
         (
             "Train both sides for longer",
