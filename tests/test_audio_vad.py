@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -110,3 +113,15 @@ def test_what_cannot_be_cut_is_named(tmp_path: Path):
             speech_segments(tmp_path / "silence.wav", max_seconds=bad)
     with pytest.raises(AudioError, match="no such file"):
         speech_segments(tmp_path / "none.wav", max_seconds=30)
+
+
+@pytest.mark.slow
+def test_nothing_is_written_down_for_upload(tmp_path: Path):
+    """onnxruntime 1.32 keeps a device id and events in the home and temporary folders unless told not to."""
+    (tmp_path / "tmp").mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    code = "import numpy, twistlm; from twistlm.audio.vad import speech_probabilities as f; f([numpy.zeros(9999, 'f')])"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**env, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}, check=True
+    )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -15,7 +15,7 @@ import soundfile
 from standins import Tiny, babble
 from twistlm.cli.command import explain
 from twistlm.cli.main import main
-from twistlm.errors import BadInput, TrainingError
+from twistlm.errors import BadInput, TrainingError, visible
 from twistlm.types import UnitSpec
 
 
@@ -301,3 +301,22 @@ def test_a_corpus_in_archives_and_units_of_others(twist, tiny: Tiny, tmp_path):
     assert "0 clips taken over, 4 were there" in again.out
     published.write_text(json.dumps(lines[0] | {"units": [1, 2, 500]}))
     twist("import-units", published, "--tokenizer", spec, "--out", units).refused("line 1", "do not fit")
+
+
+def test_what_files_say_reaches_no_terminal_as_a_control(twist, tmp_path: Path) -> None:
+    evil = "a\x1b[2J\x1b]0;owned\x07\x9b1m\u202e[bold]"
+    (tmp_path / f"{evil}.wav").write_bytes(b"no sound")
+    for words in (("show", tmp_path / f"{evil}.wav"), ("manifest", tmp_path, "--out", tmp_path / "m.jsonl", "--json")):
+        said = twist(*words)
+        assert not set(said.out + said.err) & {"\x1b", "\x07", "\x9b", "\u202e"}, said.err
+    assert r"a\x1b[2J\x1b]0;owned\x07\x9b1m\u202e[bold]" in twist("show", tmp_path / f"{evil}.wav").err
+    assert visible("tab\tline\nö 漢 😀") == "tab\tline\nö 漢 😀"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_result_that_cannot_be_printed_is_one_line(tiny: Tiny) -> None:
+    words = [sys.executable, "-m", "twistlm", "show", str(tiny.tokenizer)]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1 and "could not be printed: No space left" in ran.stderr
+    assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr

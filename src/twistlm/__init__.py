@@ -6,10 +6,15 @@ nothing and never imports torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime (voice activity, some synthesisers) writes down this device and program for upload when it is first
+# imported, before one could ask it not to. Whoever wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from twistlm import recipes as recipes

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# C0 but for tab and newline, DEL, C1, marks and overrides of direction, separators, halves of surrogate pairs
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class TwistError(Exception):
@@ -69,3 +73,11 @@ def offenders(items: Sequence[object], *, limit: int = 5) -> str:
     """Return the first `limit` items, comma separated, and the total when there are more."""
     shown = ", ".join(str(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} … ({len(items)} in all)"
+
+
+def visible(text: str) -> str:
+    """Return what a terminal may be given: control characters and marks of direction written out, "\\x1b".
+
+    Names, ids and settings come from files, and could otherwise clear the screen, set its title or hide what follows.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from twistlm.errors import visible
+
 T = TypeVar("T")
 
 
@@ -40,9 +42,10 @@ def task(description: str, total: float | None = None, enabled: bool = False) ->
     if not enabled:
         yield Bar()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress, progress.add_task(description, total=total))
+        yield Bar(progress, progress.add_task(visible(description), total=total))
 
 
 def track(iterable: Iterable[T], *, description: str, total: float | None = None, enabled: bool = False) -> Iterator[T]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from twistlm.errors import TwistError
+from twistlm.errors import TwistError, visible
 from twistlm.files.sources import DEFAULT_TOKENIZER
 
 app = typer.Typer(
@@ -97,13 +97,30 @@ def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[
             sys.excepthook = sys.__excepthook__ if debug else _unexpected
             raise
         if os.environ.get("RANK", "0") == "0":  # under torchrun every rank has the same result
-            print(json.dumps(result.facts, indent=1, default=str) if as_json else result.text)
+            _say(json.dumps(result.facts, indent=1, default=str) if as_json else result.text, as_json)
         if result.exit_code:
             raise typer.Exit(result.exit_code)
 
     run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
     return of.command(function.__name__.rstrip("_").replace("_", "-"))(run)
+
+
+def tell(line: str) -> None:
+    """Say how far a long job is, on standard error."""
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+def _say(text: str, as_json: bool) -> None:
+    """Print a result. It may go to a full disk or to a pipe whose reader has left."""
+    try:
+        print(text.replace("\x7f", "\\u007f") if as_json else visible(text), flush=True)  # JSON escapes the others
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would try again as it ends
+        if not isinstance(error, BrokenPipeError):
+            why = f"the result could not be printed: {error.strerror}. The work is done; only what it says is lost."
+            print(f"error: {why}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -125,10 +142,11 @@ def explain(error: BaseException) -> tuple[str, int]:
         case _:
             text, code = str(error), 1
     return textwrap.fill(
-        f"error: {' '.join(text.split())}", width=100, break_long_words=False, break_on_hyphens=False
+        f"error: {visible(' '.join(text.split()))}", width=100, break_long_words=False, break_on_hyphens=False
     ), code
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: types.TracebackType | None) -> None:
-    text = f"error: {kind.__name__}: {' '.join(str(error).split())}. This should not happen: it is a fault of twistlm."
+    said = visible(" ".join(str(error).split()))
+    text = f"error: {kind.__name__}: {said}. This should not happen: it is a fault of twistlm."
     print(textwrap.fill(f"{text} Add --debug to see where.", width=100), file=sys.stderr)

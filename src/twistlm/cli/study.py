@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from twistlm.cli.command import Recipe, Result, Search, Set, group, verb
+from twistlm.cli.command import Recipe, Result, Search, Set, group, tell, verb
 
 Grid = Annotated[str, typer.Argument(help="Grid: full, two-cores, or a TOML file with what differs from one.")]
 grid_verb = group("study", help="Warm against cold over sizes and amounts of data, with ablations.")
@@ -132,7 +131,7 @@ def run(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
     from twistlm.study.grid.running import run as make
 
     config = _grid(grid, set_)
-    make(config, tell=lambda line: print(line, file=sys.stderr, flush=True), progress=progress)
+    make(config, tell=tell, progress=progress)
     write(config.out)
     return Result({"study": config.out}, f"all runs are finished\nreport: {Path(config.out) / 'report.html'}")
 
@@ -169,7 +168,7 @@ def steady(
     if not report_only:
         config = recipes.load_training(recipe)
         how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}
-        made.steady(recipe, config, units, out, **how, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        made.steady(recipe, config, units, out, **how, tell=tell)
     found = [made.report(out, against=name) for name in names if name != "warm"]
     return Result({"comparisons": found}, "\n\n".join(made.text(one) for one in found))
 
@@ -186,7 +185,7 @@ def _table(results: Mapping[str, Any]) -> str:
 
     from twistlm.pages.report import print_table
 
-    console = Console()
+    console = Console(markup=False, force_terminal=False)  # names are not markup; what is printed holds no controls
     with console.capture() as captured:
         print_table(results, console=console)
     return captured.get().rstrip()

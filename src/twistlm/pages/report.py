@@ -108,7 +108,7 @@ def print_table(results: Mapping[str, Any], *, console: Console | None = None) -
     table.add_section()
     for name, key in (("word error rate, original", "wer_original"), ("word error rate, resynthesised", "wer_resynth")):
         table.add_row(name, "", with_interval(percent(resynth[key]), percent_interval(resynth[f"{key}_ci"])))
-    (console or Console()).print(table)
+    (console or Console(markup=False)).print(table)
 
 
 def _has(results: Mapping[str, Any], path: str) -> bool:

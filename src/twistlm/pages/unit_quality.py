@@ -61,7 +61,7 @@ def text(values: Mapping[str, Any]) -> str:
         table.add_column(tok["tokenizer"], justify="right")
     for row in rows(values):
         table.add_row(*row)
-    console = Console()
+    console = Console(markup=False, force_terminal=False)  # names are not markup; what is printed holds no controls
     with console.capture() as captured:
         console.print(table)
     return "\n".join([_heard(values), captured.get().rstrip(), *_not_measured(values)])
