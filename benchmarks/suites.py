@@ -26,7 +26,8 @@ from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.suites.sounds import load
 from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
-from twistlm.lm.model import UnitLM, from_config
+from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import from_config
 from twistlm.lm.vocab import Vocab
 from twistlm.units.tokenizer import SpeechTokenizer
 

@@ -35,7 +35,8 @@ from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
-from twistlm.lm.model import UnitLM, from_config
+from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import from_config
 from twistlm.lm.shapes import named_shape
 from twistlm.lm.vocab import Vocab
 from twistlm.recipes import twist_125m

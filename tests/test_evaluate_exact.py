@@ -100,7 +100,7 @@ def test_every_family_on_every_suite(family: tuple[str, Path], suites: list[Suit
     ids=["twist", "slamkit"],
 )
 def test_published_layouts(vocab: Vocab, suites: list[Suite], tmp_path: Path) -> None:
-    from twistlm.lm.model import from_config
+    from twistlm.lm.pretrained import from_config
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

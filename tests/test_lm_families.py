@@ -13,7 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from test_lm_model import documents, make_spec, pack
 from twistlm.errors import BadInput
-from twistlm.lm.model import MASKED, UnitLM, from_config, load_causal_lm
+from twistlm.lm.model import MASKED, UnitLM
+from twistlm.lm.pretrained import from_config, load_causal_lm
 from twistlm.lm.sample import generate
 from twistlm.lm.warmstart import cold_start, warm_start
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from test_lm_model import make_spec, make_text_lm
@@ -165,12 +165,17 @@ def test_what_is_no_speech_lm_or_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="37 units from token 4 on do not fit a vocabulary of 40"):
         load_published(tmp_path / "TWIST", make_spec(37))
     slamkit(tmp_path / "slam", tied=False)
-    (tmp_path / "slam" / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="lacks the weights"):
-        load_published(tmp_path / "slam", SPEC)
-    damaged = tmp_path / "slam" / "model-00001-of-00002.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-50])
+    first, second = (tmp_path / "slam" / f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-50])
     with pytest.raises(CheckpointError, match="damaged"):
+        load_published(tmp_path / "slam", SPEC)
+    second.unlink()
+    with pytest.raises(CheckpointError, match="lacks the weights in model-00002-of-00002"):
+        load_published(tmp_path / "slam", SPEC)
+    save_file(load_file(first) | {"lm.model.layers.0.self_attn.q_norm.weight": torch.ones(8)}, first, {"format": "pt"})
+    second.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"no place for: model\.layers\.0\.self_attn\.q_norm\.weight\."):
         load_published(tmp_path / "slam", SPEC)
 
 

@@ -16,7 +16,8 @@ from test_lm_model import KINDS, make_spec, make_text_lm
 from twistlm.compute import products
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import sample
-from twistlm.lm.model import UnitLM, from_config
+from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import from_config
 from twistlm.lm.sample import _pick, generate, generate_batch
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start

@@ -14,7 +14,8 @@ import torch
 
 from twistlm.compute.batching import batches
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.lm.model import load_causal_lm
+from twistlm.lm.pretrained import REFUSALS, load_causal_lm, quiet
+from twistlm.lm.weights import first_line, refuse_pointer
 
 PROTOCOL = "transcripts read by a text LM; per text token or summed, after the beginning-of-text token, end not counted"
 
@@ -63,7 +64,7 @@ def load_text_tokenizer(folder: str | Path) -> Any:
     """Return the transformers tokenizer beside a text LM.
 
     Raises:
-        ArtifactError: there is none, or it cannot be loaded.
+        ArtifactError: there is none, it cannot be loaded, or it needs code of its own.
     """
     from transformers import AutoTokenizer
 
@@ -73,7 +74,16 @@ def load_text_tokenizer(folder: str | Path) -> Any:
             f"{folder} has no text tokenizer (tokenizer.json), without which a text topline cannot be had. Save one "
             "beside the model, or give the folder of a text LM that has its own."
         )
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            refuse_pointer(folder / name)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"the text tokenizer in {folder} cannot be loaded: {error}.") from error
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except REFUSALS as error:
+        if "trust_remote_code" in str(error):  # an option that twistlm has not
+            raise ArtifactError(
+                f"the text tokenizer in {folder} needs its own Python (auto_map in tokenizer_config.json), which "
+                "twistlm never runs. Give a text LM whose tokenizer transformers has itself."
+            ) from error
+        raise ArtifactError(f"the text tokenizer in {folder} cannot be loaded: {first_line(error)}") from error

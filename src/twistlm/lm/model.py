@@ -14,22 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    ImageGPTConfig,
-    ImageGPTForCausalImageModeling,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from twistlm.compute.memory import keep_freed_memory
-from twistlm.errors import BadInput, CheckpointError, offenders
+from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.lm import attention
+from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
 from twistlm.lm.trainable import merged_state
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
@@ -122,13 +113,15 @@ class UnitLM:
     def save(self, folder: str | Path) -> None:
         """Write a transformers folder (safetensors), `unit_spec.json`, `vocab.json` and `provenance.json`, all or none.
 
-        LoRA adapters are added to the weights they adapt, so the folder needs no peft.
+        LoRA adapters are added to the weights they adapt, so the folder needs no peft. What was written is read back,
+        the names and shapes of the tensors and the configuration, before the folder gets its name.
         """
-        with atomic_folder(folder) as temporary, _quiet():
+        with atomic_folder(folder) as temporary, quiet():
             self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
             (temporary / "unit_spec.json").write_text(self.spec.to_json())
             (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(self.vocab)))
             (temporary / "provenance.json").write_text(json.dumps(self.provenance, indent=1))
+            require_saved(temporary, self.model)
 
     @classmethod
     def load(cls, folder: str | Path) -> UnitLM:
@@ -205,68 +198,6 @@ class UnitLM:
         alone = tokens.new_full((int(row[-1, -1]) + 1, int(place.max()) + 1), self.vocab.pad)
         alone[row, place] = tokens
         return self.model(input_ids=alone, use_cache=False).logits.float()[row, place]
-
-
-def load_config(folder: Path) -> PretrainedConfig:
-    """Read the configuration of a causal LM folder, from local files only.
-
-    Raises:
-        BadInput: there is none, or this version of transformers does not know its architecture.
-    """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} is not a causal LM folder: {error}") from error
-    if config.model_type not in (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "imagegpt"):
-        raise BadInput(f"{folder}: {config.model_type} is no causal LM of transformers. Give a decoder-only text LM.")
-    return config
-
-
-def from_config(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a new model in float32, its weights drawn from torch's global generator as the architecture does."""
-    if isinstance(config, ImageGPTConfig):
-        return ImageGPTForCausalImageModeling(config)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """Load any causal LM folder in float32, in evaluation mode, from local files only.
-
-    Args:
-        folder: of transformers.
-        config: instead of the folder's own; weights that it has no place for are left out.
-
-    Raises:
-        CheckpointError: files are missing or damaged, or some weights of the model are not in them.
-    """
-    try:
-        config = config or AutoConfig.from_pretrained(folder, local_files_only=True)
-        with _quiet(), torch.random.fork_rng(devices=[]):
-            # The paper's image start is autoregressive too, but of pixels, and transformers lists it apart.
-            kind = ImageGPTForCausalImageModeling if config.model_type == "imagegpt" else AutoModelForCausalLM
-            loaded: Any = kind.from_pretrained(
-                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is not a complete causal LM folder: {error}") from error
-    model, report = loaded
-    if report["missing_keys"]:
-        raise CheckpointError(f"{folder} lacks the weights {offenders(sorted(report['missing_keys']))}.")
-    return model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and reports of transformers inside the block: what matters of them becomes an error of ours."""
-    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _restart_positions(segments: torch.Tensor) -> torch.Tensor:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from twistlm.errors import BadInput, CheckpointError, offenders
-from twistlm.lm.model import UnitLM, from_config, load_causal_lm
+from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import REFUSALS, from_config, is_derived, load_causal_lm, require_finite
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import generation_config, set_tokens
+from twistlm.lm.weights import read_state, stored_tensors
 from twistlm.types import UnitSpec
 
 
@@ -33,8 +33,8 @@ def load_published(folder: str | Path, spec: UnitSpec) -> UnitLM:
     What comes back is a `UnitLM` as any other: it scores, continues, and is saved as ours.
 
     Args:
-        folder: unpacked, with `config.json` and the weights: safetensors, or, except for SlamKit's,
-            `pytorch_model.bin`, which torch's restricted reader opens without running code.
+        folder: unpacked, with `config.json` and the weights: safetensors, or `pytorch_model.bin`, which torch's
+            restricted reader opens without running code.
         spec: the units it was trained on. Nothing in the folder can confirm it, so it is believed.
 
     Raises:
@@ -90,24 +90,33 @@ def _slamkit(folder: Path, said: dict[str, Any], spec: UnitSpec) -> PreTrainedMo
         raise BadInput(
             f"{folder}: base_config in config.json is of type {kind!r}, which this version of transformers lacks."
         )
-    for name in ("_attn_implementation", "_attn_implementation_autoset", "attn_implementation"):
+    for name in ("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "auto_map"):
         base.pop(name, None)  # of the machine it was trained on
     base["vocab_size"] = said.get("vocab_size", base.get("vocab_size"))
-    config = AutoConfig.for_model(kind, **base)
-    vocab = Vocab(spec.n_units, n_tokens=config.vocab_size)
-    set_tokens(config, vocab)
-    # Not by from_pretrained and its key_mapping: that would put the prefix back when the model is saved.
-    with torch.random.fork_rng(devices=[]):
-        model = from_config(config)
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    files = sorted(folder.glob("*.safetensors"))
     try:
-        state = {name.removeprefix("lm."): value for file in files for name, value in load_file(file).items()}
-        lost = sorted(model.load_state_dict(state, strict=False).missing_keys)
-    except (SafetensorError, RuntimeError) as error:
+        config = AutoConfig.for_model(kind, **base)
+        vocab = Vocab(spec.n_units, n_tokens=config.vocab_size)
+        set_tokens(config, vocab)
+        # Not by from_pretrained and its key_mapping: that would put the prefix back when the model is saved.
+        with torch.random.fork_rng(devices=[]):
+            model = from_config(config)
+    except REFUSALS as error:
+        raise BadInput(f"{folder}: base_config in config.json makes no model: {error}") from error
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    kinds = {name.removeprefix("lm."): tensor for name, tensor in stored_tensors(folder).items()}
+    state = {name.removeprefix("lm."): value for name, value in read_state(folder).items()}
+    try:
+        lost, odd = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
         raise CheckpointError(f"{folder}: its weights are damaged, or not those of its base_config: {error}") from error
-    if lost := [name for name in lost if not (tied and name == "lm_head.weight")]:
-        raise CheckpointError(f"{folder} lacks the weights {offenders(lost)} (safetensors, under the prefix `lm.`).")
+    if lost := sorted(name for name in lost if not (tied and name == "lm_head.weight")):
+        raise CheckpointError(f"{folder} lacks the weights {offenders(lost)} (under the prefix `lm.`).")
+    if odd := sorted(name for name in odd if not is_derived(name, kinds.get(name))):
+        raise CheckpointError(
+            f"{folder} has tensors that its base_config has no place for: {offenders(odd)}. Without them it would be "
+            "another model than the one that was trained: get weights and config.json from one place."
+        )
+    require_finite(folder, model)
     model.generation_config = generation_config(vocab)
     return model.eval()
 

@@ -22,7 +22,8 @@ from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
 from twistlm.files import artifacts, sources
 from twistlm.lm.heads import begin_head, check_head, untie
-from twistlm.lm.model import UnitLM, from_config, load_causal_lm, load_config
+from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
 from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
