@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
-from twistlm.pages import page, plots
-from twistlm.pages.grid_tables import Table, headline, missing, name, sides, state, tables, where
+from markupsafe import Markup
+
+from twistlm.pages import plots
+from twistlm.pages.grid_tables import headline, missing, name, sides, state, tables, where
+from twistlm.pages.numbers import ends
+from twistlm.pages.parts import Cell, Drawing, Table, drawing
+from twistlm.pages.rendering import render
 
 Values = Mapping[str, Any]
 Point = tuple[str, str, float, tuple[float, float]]  # label, side, value, interval
@@ -17,49 +21,44 @@ Point = tuple[str, str, float, tuple[float, float]]  # label, side, value, inter
 
 def html(results: Values) -> str:
     """Return the page."""
-    lines = missing(results)
-    sections = [
-        f'<p class="brand">twistlm</p>\n<h1>{escape(headline(results))}</h1>',
-        f'<p class="lead">{escape(state(results))}</p>',
-        _curves(results),
-        _differences(results),
-        _updates(results),
-        _swuggy(results),
-        _ablations(results),
-        *map(_table, tables(results)),
-        "<h2>What is not there</h2>\n" + "".join(f"<p>{escape(line)}</p>" for line in lines) if lines else "",
-    ]
-    footer = "Every number on this page is in report.json beside it, every run in study.jsonl."
-    return page.document("twistlm: warm against cold", sections, footer=footer)
-
-
-def _curves(results: Values) -> str:
-    drawn = []
-    for pair, warm, cold in sides(results):
-        histories = {"warm": warm["history"], "cold": cold["history"]}
-        curve = page.both_widths(partial(_curve, histories), wide=900)
-        drawn.append(f"<h3>{where(pair)}</h3>{curve}")
-    if not drawn:
-        return ""
-    more = f"<details><summary>Other sizes and amounts</summary>{''.join(drawn[1:])}</details>" if drawn[1:] else ""
-    return (
-        f'<h2>Learning curves</h2>\n<figure><div class="card">{drawn[0]}{more}</div><figcaption>Held-out loss in nats '
-        "per unit, the mean over the seeds. The ring marks where warm reaches the loss that cold ends with."
-        "</figcaption></figure>"
+    figures = (_differences(results), _updates(results), _swuggy(results), _ablations(results))
+    return render(
+        "grid.html",
+        headline=headline(results),
+        state=state(results),
+        curves=_curves(results),
+        figures=[figure for figure in figures if figure is not None],
+        tables=[
+            {
+                "title": table.title,
+                "note": table.note,
+                "cells": Table(header=_cells(table.header), rows=tuple(_cells(row) for row in table.rows)),
+            }
+            for table in tables(results)
+        ],
+        missing=missing(results),
     )
 
 
-def _curve(histories: Mapping[str, Any], width: int) -> str:
+def _curves(results: Values) -> list[tuple[str, Drawing]]:
+    drawn = []
+    for pair, warm, cold in sides(results):
+        histories = {"warm": warm["history"], "cold": cold["history"]}
+        drawn.append((where(pair), drawing(partial(_curve, histories))))
+    return drawn
+
+
+def _curve(histories: Mapping[str, Any], width: int) -> Markup:
     return plots.loss_curves(histories, width=width)
 
 
-def _differences(results: Values) -> str:
+def _differences(results: Values) -> dict[str, Any] | None:
     found = [(where(p), "warm", p["nll"]["mean"], _ends(p["nll"]["ci_seeds"])) for p, _, _ in sides(results)]
     caption = "Held-out loss of warm less cold’s, nats a unit. Whiskers: 95% t intervals over seeds."
     return _figure("Paired differences", found, caption, line=0.0, mark="no difference", scale=1.0, unit="")
 
 
-def _updates(results: Values) -> str:
+def _updates(results: Values) -> dict[str, Any] | None:
     found = [
         (where(p), "warm", p["updates"]["mean"], _ends(p["updates"]["ci_seeds"]))
         for p, _, _ in sides(results)
@@ -69,7 +68,7 @@ def _updates(results: Values) -> str:
     return _figure("Updates to cold’s final loss", found, caption, line=1.0, mark="cold")
 
 
-def _swuggy(results: Values) -> str:
+def _swuggy(results: Values) -> dict[str, Any] | None:
     found = [
         (where(arm), arm["arm"], arm["swuggy"]["mean"], _ends(arm["swuggy"]["ci"]))
         for _, warm, cold in sides(results)
@@ -79,7 +78,7 @@ def _swuggy(results: Values) -> str:
     return _figure("Mini sWUGGY", found, caption, line=0.5, mark="chance")
 
 
-def _ablations(results: Values) -> str:
+def _ablations(results: Values) -> dict[str, Any] | None:
     first = where(results["arms"][0]) if results["arms"] else ""
     found = [
         (name(a["arm"]), "cold" if a["arm"] == "cold" else "warm", a["nll"]["mean"], _ends(a["nll"]["ci"]))
@@ -90,27 +89,18 @@ def _ablations(results: Values) -> str:
     return _figure("What it is that helps", found if len(found) > 2 else [], caption, scale=1.0, unit="")
 
 
-def _figure(title: str, found: Sequence[Point], caption: str, *, line: float | None = None, **how: Any) -> str:
+def _figure(
+    title: str, found: Sequence[Point], caption: str, *, line: float | None = None, **how: Any
+) -> dict[str, Any] | None:
     if not found:
-        return ""
-    drawn = page.both_widths(
-        lambda width: plots.intervals(found, chance=line, width=width, label=title, **how), wide=900
-    )
-    return f'<h2>{title}</h2>\n<figure><div class="card">{drawn}</div><figcaption>{caption}</figcaption></figure>'
+        return None
+    drawn = drawing(lambda width: plots.intervals(found, chance=line, width=width, label=title, **how))
+    return {"title": title, "drawing": drawn, "caption": caption}
 
 
-def _table(table: Table) -> str:
-    head = "".join(f"<th scope=col>{escape(title)}</th>" for title in table.header)
-    body = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f"<h2>{escape(table.title)}</h2>\n<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-        f'</table></div>\n<p class="note">{escape(table.note)}</p>'
-    )
+def _cells(row: Sequence[str]) -> tuple[Cell, ...]:
+    return tuple(Cell(text=text) for text in row)
 
 
 def _ends(ci: Sequence[float | None]) -> tuple[float, float]:
-    low, high = ci
-    return (math.nan, math.nan) if low is None or high is None else (low, high)
+    return ends(ci) or (math.nan, math.nan)

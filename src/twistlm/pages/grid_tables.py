@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twistlm.pages.words import interval, percent, percent_interval, with_interval
+from twistlm.pages.numbers import interval, percent, percent_interval, with_interval
 
 Values = Mapping[str, Any]
 

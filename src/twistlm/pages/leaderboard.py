@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from twistlm.evaluate.leaderboard import FIELDS, Block, Protocol, Row, Section
-from twistlm.files.atomic import atomic_write
-from twistlm.pages import page
-from twistlm.pages.words import percent, percent_interval, with_interval
+from twistlm.pages.numbers import percent, percent_interval, with_interval
+from twistlm.pages.parts import Cell, Table, cell
+from twistlm.pages.rendering import render, write
 
 _WORDS = {
     ("normalize", "mean"): "log-probability per unit",
@@ -63,74 +62,52 @@ def text(sections: Sequence[Section]) -> str:
 def write_page(sections: Sequence[Section], out: Path) -> Path:
     """Write the page, atomically, and return its path."""
     measured = _measured(sections)
-    known, own = [s for s in measured if s.published], [s for s in measured if not s.published]
-    rest = [s for s in sections if s not in measured]
-    parts = [
-        '<p class="brand">twistlm</p>\n<h1>Our models beside published ones</h1>\n'
-        '<p class="lead">Accuracies on pairs: how often the right one is found likelier; guessing gives 50%. A number '
-        "can be read against another only in the same table: tables are apart by benchmark and by protocol. What is "
-        "known to move these numbers is length normalisation, whether the end token counts, dev or test, and which "
-        "recordings. Papers seldom state all of it, and each published table says what is not known.</p>",
-        *map(_section, known),
-    ]
-    if own:
-        parts.append(
-            '<h2>Benchmarks nobody else published on</h2>\n<p class="note">These numbers cannot be compared with any '
-            "published one: other words, sentences, stories and voices.</p>"
-        )
-        parts += [_section(section, level=3) for section in own]
-    if rest:
-        inner = "\n".join(_section(section, level=3) for section in rest)
-        parts.append(f"<details><summary>Published numbers on benchmarks not measured here</summary>{inner}</details>")
-    parts.append(f"<h2>Sources</h2>\n{_sources(sections)}")
-    footer = (
-        "In brackets: 95% confidence intervals of ours; published numbers came without. *: recalled, not confirmed."
+    page = render(
+        "leaderboard.html",
+        known=[_shown(section) for section in measured if section.published],
+        own=[_shown(section) for section in measured if not section.published],
+        rest=[_shown(section) for section in sections if section not in measured],
+        sources=_sources(sections),
     )
-    html = page.document("twistlm: leaderboard", parts, footer=footer)
-    with atomic_write(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return out
+    return write(page, out)
 
 
 def _measured(sections: Sequence[Section]) -> list[Section]:
     return [section for section in sections if any(block.ours for block in section.blocks)]
 
 
-def _section(section: Section, *, level: int = 2) -> str:
-    return f"<h{level}>{escape(section.title)}</h{level}>\n" + "\n".join(map(_block, section.blocks))
+def _shown(section: Section) -> dict[str, Any]:
+    """A section as the page shows it."""
+    return {"title": section.title, "blocks": [_block(block) for block in section.blocks]}
 
 
-def _block(block: Block) -> str:
-    body = "".join(map(_row, block.rows))
-    side = "Measured here" if block.ours else "Published"
-    heading = f"<b class={'warm' if block.ours else 'cold'}>{side}</b>: {escape(_protocol(block.rows[0].protocol))}"
-    notes = " ".join(filter(None, (_suite(block.rows[0]), _verdict(block))))
-    table = (
-        "<div class=scroll><table class=board><thead><tr><th scope=col>model</th><th scope=col>accuracy</th>"
-        f"<th scope=col>{'items' if block.ours else 'source'}</th></tr></thead><tbody>{body}</tbody></table></div>"
-    )
-    if not block.ours and not block.comparable and len(block.rows) > _LONG:
-        table = f"<details><summary>{len(block.rows)} models</summary>{table}</details>"
-    return f"<h3>{heading}</h3>\n<p class=note>{notes}</p>\n{table}"
+def _block(block: Block) -> dict[str, Any]:
+    header = ("model", "accuracy", "items" if block.ours else "source")
+    return {
+        "ours": block.ours,
+        "protocol": _protocol(block.rows[0].protocol),
+        "notes": " ".join(filter(None, (_suite(block.rows[0]), _verdict(block)))),
+        "table": Table(header=tuple(Cell(text=text) for text in header), rows=tuple(map(_row, block.rows))),
+        "folded": not block.ours and not block.comparable and len(block.rows) > _LONG,
+    }
 
 
 def _suite(row: Row) -> str:
     if row.facts is None:
         return ""
     version, sha256 = row.facts["version"], row.facts["checksum"][:16]
-    return escape(f"Suite {row.facts['suite']} version {version}, sha256 {sha256}, {row.facts['n_pairs']:,} pairs.")
+    return f"Suite {row.facts['suite']} version {version}, sha256 {sha256}, {row.facts['n_pairs']:,} pairs."
 
 
-def _row(row: Row) -> str:
-    accuracy, _, ci = _accuracy(row).partition(" [")
-    under = f"units {row.facts['unit_spec']}, weights {row.facts['model_sha256'][:12]}" if row.facts else row.remark
-    small = f"<small>{escape(under)}</small>" if under else ""
-    last = f"{row.n:,}" if row.facts else escape(row.source.partition(":")[0])
-    title = f' title="{escape(row.source)}"' if row.source else ""
+def _row(row: Row) -> tuple[Cell, Cell, Cell]:
+    accuracy = cell(_accuracy(row))
     mark = "*" if "recalled" in row.remark else ""
+    under = f"units {row.facts['unit_spec']}, weights {row.facts['model_sha256'][:12]}" if row.facts else row.remark
+    last = f"{row.n:,}" if row.facts else row.source.partition(":")[0]
     return (
-        f"<tr><th scope=row>{escape(row.model)}{small}</th><td>{accuracy}{mark}"
-        f"{f'<small>[{ci}</small>' if ci else ''}</td><td{title}>{last}</td></tr>"
+        Cell(text=row.model, small=under),
+        Cell(text=accuracy.text + mark, small=accuracy.small),
+        Cell(text=last, title=row.source),
     )
 
 
@@ -160,8 +137,7 @@ def _accuracy(row: Row) -> str:
     return with_interval(percent(row.accuracy), "" if row.ci is None else percent_interval(row.ci))
 
 
-def _sources(sections: Sequence[Section]) -> str:
+def _sources(sections: Sequence[Section]) -> list[tuple[str, str]]:
     """What the keys of sources stand for, in the order of the alphabet."""
     keys = sorted({row.source for s in sections for block in s.blocks for row in block.rows if row.source})
-    parts = (source.partition(": ") for source in keys)
-    return "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(what)}</dd>" for key, _, what in parts) + "</dl>"
+    return [(key, what) for key, _, what in (source.partition(": ") for source in keys)]

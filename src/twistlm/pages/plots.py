@@ -1,7 +1,8 @@
 """Small SVG drawings for the report: loss curves, accuracies with intervals, a waveform with its units.
 
 Hand-written SVG and not a plotting library: colours are the page's CSS variables, so the drawings follow dark mode, and
-the text stays text. Every function returns one `<svg>` element as a string.
+the text stays text. Every function returns one `<svg>` element, marked safe for templates in `_svg`, the one place
+where anything is: it holds numbers, names of classes, and text that `_text` and `_tip` escaped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from twistlm.evaluate.stats import updates_to_reach
@@ -29,7 +31,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, width: int) -> str:
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, width: int) -> Markup:
     """Draw held-out loss of both sides against updates, training loss faint behind it.
 
     A ring marks where warm first reaches cold's final held-out loss, if it does.
@@ -74,8 +76,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, width: 
         for update, loss in val[side]:
             tip = f"{side}, update {update:g}: {loss:.3f} nats per unit"
             out.append(
-                f'<circle class="dot {side}" cx="{x(update):.1f}" cy="{y(loss):.1f}" r="2.6">'
-                f"<title>{tip}</title></circle>"
+                f'<circle class="dot {side}" cx="{x(update):.1f}" cy="{y(loss):.1f}" r="2.6">{_tip(tip)}</circle>'
             )
     ends = {s: y(val[s][-1][1]) for s in SIDES}
     if abs(ends["warm"] - ends["cold"]) < 16:  # push the two names apart
@@ -105,7 +106,7 @@ def intervals(
     mark: str = "chance",
     scale: float = 100.0,
     unit: str = "%",
-) -> str:
+) -> Markup:
     """Draw values with their intervals as dots and whiskers, and a line for chance.
 
     Args:
@@ -132,13 +133,12 @@ def intervals(
         if row != before:
             marks.append(_text(left - 10, at + gap + 1, row, "axis", "end"))
         before, centre = row, at + gap / 2
-        called = escape((names or {}).get(side, side))
+        called = (names or {}).get(side, side)
         shown, ends = f"{scale * value:.4g}{unit}", ", ".join(f"{scale * end:.4g}" for end in ci)
-        tip = f"{escape(row)}, {called}: {shown} [{ends}]"
+        tip = f"{row}, {called}: {shown} [{ends}]"
         whisker = _line(x(ci[0]), centre, x(ci[1]), centre, f"whisker {side}") if math.isfinite(ci[0]) else ""
         marks.append(
-            f'<g>{whisker}<circle class="dot {side}" cx="{x(value):.1f}" cy="{centre:.1f}" r="5"/>'
-            f"<title>{tip}</title></g>"
+            f'<g>{whisker}<circle class="dot {side}" cx="{x(value):.1f}" cy="{centre:.1f}" r="5"/>{_tip(tip)}</g>'
         )
         at += gap
     bottom = at + 6
@@ -151,7 +151,7 @@ def intervals(
     return _svg(width, round(bottom + 26), out + marks, label)
 
 
-def phone_map(names: Sequence[str], counts: NDArray[np.int64], *, width: int) -> str:
+def phone_map(names: Sequence[str], counts: NDArray[np.int64], *, width: int) -> Markup:
     """Draw which phones each unit is heard in: a column a unit, a row a phone, the darker the likelier.
 
     Units stand in the order of their commonest phones, phones in the order given, so good units draw a diagonal.
@@ -184,7 +184,7 @@ def waveform(
     runs: Sequence[int],
     frame_rate: float,
     max_seconds: float = 6.0,
-) -> str:
+) -> Markup:
     """Draw the first `max_seconds` of a sound with its units underneath, each id in its own colour.
 
     The width follows the sound (11.6 px a frame), so that every id can be read; the page lets it scroll.
@@ -213,11 +213,11 @@ def waveform(
             if w >= 26
             else f'<text class="unit" text-anchor="middle" '
             f'transform="translate({x + w / 2 + 3.6:.1f} {top + strip / 2})'
-            f' rotate(-90)">{unit}</text>'
+            f' rotate(-90)">{escape(str(unit))}</text>'
         )
         out.append(
             f'<g><rect x="{x:.1f}" y="{top}" width="{max(w - 1, 0.5):.1f}" height="{strip}" rx="2"'
-            f' style="--hue:{hue}" class="unit"/>{label}<title>{tip}</title></g>'
+            f' style="--hue:{hue}" class="unit"/>{label}{_tip(tip)}</g>'
         )
     floor = top + strip
     for i in range(math.floor(seconds * 2 + 1e-9) + 1):
@@ -234,13 +234,18 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
     return [(update, float(value)) for update, value in pairs if value is not None and math.isfinite(value)]
 
 
-def _svg(width: float, height: float, parts: Sequence[str], label: str, *, fixed: bool = False) -> str:
+def _svg(width: float, height: float, parts: Sequence[str], label: str, *, fixed: bool = False) -> Markup:
     style = f' style="width:{width:.0f}px;max-width:none"' if fixed else ""
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}"{style}>'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def _tip(words: str) -> str:
+    """What is shown when the element around it is pointed at."""
+    return f"<title>{escape(words)}</title>"
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from twistlm.errors import BadInput, offenders
-from twistlm.files.atomic import atomic_write
-from twistlm.pages import page
-from twistlm.pages.words import percent, percent_interval, score_rows, with_interval
+from twistlm.pages import report_sections as sections
+from twistlm.pages.numbers import percent, percent_interval, with_interval
+from twistlm.pages.parts import facts
+from twistlm.pages.rendering import render, write
+from twistlm.pages.summary import summary
 
 REQUIRED = (
     *(f"{side}.{key}" for side in ("warm", "cold") for key in
@@ -24,7 +26,7 @@ REQUIRED = (
     *(f"mini_swuggy.{side}.{key}" for side in ("warm", "cold") for key in
       ("accuracy", "ci", "n", "seen_voice", "unseen_voice")),
     *(f"resynthesis.{key}" for key in ("wer_original", "wer_resynth", "n", "wer_original_ci", "wer_resynth_ci")),
-    "unit_spec", "seconds", "peak_rss_gb", "versions", "hardware", "speech", "config", "samples",
+    "unit_spec", "seconds", "peak_rss_gb", "versions", "hardware", "speech", "config", "samples", "commands",
 )  # fmt: skip
 
 
@@ -63,24 +65,23 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
         AudioError: a sample's sound file is missing or unreadable.
     """
     check(results)
-    sections = [
-        page.head(results),
-        page.curves(results),
-        page.scores(results),
-        page.listen(results, out.parent),
-        page.units(results, out.parent),
-        page.resynthesis(results),
-        page.trained_on(results),
-        page.measured(results),
-        page.environment(results),
-        page.go_on(results),
-    ]
-    version = results["versions"].get("twistlm", "")
-    footer = f"twistlm {version}. Every number on this page is in results.json beside it."
-    html = page.document("twistlm: warm start against cold start", sections, footer=footer)
-    with atomic_write(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return out
+    folder = out.parent
+    page = render(
+        "report.html",
+        summary=summary(results),
+        tiles=sections.tiles(results),
+        curves=sections.curves(results),
+        scores=sections.scores(results),
+        samples=sections.samples(results, folder),
+        units=sections.units(results, folder),
+        resynthesis=sections.resynthesis(results),
+        trained_on=sections.trained_on(results),
+        protocol=facts(results.get("protocol") or {}),
+        environment=sections.environment(results),
+        commands=results["commands"],
+        version=results["versions"].get("twistlm", ""),
+    )
+    return write(page, out)
 
 
 def check(results: Mapping[str, Any]) -> None:
@@ -102,7 +103,7 @@ def print_table(results: Mapping[str, Any], *, console: Console | None = None) -
     table.add_column("")
     table.add_column("cold", justify="right", style="blue")
     table.add_column("warm", justify="right", style="yellow")
-    for name, cold, warm in score_rows(results):
+    for name, cold, warm in sections.score_rows(results):
         table.add_row(name, cold, warm)
     resynth = results["resynthesis"]
     table.add_section()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Printed
 
-from twistlm.files.atomic import atomic_write
-from twistlm.pages import page, plots
-from twistlm.pages.words import interval, percent, percent_interval, with_interval
+from twistlm.pages import plots
+from twistlm.pages.numbers import interval, percent, percent_interval, with_interval
+from twistlm.pages.parts import WIDE, Cell, Table, cell, drawing, facts
+from twistlm.pages.rendering import render, write
 
 SIDES = ("warm", "cold")  # the page's two colours: the first tokenizer has the first
 
@@ -55,7 +57,7 @@ def rows(values: Mapping[str, Any]) -> list[list[str]]:
 
 def text(values: Mapping[str, Any]) -> str:
     """The table for the terminal, and why anything was not measured."""
-    table = Table(caption="95% confidence intervals in brackets")
+    table = Printed(caption="95% confidence intervals in brackets")
     table.add_column("")
     for tok in values["tokenizers"]:
         table.add_column(tok["tokenizer"], justify="right")
@@ -71,70 +73,68 @@ def write_page(values: Mapping[str, Any], out: Path) -> Path:
     """Write the page, atomically, and return its path. `values` is what `unit_quality_of` returns."""
     toks = values["tokenizers"]
     names = {side: tok["tokenizer"] for side, tok in zip(SIDES, toks, strict=False)}
-    head = "".join(f"<th class={side} scope=col>{escape(name)}</th>" for side, name in names.items())
-    body = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>" + "".join(f"<td>{_small(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows(values)
+    disturbed = values["speech"]["clips_disturbed"]
+    figures = (
+        _figure(
+            "Agreement with phones",
+            [(name, tok.get(key)) for name, key in _AGREEMENT for tok in toks],
+            names,
+            caption="Of frames that have a phone. Higher is better.",
+        ),
+        _figure(
+            "ABX error",
+            [(name, tok["abx"][key]) for name, key in _ABX for tok in toks],
+            names,
+            chance=0.5,
+            caption="How often a phone is nearer to another phone than to itself. Lower is better; guessing gives 50%.",
+        ),
+        _figure(
+            "Units unchanged",
+            [(what, tok["robustness"][what]) for what in toks[0]["robustness"] for tok in toks],
+            names,
+            caption=f"Share of frames whose unit stays the same when the sound is disturbed; {disturbed} clips.",
+        ),
     )
-    title = f"What {' and '.join(names.values())} keep{'s' if len(names) == 1 else ''} of speech"
-    sections = [
-        f'<p class="brand">twistlm</p>\n<h1>{escape(title)}</h1>\n'
-        f'<p class="lead">{escape(_heard(values))}</p>',
-        f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        + "".join(f'<p class="note">{escape(line)}</p>' for line in _not_measured(values)),
-        _figure("Agreement with phones", [(n, k, tok.get(k)) for n, k in _AGREEMENT for tok in toks], names, None,
-                "Of frames that have a phone. Higher is better."),
-        _figure("ABX error", [(n, k, tok["abx"][k]) for n, k in _ABX for tok in toks], names, 0.5,
-                "How often a phone is nearer to another phone than to itself. Lower is better; guessing gives 50%."),
-        _figure("Units unchanged", [(what, what, tok["robustness"][what]) for what in toks[0]["robustness"]
-                                    for tok in toks], names, None,
-                f"Share of frames whose unit stays the same when the sound is disturbed; "
-                f"{values['speech']['clips_disturbed']} clips."),
-        *(_map(tok, side) for side, tok in zip(SIDES, toks, strict=False)),
-        "<h2>How it was measured</h2>\n<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values["protocol"].items())
-        + f"<dt>alignment</dt><dd>{escape(values['alignment']['source'])}, sha256 {values['alignment']['sha256'][:16]}"
-        + f"</dd><dt>seed</dt><dd>{values['seed']}</dd></dl>",
-    ]  # fmt: skip
-    footer = "Every number on this page is in quality.json beside it, each clip’s in clips.parquet."
-    html = page.document("twistlm: unit quality", sections, footer=footer)
-    with atomic_write(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return out
+    alignment = f"{values['alignment']['source']}, sha256 {values['alignment']['sha256'][:16]}"
+    page = render(
+        "unit_quality.html",
+        title=f"What {' and '.join(names.values())} keep{'s' if len(names) == 1 else ''} of speech",
+        heard=_heard(values),
+        table=Table(
+            header=(Cell(text=""), *(Cell(text=name, side=side) for side, name in names.items())),
+            rows=tuple((Cell(text=name), *map(cell, cells)) for name, *cells in rows(values)),
+        ),
+        not_measured=_not_measured(values),
+        figures=[figure for figure in figures if figure is not None],
+        names=list(names.items()),
+        maps=[(side, tok["tokenizer"], _map(tok)) for side, tok in zip(SIDES, toks, strict=False)],
+        protocol=facts({**values["protocol"], "alignment": alignment, "seed": values["seed"]}),
+    )
+    return write(page, out)
 
 
 def _figure(
     title: str,
-    cells: Sequence[tuple[str, str, Mapping[str, Any] | None]],
+    cells: Sequence[tuple[str, Mapping[str, Any] | None]],
     names: Mapping[str, str],
-    chance: float | None,
+    *,
+    chance: float | None = None,
     caption: str,
-) -> str:
-    """A drawing of values with intervals; each row of the table gives one cell for each tokenizer, in their order."""
+) -> dict[str, Any] | None:
+    """Values with intervals, drawn; each row of the table gives one cell for each tokenizer, in their order."""
     points = [
-        (name, SIDES[i % len(names)], cell["value"], tuple(float("nan") if end is None else end for end in cell["ci"]))
-        for i, (name, _, cell) in enumerate(cells)
-        if cell is not None
+        (name, SIDES[i % len(names)], found["value"], tuple(math.nan if end is None else end for end in found["ci"]))
+        for i, (name, found) in enumerate(cells)
+        if found is not None
     ]
     if not points:
-        return ""
-    wide, narrow = (
-        plots.intervals(points, chance=chance, width=width, names=names, label=title) for width in (900, 340)
-    )
-    key = ", ".join(f"<b class={side}>{escape(name)}</b>" for side, name in names.items())
-    return (
-        f'<h2>{title}</h2>\n<figure><div class="card"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        f"</div><figcaption>{key}. {escape(caption)} Whiskers are 95% intervals.</figcaption></figure>"
-    )
+        return None
+    drawn = drawing(lambda width: plots.intervals(points, chance=chance, width=width, names=names, label=title))
+    return {"title": title, "drawing": drawn, "caption": caption}
 
 
-def _map(tok: Mapping[str, Any], side: str) -> str:
-    drawn = plots.phone_map(tok["phones"]["names"], np.array(tok["phones"]["counts"]), width=900)
-    return (
-        f"<h2>Units and phones of <b class={side}>{escape(tok['tokenizer'])}</b></h2>\n"
-        f'<figure><div class="card scroll">{drawn}</div><figcaption>A column is a unit, a row a phone, the darker the '
-        "larger its share of the unit’s frames. Units stand by their commonest phones.</figcaption></figure>"
-    )
+def _map(tok: Mapping[str, Any]) -> Markup:
+    return plots.phone_map(tok["phones"]["names"], np.array(tok["phones"]["counts"]), width=WIDE)
 
 
 def _heard(values: Mapping[str, Any]) -> str:
@@ -158,8 +158,3 @@ def _number(cell: Mapping[str, Any]) -> str:
 
 def _share(cell: Mapping[str, Any] | None) -> str:
     return "–" if cell is None else with_interval(percent(cell["value"]), percent_interval(cell["ci"]))
-
-
-def _small(cell: str) -> str:
-    main, bracket, rest = cell.partition(" [")
-    return f"{escape(main)}<small>[{escape(rest)}</small>" if bracket else escape(main)

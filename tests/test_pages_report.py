@@ -16,7 +16,6 @@ from rich.console import Console
 from twistlm.errors import AudioError, BadInput
 from twistlm.pages import plots
 from twistlm.pages.report import REQUIRED, print_table, write_report
-from twistlm.pages.words import summary
 
 RATE = 16_000
 SPEC = {
@@ -189,6 +188,14 @@ def render(results, out):
     return html, page
 
 
+def said(results, out):
+    """The headline, and what stands under it, as text."""
+    html, _ = render(results | {"samples": []}, out)
+    headline = re.search(r"<h1>(.*?)</h1>", html, re.S)[1]
+    lead = " ".join(re.findall(r'<p class="lead">(.*?)</p>', html, re.S))
+    return headline, " ".join(re.sub(r"<[^>]+>", "", lead).split())
+
+
 def test_report_is_one_self_contained_page(results, out):
     html, page = render(results, out)
     assert page.loads and all(load.startswith("data:") for load in page.loads)
@@ -226,9 +233,8 @@ def test_what_is_asked_for_is_on_the_page(results, out):
         assert fact in words, fact
 
 
-def test_summary_says_that_warm_won(results):
-    headline, sentences = summary(results)
-    text = " ".join(sentences)
+def test_summary_says_that_warm_won(results, out):
+    headline, text = said(results, out)
     assert headline == "Starting from text reached the same loss in 63% of the updates"
     assert "beyond the noise" in text and "lower" in text
     assert "both are clearly above chance" not in text  # cold's interval reaches below 50%
@@ -239,27 +245,26 @@ def test_summary_does_not_flatter_a_warm_start_that_lost(results, out):
     results["warm"], results["cold"] = results["cold"], results["warm"]
     results["val_nll_difference"] = {"mean": 0.2, "ci": [0.17, 0.24], "p": 1e-4}
     results["updates_to_cold_loss"] = None
-    headline, sentences = summary(results)
-    text = " ".join(sentences)
+    headline, text = said(results, out)
     assert headline == "In this run, starting from text did not win"
     assert "higher" in text and "never reached cold’s final loss" in text
     html, _ = render(results, out)
     assert 'class="ring"' not in html and "never" in html
 
 
-def test_a_difference_within_noise_is_called_that(results):
+def test_a_difference_within_noise_is_called_that(results, out):
     results["val_nll_difference"]["ci"] = [-0.1, 0.02]
-    headline, sentences = summary(results)
+    headline, text = said(results, out)
     assert headline == "In this run, warm and cold ended within noise of each other"
-    assert "no more than the noise" in " ".join(sentences)
+    assert "no more than the noise" in text
 
 
-def test_scores_at_chance_and_far_apart_are_called_that(results):
+def test_scores_at_chance_and_far_apart_are_called_that(results, out):
     pairs = results["mini_swuggy"]
     pairs["warm"] |= {"accuracy": 0.51, "ci": [0.45, 0.57]}
-    assert "neither is clearly above chance" in " ".join(summary(results)[1])
+    assert "neither is clearly above chance" in said(results, out)[1]
     pairs["warm"] |= {"accuracy": 0.9, "ci": [0.86, 0.93]}
-    assert "a clear difference" in " ".join(summary(results)[1])
+    assert "a clear difference" in said(results, out)[1]
 
 
 def test_numbers_that_do_not_exist_are_dashes_not_nan(results, out):
@@ -270,6 +275,27 @@ def test_numbers_that_do_not_exist_are_dashes_not_nan(results, out):
     html, page = render(results, out)
     assert "nan" not in " ".join(page.text).lower().split()
     assert "NaN" not in html and "[nan" not in html
+
+
+MARK = "</title><script>alert('1')</script>\" onload=\"x"
+
+
+def test_whatever_a_file_says_is_text_and_never_markup(results, out):
+    """Every text of the results, in every place where the page shows one."""
+    results["config"] |= {"text_lm": MARK, MARK: MARK}
+    results["speech"] = {"source": MARK, "splits": {MARK: results["speech"]["splits"].pop("train")}}
+    for name in ("versions", "hardware", "protocol"):
+        results[name] = {MARK: MARK, "list": [MARK]}
+    results["versions"]["twistlm"] = MARK
+    results["commands"] = [[MARK, MARK]]
+    results["seconds"] = {MARK: 1.0}
+    results["unit_spec"] |= {"encoder": MARK}
+    for sample in results["samples"]:
+        sample |= dict.fromkeys(("id", "text", "resynth_text", "cold_text", "warm_text"), MARK)
+    html, page = render(results, out)
+    assert page.loads and all(load.startswith("data:") for load in page.loads)
+    assert "<script" not in html and 'onload="' not in html
+    assert "".join(page.text).count(MARK) >= 20
 
 
 @pytest.mark.parametrize("path", REQUIRED)
