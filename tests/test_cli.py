@@ -164,6 +164,9 @@ def test_doctor_and_fetch_list_without_a_network(twist, tmp_path, monkeypatch):
     monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "none"))
     facts = twist("doctor", "--json").json
     assert facts["cores"] >= 1 and facts["memory_gb"] > 0.5 and "not fetched yet" in facts["fetched"]["smollm2-135m"]
+    assert (
+        "mini-25hz-500" in facts["bundled"]["tokenizer"] and isinstance(facts["slow"], list) and not facts["problems"]
+    )
     assert "smollm2-135m" in twist("fetch").out
     assert not (tmp_path / "none").exists()
 

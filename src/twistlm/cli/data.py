@@ -17,7 +17,7 @@ def fetch(
 ) -> Result:
     """Fetch a named model into the cache."""
     from twistlm.files import artifacts
-    from twistlm.jobs.inspecting import fetched
+    from twistlm.jobs.doctor import fetched
 
     if name is None:
         facts = fetched()

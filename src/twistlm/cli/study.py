@@ -43,13 +43,13 @@ def quickstart(
 
 @verb
 def doctor() -> Result:
-    """Check the machine and the installation."""
-    from twistlm.jobs.inspecting import diagnose
+    """Check the machine and the installation: what is there, what is amiss, what is slow and why."""
+    from twistlm.jobs.doctor import diagnose
 
     facts = diagnose()
-    problems = facts["problems"]
-    verdict = "\n".join(f"problem: {p}" for p in problems) if problems else "all is well"
-    return Result(facts, f"{_lines({k: v for k, v in facts.items() if k != 'problems'})}\n{verdict}")
+    told = _lines({name: value for name, value in facts.items() if name not in ("slow", "problems")})
+    lines = [told, *(f"slow: {reason}" for reason in facts["slow"]), *(f"problem: {p}" for p in facts["problems"])]
+    return Result(facts, "\n".join([*lines, *([] if facts["problems"] else ["all is well"])]))
 
 
 @verb

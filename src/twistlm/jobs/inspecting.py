@@ -1,31 +1,21 @@
-"""What is this path (`describe`)? What is there of machine and installation (`diagnose`)?"""
+"""What is this path (`describe`)? Which tokenizer and vocoder fit it?"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import platform
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from twistlm.audio import decoding
-from twistlm.compute.threads import cores
-from twistlm.errors import ArtifactError, BadInput
-from twistlm.evaluate.suites.catalogue import BUNDLED
-from twistlm.files import artifacts, sources
+from twistlm.errors import BadInput
 from twistlm.jobs.parts import named_by_run, spec_of
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import tokenizer_of
 from twistlm.vocoder.catalogue import vocoder_of
 
 Facts = dict[str, Any]
-_PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "pyarrow", "scikit-learn", "faster-whisper", "gguf")
-_NEEDED_GB = 6.0  # of memory by the quickstart at most
 
 
 def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
@@ -107,64 +97,6 @@ def _described(path: Path) -> Facts:
         f"{path} is nothing twistlm knows: no sound file, units, tokenizer, vocoder, model or run. "
         "For a folder of sound files, use twist manifest."
     )
-
-
-def diagnose() -> Facts:
-    """Return the state of machine and installation; `problems` lists what is amiss, and is empty when all is well."""
-    import torch
-
-    from twistlm.compute.precision import SMOLLM2_135M, choose_precision
-
-    problems: list[str] = []
-    packages: Facts = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "missing"
-            problems.append(f"the package {name} is missing: pip install {name}")
-    things: Facts = {}
-    minis = [f"{kind}/mini-25hz-{k}" for k in (100, 500) for kind in ("tokenizer", "vocoder")]
-    for folder in ("speech", *dict.fromkeys(BUNDLED.values()), "encoder/mini-25hz", *minis):
-        try:
-            things[folder] = str(artifacts.bundled(folder))
-        except ArtifactError as error:
-            things[folder] = "missing"
-            problems.append(str(error))
-    cache = artifacts.cache_folder()
-    nearest = next(p for p in (cache, *cache.absolute().parents) if p.exists())
-    if not os.access(nearest, os.W_OK):
-        problems.append(f"the cache {cache} cannot be written: set TWISTLM_CACHE to a folder of yours")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if memory < _NEEDED_GB:
-        problems.append(f"{memory:.1f} GB of memory; the quickstart may need {_NEEDED_GB:g} GB")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision, choice = choose_precision("auto", device, SMOLLM2_135M, rows=512)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": cores(),
-        "memory_gb": memory,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "precision": f"{precision} ({choice.in_words()})",
-        "cache": str(cache),
-        "cache_free_gb": shutil.disk_usage(nearest).free / 1e9,
-        "fetched": fetched(),
-        "bundled": things,
-        "packages": packages,
-        "pip": importlib.util.find_spec("pip") is not None,
-        "problems": problems,
-    }
-
-
-def fetched() -> Facts:
-    """Return, for each named artifact that has to be fetched, its licence and whether the cache holds a copy."""
-    found: Facts = {}
-    for name, artifact in sources.ARTIFACTS.items():
-        if artifact.kind in ("text-lm", "asr"):
-            there = any((artifacts.cache_folder() / name).glob("*/.complete.json"))
-            found[name] = f"{artifact.kind}, {artifact.licence}, {'in the cache' if there else 'not fetched yet'}"
-    return found
 
 
 def _headline(results: Facts) -> Facts:
