@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -330,10 +331,11 @@ def test_hub_is_pinned_to_the_commit_it_had(tmp_path: Path, monkeypatch: pytest.
 
     class FakeApi:
         def model_info(self, repo: str, revision: str | None) -> object:
-            return type("Info", (), {"sha": "c0ffee"})()
+            files = [SimpleNamespace(rfilename=name) for name in ("config.json", "README.md")]
+            return SimpleNamespace(sha="c0ffee", siblings=files)
 
     def fake_download(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-        assert (repo, revision, allow_patterns) == ("some/where", "c0ffee", ["*.json"])
+        assert (repo, revision, allow_patterns) == ("some/where", "c0ffee", ["config.json"])
         (local_dir / ".cache" / "huggingface").mkdir(parents=True)
         (local_dir / "config.json").write_text("{}")
 

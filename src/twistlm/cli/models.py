@@ -37,7 +37,12 @@ def train(
     init: Annotated[
         Literal["warm", "cold"], typer.Option(help="Begin from the text LM's weights, or at random.")
     ] = "warm",
-    text_lm: Annotated[str | None, typer.Option(help="Text LM: a name, or a folder; default: the recipe's.")] = None,
+    text_lm: Annotated[
+        str | None,
+        typer.Option(
+            help="Text LM: a name, a folder, a model of the hub (OWNER/NAME[@REVISION]), or a unit LM to go on with."
+        ),
+    ] = None,
     rows: Annotated[
         Rows | None, typer.Option(help="How a warm model's unit rows begin; default: as in the recipe.")
     ] = None,
@@ -174,7 +179,7 @@ def eval_(
         Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
     ] = None,
     topline: Annotated[
-        str | None, typer.Option(help="Text LM (name or folder) that reads the transcripts, where SUITES have them.")
+        str | None, typer.Option(help="Text LM (as of twist train) that reads the transcripts, where SUITES have them.")
     ] = None,
     units: Annotated[
         Path | None, typer.Option(help="Folder of units: gives perplexity, and nothing else if no SUITES are named.")

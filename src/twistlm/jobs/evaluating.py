@@ -22,9 +22,10 @@ from twistlm.evaluate.suites.zerospeech import write_submission
 from twistlm.evaluate.topline import PROTOCOL as TOPLINE_PROTOCOL
 from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.files.artifacts import cache_folder, file_sha256, resolve
+from twistlm.files.artifacts import cache_folder, file_sha256
 from twistlm.files.atomic import atomic_write
 from twistlm.lm.folders import lm_folder, load_model
+from twistlm.lm.text_lms import text_lm_folder
 from twistlm.study.judging import without_nan
 from twistlm.types import Score, UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -80,7 +81,7 @@ def evaluate(
     tok = SpeechTokenizer.load(tokenizer)
     models = [Path(model)] if against is None else [Path(model), Path(against)]
     weights = [_weights(folder, tok.spec) for folder in models]
-    text_lm = None if topline is None else Path(topline) if Path(topline).is_dir() else resolve(str(topline))
+    text_lm = None if topline is None else text_lm_folder(topline)
     if text_lm is not None:
         load_text_tokenizer(text_lm)  # before any work: without one there is no topline
     cache = cache_folder() / "eval-units"

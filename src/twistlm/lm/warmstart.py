@@ -6,11 +6,10 @@ and the unit rows are random; the other `rows` are the usual alternatives.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,16 +19,15 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
-from twistlm.files import artifacts, sources
+from twistlm.files import artifacts
 from twistlm.lm.heads import begin_head, check_head, untie
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
+from twistlm.lm.text_lms import Prefer, text_lm_folder
 from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
-
-Prefer = Literal["registry", "hub", "auto"]
 
 
 def warm_start(
@@ -54,7 +52,9 @@ def warm_start(
     any other that transformers loads as a causal LM with a plain embedding and output layer should do.
 
     Args:
-        text_lm: the name of an artifact ("smollm2-135m"), or the folder of a causal LM.
+        text_lm: the name of an artifact ("smollm2-135m"), the folder of a causal LM, or a model of the hub; see
+            `text_lms`. A unit LM of the same units (its folder or its run's) goes on with the rows and the head it
+            has, whatever `rows` and `head` say.
         spec: the units to be modelled.
         rows: how the V new rows of the embedding (and of an untied head) begin.
             "random": N(0, s), s the standard deviation the architecture initialises with and at most 0.02; nothing of
@@ -82,7 +82,11 @@ def warm_start(
     """
     if rows not in get_args(Rows):
         raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
-    folder = _folder(text_lm, prefer)
+    folder = text_lm_folder(text_lm, prefer=prefer)
+    if (folder / "unit_spec.json").is_file():
+        if shuffled or layers is not None:
+            raise BadInput(f"{text_lm} is a unit LM, which goes on whole: leave out layers and shuffled.")
+        return continued(text_lm, folder, spec, seed=seed, freeze=freeze, lora=lora)
     vocab = Vocab(spec.n_units)
     config, of_layers = _config(folder, layers)
     model = load_causal_lm(folder, config)
@@ -144,6 +148,36 @@ def warm_start(
     )
 
 
+def continued(
+    text_lm: str | Path, folder: Path, spec: UnitSpec, *, seed: int, freeze: Freeze | None, lora: LoRA | None
+) -> UnitLM:
+    """Return a unit LM as it is, to be trained further: of `warm_start`, where a unit LM is given.
+
+    Raises:
+        UnitSpecMismatch: it was trained on other units.
+        BadInput: its documents have no ends (TWIST's published layout), so it cannot be trained.
+    """
+    lm = UnitLM.load(folder)
+    lm.require(spec, theirs="the units to be trained on")
+    if lm.vocab.bos is None or lm.vocab.eos is None:
+        raise BadInput(f"{text_lm} has no token that ends a document (TWIST's published layout): it cannot train on.")
+    sizes = _named_sizes(lm.model)
+    layers = lm.model.config.num_hidden_layers
+    provenance = {
+        **_origin("continued", text_lm, folder, spec, seed),
+        "rows": "kept",
+        "rows_std": None,
+        "tied": lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight,
+        "kept": _count(sizes, set(sizes)),
+        "new": _count(sizes, set(), names=True),
+        "dropped": _count(sizes, set(), names=True),
+        "layers": [layers, layers],
+        "before": lm.provenance,
+        **restrict(lm.model, freeze, lora, seed=seed),
+    }
+    return UnitLM(lm.model, lm.vocab, spec, provenance)
+
+
 def cold_start(
     text_lm: str | Path,
     spec: UnitSpec,
@@ -163,7 +197,7 @@ def cold_start(
     arguments and errors see `warm_start`.
     """
     named = str(text_lm) in PUBLISHED and not Path(text_lm).is_dir()
-    folder = None if named else _folder(text_lm, prefer)
+    folder = None if named else text_lm_folder(text_lm, prefer=prefer, weights=False)
     vocab = Vocab(spec.n_units)
     config, of_layers = (
         _cut(named_shape(str(text_lm)), str(text_lm), layers) if folder is None else _config(folder, layers)
@@ -224,23 +258,6 @@ def _cut(config: PretrainedConfig, name: str, layers: int | None) -> tuple[Pretr
     return config, whole
 
 
-def _folder(text_lm: str | Path, prefer: Prefer) -> Path:
-    if Path(text_lm).is_dir():
-        return Path(text_lm)
-    known = [name for name, artifact in sources.ARTIFACTS.items() if artifact.kind == "text-lm"]
-    if str(text_lm) in known:
-        return artifacts.resolve(str(text_lm), prefer=prefer)
-    if str(text_lm) in PUBLISHED:
-        raise BadInput(
-            f"the weights of {text_lm} are not among the known artifacts ({', '.join(known)}): "
-            f"download {PUBLISHED[str(text_lm)]} as a transformers folder and give that. A cold start or a plan "
-            "needs no weights."
-        )
-    near = difflib.get_close_matches(str(text_lm), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise BadInput(f"{str(text_lm)!r} is neither a folder nor a known text LM ({', '.join(known)}).{hint}")
-
-
 def _new_rows(text: torch.Tensor, n_rows: int, rows: Rows, std: float, generator: torch.Generator) -> torch.Tensor:
     """Return float32 [V, D]; `text` is the old table [V_text, D]."""
     if rows == "first-rows":
@@ -285,7 +302,8 @@ def _origin(start: str, text_lm: str | Path, folder: Path | None, spec: UnitSpec
     return {
         "start": start,
         "text_lm": Path(text_lm).name,
-        "source": "shape only" if folder is None else artifacts.provenance(folder)["source"],
+        "source": "shape only" if folder is None else (came := artifacts.provenance(folder))["source"],
+        **({"revision": came["commit"]} if folder is not None and "commit" in came else {}),
         "unit_spec": spec.fingerprint,
         "seed": seed,
     }

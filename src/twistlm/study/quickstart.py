@@ -37,6 +37,7 @@ from twistlm.files.atomic import atomic_write
 from twistlm.files.urls import UrlPath
 from twistlm.lm.folders import load_model, text_lm_files
 from twistlm.lm.model import UnitLM
+from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track
 from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
@@ -111,8 +112,7 @@ class _Job:
         """Return the text LM's folder. The recogniser is fetched too: what cannot be had must fail now, not later."""
         if self._to_resynthesise(entries):
             artifacts.resolve(ASR)
-        name = self.config.text_lm
-        return Path(name) if Path(name).is_dir() else artifacts.resolve(name)
+        return text_lm_folder(self.config.text_lm)
 
     def tokenize(self, entries: Sequence[Entry]) -> Values:
         """Cut the clips into units; return what the report says about the speech."""

@@ -12,8 +12,9 @@ from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.files.artifacts import cache_folder, resolve
+from twistlm.files.artifacts import cache_folder
 from twistlm.lm.folders import text_lm_files
+from twistlm.lm.text_lms import text_lm_folder
 from twistlm.study.grid.cells import digest
 from twistlm.study.run import choose, subset
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -56,7 +57,7 @@ def open_inputs(config: GridConfig, *, progress: bool = False) -> Inputs:
     Raises:
         UnitSpecMismatch: units and tokenizer do not belong together.
         BadInput: too few documents, or a text that is both trained on and tested.
-        As `open_corpus` and `artifacts.resolve`.
+        As `open_corpus` and `text_lm_folder`.
     """
     tok = SpeechTokenizer.load(config.tokenizer)
     whole, heldout = open_corpus(config.units, split="train"), open_corpus(config.heldout, split="heldout")
@@ -77,7 +78,7 @@ def open_inputs(config: GridConfig, *, progress: bool = False) -> Inputs:
     train, validation = whole.select(rest), whole.select(chosen)
     test = subset(heldout, units=config.test_units, seed=DATA_SEED) if config.test_units else heldout
     curve = subset(test, units=config.curve_units, seed=DATA_SEED)
-    text_lm = Path(config.text_lm) if Path(config.text_lm).is_dir() else resolve(config.text_lm)
+    text_lm = text_lm_folder(config.text_lm)
     spoken = tokenize_suite(open_suite("mini-swuggy"), tok, cache=cache_folder() / "eval-units", progress=progress)
     made_of = [
         tok.spec.fingerprint,
