@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Warm against cold over three seeds: `twist quickstart` with the default budget, then one table (for RESULTS.md).
+# Warm against cold over three seeds: `twist quickstart` with the default budget, then one table (for docs/results/quickstart.md).
 # The seed moves the new weights, the order of the documents and the sampling. Stopped, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -192,7 +192,7 @@ PNMI, ours against MFCC + k-means({units}) at the same {rate} Hz, fitted on the 
 fitted only on the part whose phones our codebook was told (it is nearer to these voices); ours before refining, and
 without the projection; MFCC's with a projection of its own; phone purity of ours and of MFCC's. The voice `rms` and its
 shifted relatives were heard by nobody in training; phones are flite's own, those of LibriVox by forced alignment.
-Intervals, ABX, bitrates, speakers and disturbances: RESULTS.md.
+Intervals, ABX, bitrates, speakers and disturbances: docs/results/tokenizers.md.
 
 | speech | frames | PNMI | MFCC's | ratio | MFCC told | unrefined | unprojected | MFCC projected | purity | MFCC's |
 |---|---|---|---|---|---|---|---|---|---|---|

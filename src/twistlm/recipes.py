@@ -20,7 +20,7 @@ def quickstart() -> QuickstartConfig:
     """The whole loop on the bundled speech: SmolLM2-135M warm against its cold twin, each at its own learning rate.
 
     Hardware: two CPU cores, no GPU; bf16 where the CPU computes it.
-    Time and expected result: see RESULTS.md, "quickstart".
+    Time and expected result: see docs/results/quickstart.md.
     """
     return QuickstartConfig(
         speech="bundled",
@@ -183,7 +183,7 @@ def full() -> GridConfig:
 def two_cores() -> GridConfig:
     """The grid of `full` for two CPU cores. Cut: the length of each run, not its cells.
 
-    30,720 tokens a run instead of 8.2 million, in batches of one row, which learn more from so few tokens (RESULTS.md);
+    30,720 tokens a run instead of 8.2 million, in batches of one row, which learn more from so few tokens (docs/results/quickstart.md);
     three seeds instead of five; each side is tuned for each size, but at the whole
     data only; mean and first rows take warm's rate; scored are a part of the held-out documents. So few tokens do not
     reach the end of a tenth of 22 hours: only the hundredth part is seen more than once.

@@ -83,7 +83,7 @@ class SpeechTokenizer:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
 
         **Units of a long file are not those of an encoder that hears all of it.** Of a 120 s clip, only 77 % of frames
-        had the same unit in windows as in one piece (third mini-25hz encoder, RESULTS.md), far from the seams as near
+        had the same unit in windows as in one piece (third mini-25hz encoder, docs/results/speed.md), far from the seams as near
         them, since attention over 120 s moves every frame. Where that matters, cut files into short clips first
         (`twist manifest --vad`).
 
