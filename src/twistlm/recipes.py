@@ -183,7 +183,8 @@ def full() -> GridConfig:
 def two_cores() -> GridConfig:
     """The grid of `full` for two CPU cores. Cut: the length of each run, not its cells.
 
-    30,720 tokens a run instead of 8.2 million, in batches of one row, which learn more from so few tokens (docs/results/quickstart.md);
+    30,720 tokens a run instead of 8.2 million, in batches of one row, which learn more from so few tokens
+    (docs/results/quickstart.md);
     three seeds instead of five; each side is tuned for each size, but at the whole
     data only; mean and first rows take warm's rate; scored are a part of the held-out documents. So few tokens do not
     reach the end of a tenth of 22 hours: only the hundredth part is seen more than once.

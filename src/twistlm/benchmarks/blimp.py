@@ -1,4 +1,5 @@
-"""sBLIMP from minimal pairs of sentences: speech in the layout of ZeroSpeech 2021, which `evaluate.zerospeech` reads.
+"""sBLIMP from minimal pairs of sentences: speech in the layout of ZeroSpeech 2021, which
+`evaluate.suites.zerospeech` reads.
 
 syntactic/<split>/gold.csv    id, filename, voice, type (the phenomenon), subtype (its type), transcription, correct
 syntactic/<split>/<name>.wav  names say nothing of the side

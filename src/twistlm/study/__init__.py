@@ -1,1 +1,1 @@
-"""Whole experiments, and what the verbs of `twist` do: quickstart, training, evaluation, unit quality, reports."""
+"""Whole experiments and nothing else: the quickstart, grids of warm and cold, a recipe over seeds."""

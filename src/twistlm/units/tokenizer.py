@@ -83,9 +83,9 @@ class SpeechTokenizer:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
 
         **Units of a long file are not those of an encoder that hears all of it.** Of a 120 s clip, only 77 % of frames
-        had the same unit in windows as in one piece (third mini-25hz encoder, docs/results/speed.md), far from the seams as near
-        them, since attention over 120 s moves every frame. Where that matters, cut files into short clips first
-        (`twist manifest --vad`).
+        had the same unit in windows as in one piece (third mini-25hz encoder, docs/results/speed.md), far
+        from the seams as near them, since attention over 120 s moves every frame. Where that matters, cut files
+        into short clips first (`twist manifest --vad`).
 
         The file is read twice, in blocks: first for its length, level, mean and variance, which encoders of normalised
         input need before the first frame; then window by window. Only the units grow with its length, two bytes

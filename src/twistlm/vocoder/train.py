@@ -199,7 +199,7 @@ def train_vocoder(
     progress: bool = False,
     stop_after: int | None = None,
 ) -> Vocoder:
-    """Train a vocoder and return it; `vocoder.save(folder)` writes it.
+    """Train a vocoder and return it; its `save(folder)` writes it.
 
     `out` gets `metrics.jsonl` (a line every `log_every` updates) and `checkpoint/`. A rerun goes on from the
     checkpoint, and gives bit for bit what an uninterrupted run gives.
