@@ -239,7 +239,7 @@ def test_blimp_is_read_by_sblimp(tmp_path, format):
 def test_broken_pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
     for text, said in (
-        ("{", "line 1 is not JSON"),
+        ("{", "line 1: not JSON"),
         ("[]", "not a JSON object"),
         (json.dumps(PAIRS[0] | {"good": ""}), "row 1: good"),
         (json.dumps(PAIRS[0] | {"bad": "The cats 0 run."}), "one sentence twice: 0"),

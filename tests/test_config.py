@@ -46,7 +46,7 @@ def test_there_is_a_shipped_recipe_and_names_load_too() -> None:
         ('base = "quickstrat"\n', "did you mean 'quickstart'"),
         ("base = 3\n", "base is 3"),
         ("seed = 1\n", "names no base"),
-        ("seed = \n", "not a TOML file"),
+        ("seed = \n", "not TOML that can be used"),
         ('base = "quickstart"\nwarm = 3\n', "is a section"),
         ('base = "quickstart"\nseed = "1"\n', "seed is '1'; it must be of type int"),
         ('base = "quickstart"\nseed = true\n', "seed is True; it must be of type int"),
@@ -69,10 +69,10 @@ def test_bad_toml_is_refused_with_file_and_key(tmp_path: Path, text: str, expect
 
 
 def test_missing_or_binary_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="no such file"):
         load_toml(tmp_path / "none.toml", bases=recipes.RECIPES)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not a TOML file"):
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_toml(tmp_path / "binary.toml", bases=recipes.RECIPES)
 
 

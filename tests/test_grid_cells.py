@@ -198,5 +198,5 @@ def test_lines_are_added_whole_and_the_first_of_a_key_counts(tmp_path):
     (joined / rows.NAME).write_text(text + text)
     assert rows.read(joined) == rows.read(tmp_path)
     (joined / rows.NAME).write_text(text + '{"key": "c"')
-    with pytest.raises(BadInput, match="line 4 is not a finished run"):
+    with pytest.raises(BadInput, match="line 4: not JSON that can be used"):
         rows.read(joined)

@@ -100,7 +100,7 @@ def test_the_phone_tier_is_found_or_asked_for(tmp_path):
     ("phones", "said"),
     [
         ([["a", 0.2, 0.1]], "from 0.2 to 0.1"),
-        ([["a", 0.0, float("nan")]], "nan"),
+        ([["a", 0.0, float("nan")]], "NaN stands where a number"),
         ([["a", -0.1, 0.1]], "-0.1"),
         ([["a", 0.0, 0.3], ["b", 0.2, 0.4]], "before its neighbour"),
         ([["a", 0.0]], "a phone is"),

@@ -12,14 +12,14 @@ import hashlib
 import itertools
 import json
 import math
-import tomllib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from twistlm.errors import ConfigError
+from twistlm.errors import BadInput, ConfigError
+from twistlm.files.jsonl import parse_toml, read_toml
 
 Rows = Literal["random", "mean", "covariance", "first-rows"]  # how a warm model's new rows begin, see `warm_start`
 Head = Literal["as-is", "own"]  # whether the output is the embedding where the text LM has it so, see `warm_start`
@@ -321,12 +321,7 @@ def load_toml(path: str | Path, *, bases: Mapping[str, Callable[[], Any]]) -> An
             of the wrong type or out of range.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    table = read_toml(path, "a recipe in TOML: what differs from its base", error=ConfigError)
     base = table.pop("base", None)
     if base is None:
         raise ConfigError(f'{path} names no base; its first line should be base = "NAME", one of: {", ".join(bases)}.')
@@ -360,8 +355,8 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
 
 def _parse(raw: str) -> Any:
     try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {raw}", where="--set", kind="a value as in TOML")["value"]
+    except BadInput:
         return raw  # bare text: warm.schedule=cosine
 
 

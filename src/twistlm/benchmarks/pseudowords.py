@@ -10,7 +10,6 @@ it. Log-probabilities are in nats.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import parse_json
 
 MAX_LOGP_GAP = 1.5  # nats, of the whole word's bigram log-probability
 _TRIES = 4000  # draws for one word before no more pseudo-words are looked for
@@ -208,10 +208,7 @@ def read_cmudict(path: str | Path) -> dict[str, list[Phones]]:
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): give CMUdict's cmudict.dict.") from error
     if text.lstrip().startswith("{"):
-        try:
-            lines = list(json.loads(text).items())
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise BadInput(f"{path} is not a JSON object of pronunciations: {error}.") from error
+        lines = list(parse_json(text, where=str(path), kind="CMUdict's pronunciations", shape={str: str}).items())
     else:
         kept = (line.partition(" #")[0].split(None, 1) for line in text.splitlines() if not line.startswith(";;;"))
         lines = [(row[0], row[1] if len(row) > 1 else "") for row in kept if row]

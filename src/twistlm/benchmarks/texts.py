@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.errors import BadInput, offenders
+from twistlm.files import text as files_text
+from twistlm.files.jsonl import read_objects
 
 
 def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
@@ -21,17 +23,7 @@ def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
         BadInput: no such file, a line that is no object, or a field that is missing or empty; an id that occurs twice.
     """
     path, rows = Path(path), []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(
-                f"{path} line {number} is not JSON: {error.msg}. Each line must be a JSON object."
-            ) from error
-        if not isinstance(row, dict):
-            raise BadInput(f"{path} line {number} is not a JSON object. Each line must be one.")
+    for _, row in read_objects(path, "the texts of a benchmark, with one JSON object on each line"):
         rows.append({field: str(row[field]) if isinstance(row.get(field), str | int) else "" for field in fields})
     return checked(rows, fields, where=str(path))
 
@@ -83,9 +75,4 @@ def read_text(path: str | Path) -> str:
     Raises:
         BadInput: it cannot be read, or is not UTF-8.
     """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from error
+    return files_text.read_text(path, "text of a benchmark").replace("\r\n", "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,16 +77,13 @@ def report(
 
 
 def _report(run: Path, search: list[Path]) -> Result:
-    from twistlm.errors import BadInput
+    from twistlm.files.jsonl import read_json
     from twistlm.jobs.inspecting import fitting
-    from twistlm.pages.report import write_report
+    from twistlm.pages.report import SHAPE, write_report
     from twistlm.types import UnitSpec
 
     source = run / "results.json"
-    try:
-        results = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{source} is not JSON ({error}): run twist quickstart again.") from error
+    results = read_json(source, "the results of a quickstart", shape=SHAPE, nan=True, fix="Run twist quickstart again.")
     path = write_report(results, run / "report.html")
     parts = fitting(UnitSpec.from_dict(results["unit_spec"]), run / "warm", search=search)
     told = "\n".join(f"{kind}: {part}" for kind, part in parts.items())

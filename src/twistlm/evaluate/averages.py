@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.stats import Paired, outcome_ci, outcome_difference
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import parse_json
 from twistlm.types import Score
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _FIXED = {
     "n_negative": pa.int64(),
 }  # fmt: skip
 _META = b"twistlm"
+_FACTS = {"suite": str, "version": str, "checksum": str, "unit_spec": str, "opening?": (str, None)}
+_AGAIN = "Delete it and run again."
 BY_TYPE, _TYPE = "mean over types", "facet.type"
 
 
@@ -128,9 +131,10 @@ class ScoredPairs:
         """
         try:
             table = pq.read_table(path)
-            facts = json.loads((table.schema.metadata or {})[_META])
+            said = (table.schema.metadata or {})[_META]
         except (pa.ArrowException, OSError, KeyError) as error:
             raise BadInput(f"{path} is not a table of scored pairs ({error}): delete it and run again.") from error
+        facts = parse_json(said, where=f"{path}", kind="a table of scored pairs", shape=_FACTS, fix=_AGAIN)
         kept = [name for name in table.column_names if not name.startswith("outcome_")]
         return cls(table.select(kept).replace_schema_metadata(None), facts)
 

@@ -9,8 +9,6 @@ unknown.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,7 +17,13 @@ from typing import Any
 
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.averages import BY_TYPE
+from twistlm.files.jsonl import check_shape, parse_toml, read_json
 
+_CELL = {"accuracy": float, "ci": [(float, None)], "n": int, "n_pairs": int}
+_SUITE = {
+    "suite": str, "version": str, "checksum": str, "unit_spec": str,
+    "scores": {str: [{"model": str, "model_sha256": str, "groups": {str: _CELL}}]},
+}  # fmt: skip
 FIELDS = ("normalize", "end", "split", "rendering")
 _SPLIT = ("swuggy", "sblimp", "prosaudit")  # benchmarks of two splits
 _RENDERED = ("storycloze", "topic-storycloze")  # benchmarks that were spoken more than once
@@ -101,7 +105,11 @@ def leaderboard(runs: Sequence[str | Path]) -> list[Section]:
 
 def published() -> tuple[list[Row], dict[str, str]]:
     """Return the published accuracies, and the benchmarks' titles by key."""
-    data = tomllib.loads(files("twistlm.evaluate").joinpath("published.toml").read_text(encoding="utf-8"))
+    data = parse_toml(
+        files("twistlm.evaluate").joinpath("published.toml").read_text(encoding="utf-8"),
+        where="published.toml",
+        kind="what others published",
+    )
     parts, source = data["salmon"]["order"], data["sources"]
     entries = list(data["models"]["rows"])
     for row in data["salmon"]["rows"]:
@@ -131,10 +139,11 @@ def _measured(run: Path) -> list[Row]:
     rows, broken = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            numbers = json.loads(path.read_text(encoding="utf-8"))
+            numbers = read_json(path, "what twist eval measured", shape=(dict, list), nan=True)
             if isinstance(numbers, dict) and {"suite", "scores", "checksum"} <= numbers.keys():
+                check_shape(numbers, _SUITE, where=str(path), kind="what twist eval measured on a suite")
                 rows += _of_suite(numbers)
-        except (ValueError, KeyError, TypeError) as error:
+        except (BadInput, KeyError) as error:
             broken.append(f"{path} ({type(error).__name__}: {error})")
     if broken:
         raise BadInput(

@@ -28,6 +28,7 @@ from filelock import FileLock
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.atomic import atomic_folder, is_disk_full
 from twistlm.files.gguf import convert
+from twistlm.files.jsonl import read_json
 from twistlm.files.sources import ARTIFACTS, Artifact, Bundled, Hub, Source, Url, Wheel
 
 _log = logging.getLogger(__name__)
@@ -146,7 +147,10 @@ def provenance(folder: Path) -> dict[str, Any]:
     A folder that twistlm did not fetch gives `{"source": "folder NAME"}`.
     """
     manifest = folder / _MANIFEST
-    return json.loads(manifest.read_text()) if manifest.exists() else {"source": f"folder {folder.name}"}
+    if not manifest.exists():
+        return {"source": f"folder {folder.name}"}
+    found: dict[str, Any] = read_json(manifest, "the origin of an artifact", shape={"source": str})
+    return found
 
 
 def _entry(artifact: Artifact, source: Source) -> Path:
@@ -190,8 +194,8 @@ def _measure(file: Path) -> dict[str, Any]:
 def _corruption(entry: Path) -> str:
     """Return what is wrong with a cache entry, or "". Hashed once for each state of the files that a process sees."""
     try:
-        files = json.loads((entry / _MANIFEST).read_text())["files"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        files = read_json(entry / _MANIFEST, "the list of an artifact's files", shape={"files": {str: dict}})["files"]
+    except BadInput as error:
         return f"{_MANIFEST}: {error}"
     missing = [name for name in files if not (entry / name).is_file()]
     if missing:

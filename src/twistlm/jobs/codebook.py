@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from twistlm.compute.threads import in_order
 from twistlm.files.artifacts import bundled
+from twistlm.files.jsonl import read_json
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
@@ -84,7 +84,7 @@ def fit_codebook(
     spec = save_tokenizer(
         out,
         name=Path(out).name,
-        encoder_config=json.loads((folder / "encoder.json").read_text()),
+        encoder_config=read_json(folder / "encoder.json", "the configuration of an encoder"),
         encoder_weights=(folder / "encoder.safetensors").read_bytes(),
         layer=layer,
         codebook=book,

@@ -28,6 +28,7 @@ from twistlm.lm.folders import lm_folder, load_model
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.study.judging import without_nan
 from twistlm.types import Score, UnitSpec
+from twistlm.units.catalogue import read_spec
 from twistlm.units.tokenizer import SpeechTokenizer
 
 MOST_GROUPS = 20  # of one kind, in the table; more would bury what it says
@@ -223,7 +224,7 @@ def _weights(folder: Path, spec: UnitSpec) -> str:
     if not any(home.glob("*.safetensors")):
         raise CheckpointError(f"{folder} is not a trained model: no *.safetensors in {home}.")
     if (home / "unit_spec.json").is_file():  # before any work: the scores would refuse it only after the tokenizer pass
-        made_for = UnitSpec.from_json((home / "unit_spec.json").read_text(encoding="utf-8"))
+        made_for = read_spec(home / "unit_spec.json")
         made_for.require(spec, mine=f"the model {folder}", theirs="the tokenizer")
     return _digest(home)
 

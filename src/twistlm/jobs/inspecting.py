@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 from twistlm.audio import decoding
 from twistlm.errors import BadInput
+from twistlm.files.jsonl import read_json
 from twistlm.jobs.parts import named_by_run, spec_of
+from twistlm.pages.report import SHAPE
 from twistlm.types import UnitSpec
-from twistlm.units.catalogue import tokenizer_of
+from twistlm.units.catalogue import read_spec, tokenizer_of
 from twistlm.vocoder.catalogue import vocoder_of
 
 Facts = dict[str, Any]
@@ -62,7 +63,7 @@ def _described(path: Path) -> Facts:
     """Return what a folder is and what it says of itself."""
     has = {child.name for child in path.iterdir()}
     if "results.json" in has:
-        return {"kind": "quickstart run", **_headline(_json(path / "results.json"))}
+        return {"kind": "quickstart run", **_headline(_results(path / "results.json"))}
     if "spec.json" in has:
         return {"kind": "tokenizer", **_spec(path / "spec.json")}
     if {"metrics.jsonl", "config.json"} <= has:
@@ -99,6 +100,11 @@ def _described(path: Path) -> Facts:
     )
 
 
+def _results(path: Path) -> Facts:
+    found: Facts = read_json(path, "the results of a quickstart", shape=SHAPE, nan=True)
+    return found
+
+
 def _headline(results: Facts) -> Facts:
     return {
         "warm_val_nll": results["warm"]["val_nll"],
@@ -115,7 +121,7 @@ def _some(facts: Facts, *names: str) -> Facts:
 
 
 def _spec(path: Path) -> Facts:
-    return _flat_spec(UnitSpec.from_json(path.read_text(encoding="utf-8")))
+    return _flat_spec(read_spec(path))
 
 
 def _flat_spec(spec: UnitSpec) -> Facts:
@@ -123,7 +129,5 @@ def _flat_spec(spec: UnitSpec) -> Facts:
 
 
 def _json(path: Path) -> Facts:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not JSON ({error}): it was changed or damaged.") from error
+    found: Facts = read_json(path, "a file that describes a model, a run or its results", nan=True)
+    return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from twistlm.corpus.manifest import build
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files.known import Known
+from twistlm.files.text import read_text
 from twistlm.jobs.parts import tokenizer_without_model
 from twistlm.jobs.speech import clips_of
 from twistlm.types import Units
@@ -63,7 +64,7 @@ def fit_vocoder(
         )
     if speaker is not None and speaker not in voices:
         raise BadInput(f"{speech} has no clips of {speaker!r} to train on; there are: {', '.join(voices)}.")
-    shape = HiFiGANConfig.from_json((shaped.folder / "config.json").read_text())
+    shape = HiFiGANConfig.from_json(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
     config = VocoderConfig(
         model=dataclasses.replace(shape, num_embeddings=tok.spec.n_units),
         updates=updates,

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from twistlm.compute.memory import keep_freed_memory
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
 from twistlm.lm import attention
 from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
 from twistlm.lm.trainable import merged_state
@@ -28,6 +29,11 @@ from twistlm.types import UnitSpec
 # Architectures that are known, by test, to obey a 4-D mask and explicit positions. Any other may ignore or misread them
 # in silence (ImageGPT flattens the mask, BLOOM counts positions from it, recurrent models have none).
 MASKED = frozenset({"gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2"})
+
+
+_VOCAB = {
+    "n_units": int, "offset?": int, "pad?": int, "bos?": (int, None), "eos?": (int, None), "n_tokens?": (int, None),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +138,14 @@ class UnitLM:
         """
         folder = Path(folder)
         try:
-            spec = UnitSpec.from_json((folder / "unit_spec.json").read_text())
-            provenance = json.loads((folder / "provenance.json").read_text())
+            spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "what its units are"))
+            provenance = read_json(folder / "provenance.json", "where a unit LM comes from")
             layout = folder / "vocab.json"
-            vocab = Vocab(**json.loads(layout.read_text())) if layout.exists() else Vocab(spec.n_units)
+            vocab = (
+                Vocab(**read_json(layout, "the tokens of a unit LM", shape=_VOCAB))
+                if layout.exists()
+                else Vocab(spec.n_units)
+            )
         except (OSError, ValueError, TypeError, BadInput) as error:
             raise CheckpointError(
                 f"{folder} is not a unit LM: {error}. Give a folder that UnitLM.save wrote; one of transformers is "

@@ -11,7 +11,6 @@ Their folders do not say which tokenizer made their units, so the caller must. T
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from twistlm.errors import BadInput, CheckpointError, offenders
+from twistlm.files.jsonl import read_json
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import REFUSALS, from_config, is_derived, load_causal_lm, require_finite
 from twistlm.lm.vocab import Vocab
@@ -42,13 +42,13 @@ def load_published(folder: str | Path, spec: UnitSpec) -> UnitLM:
         CheckpointError: files are missing or damaged, or do not fit the configuration.
     """
     folder = Path(folder)
-    try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} is no published speech LM: its config.json cannot be read ({error}). Unpack it, or download it "
-            "again."
-        ) from error
+    said = read_json(
+        folder / "config.json",
+        "the configuration of a published speech LM",
+        shape={"model_type?": str, "base_config?": (dict, None)},
+        fix="Unpack it, or download it again.",
+        error=CheckpointError,
+    )
     if said.get("model_type") == "speech_language_model":
         layout, model = "SlamKit", _slamkit(folder, said, spec)
         vocab = Vocab(spec.n_units, n_tokens=_rows(model))

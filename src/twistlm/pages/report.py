@@ -29,6 +29,25 @@ REQUIRED = (
     "unit_spec", "seconds", "peak_rss_gb", "versions", "hardware", "speech", "config", "samples", "commands",
 )  # fmt: skip
 
+_INTERVAL = [(float, None)]
+_MEAN = {"accuracy": float, "ci": _INTERVAL, "n": int}
+_SIDE = {
+    "val_nll": float, "val_nll_ci": _INTERVAL, "val_ppl": float, "val_ppl_ci": _INTERVAL, "lr": float, "updates": int,
+    "seconds": float, "history": [{"update": int, "train_loss?": (float, None), "val_nll?": (float, None)}],
+}  # fmt: skip
+_WORDS = {**_MEAN, "seen_voice?": (_MEAN, None), "unseen_voice?": (_MEAN, None)}
+SHAPE = {  # of results.json, see `write_report`
+    "warm": _SIDE, "cold": _SIDE, "updates_to_cold_loss": (float, None),
+    "mini_swuggy": {"warm": _WORDS, "cold": _WORDS},
+    "resynthesis": {
+        "wer_original": (float, None), "wer_resynth": (float, None), "wer_original_ci": (_INTERVAL, None),
+        "wer_resynth_ci": (_INTERVAL, None), "n": int,
+    },
+    "samples": [{"id": str, "text": str, "prompt": str, "resynth": str, "cold": str, "warm": str}],
+    "unit_spec": dict, "speech": {"source": str, "splits": {str: dict}},
+    "seconds": {str: float}, "versions": {str: str},
+}  # fmt: skip
+
 
 def write_report(results: Mapping[str, Any], out: Path) -> Path:
     """Write the report of a run and return its path.

@@ -34,6 +34,7 @@ from twistlm.evaluate.stats import updates_to_reach
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files import artifacts
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
 from twistlm.files.urls import UrlPath
 from twistlm.lm.folders import load_model, text_lm_files
 from twistlm.lm.model import UnitLM
@@ -151,7 +152,7 @@ class _Job:
                 {"update": row["update"], "train_loss": row.get("loss"), "val_nll": row.get("val_nll")}
                 for row in result.history
             ]
-            record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            record = read_json(folder / "config.json", "the record of a run")
             return {
                 "history": history,
                 "seconds": result.seconds,

@@ -22,9 +22,11 @@ from filelock import FileLock, Timeout
 
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
 
 Values = dict[str, Any]
 _MARK = "stages"
+_RECORD = {"key?": str, "done?": bool, "value?": dict, "seconds?": {str: float}, "peak_rss_gb?": float}
 _HEARTBEAT = 5.0  # seconds between two notes of the time spent: at most this much is lost when killed
 
 
@@ -122,7 +124,11 @@ class Stages:
 
     def _read(self, name: str) -> Values | None:
         path = self.out / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        fix = "Remove it, and what it stands for is done again."
+        found: Values = read_json(path, "the record of a stage, or timings", shape=_RECORD, nan=True, fix=fix)
+        return found
 
     def _write(self, name: str, values: Values) -> None:
         with atomic_write(self.out / name) as temporary:

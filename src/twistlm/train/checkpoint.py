@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from twistlm.errors import CheckpointError, TwistError
+from twistlm.files.jsonl import read_json
 from twistlm.train.parallel import ALONE, Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,7 +83,13 @@ def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
     path = saved[update]
     reader = dcp.HuggingFaceStorageReader(str(path))
     try:
-        run = json.loads((path / "run.json").read_text())
+        run = read_json(
+            path / "run.json",
+            "the record of a checkpoint",
+            shape={"fingerprint": str, "files": int},
+            fix=_GONE,
+            error=CheckpointError,
+        )
         if run["fingerprint"] != fingerprint:
             raise CheckpointError(f"{path} belongs to another run ({run}); train in a new folder.")
         if (found := len(list(path.glob("*.safetensors")))) != run["files"]:
@@ -123,7 +130,8 @@ def remove(folder: Path) -> None:
 
 def _saved(folder: Path) -> dict[int, Path]:
     """Return the checkpoints by update: the last one, and the one before it where a kill left that too."""
-    return {int(path.name.removeprefix("update-")): path for path in folder.glob("update-*")}
+    found = {path.name.removeprefix("update-"): path for path in folder.glob("update-*")}
+    return {int(update): path for update, path in found.items() if update.isdecimal() and len(update) < 19}
 
 
 def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

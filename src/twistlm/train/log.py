@@ -9,8 +9,11 @@ from typing import Any
 
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import parse_json
+from twistlm.files.text import decode, read_bytes
 
 Row = dict[str, Any]
+_KIND = "the metrics of a run, with one JSON object on each line"
 
 
 def read_history(path: str | Path) -> list[Row]:
@@ -19,19 +22,14 @@ def read_history(path: str | Path) -> list[Row]:
     Raises:
         BadInput: no such file, or a line before the last is not JSON.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError as error:
-        raise BadInput(f"there is no {path}: it is written by `twist train`.") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
-            break
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}, line {number} is not JSON: {error}.") from error
-    return rows
+    if not Path(path).is_file():
+        raise BadInput(f"there is no {path}: it is written by `twist train`.")
+    data = read_bytes(path, _KIND)
+    whole = decode(data[: data.rfind(b"\n") + 1], where=str(path), kind=_KIND)
+    return [
+        parse_json(line, where=f"{path}, line {number}", kind=_KIND, shape={"update": int})
+        for number, line in enumerate(whole.split("\n")[:-1], start=1)
+    ]
 
 
 class MetricsLog:

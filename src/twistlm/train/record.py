@@ -17,6 +17,7 @@ from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import CheckpointError
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
 from twistlm.lm.model import UnitLM
 
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
@@ -65,11 +66,10 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
 
 
 def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        old = {part: record[part] for part in new}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not the record of a run ({error!r}); train in a new folder.") from error
+    fix = "Train in a new folder."
+    shape = dict.fromkeys(new, dict)
+    record: dict[str, Any] = read_json(path, "the record of a run", shape=shape, fix=fix, error=CheckpointError)
+    old = {part: record[part] for part in new}
     odd = [
         f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
         for part in new

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from twistlm.errors import ArtifactError, BadInput, TwistError
 from twistlm.files.artifacts import bundled_or_folder
+from twistlm.files.jsonl import read_json
 from twistlm.files.known import Known, is_one, known
 from twistlm.types import UnitSpec
 from twistlm.units.published import PUBLISHED, published_folder
@@ -38,12 +38,7 @@ def read_spec(source: str | Path) -> UnitSpec:
         path = tokenizer_folder(source) / "spec.json"
         if not path.is_file():
             raise ArtifactError(f"{path.parent} is not a tokenizer: it has no spec.json.")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error}). A UnitSpec is as in the spec.json of a tokenizer.") from error
-    if not isinstance(fields, dict):
-        raise BadInput(f"{path}: not a JSON object. A UnitSpec is as in the spec.json of a tokenizer.")
+    fields = read_json(path, "a UnitSpec, as in the spec.json of a tokenizer")
     try:
         return UnitSpec.from_dict(fields)
     except BadInput as error:

@@ -11,7 +11,6 @@ Shapes: B clips, N samples, F frames, D feature dimensions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from twistlm.audio.stream import Survey, survey
 from twistlm.compute.devices import float32_convolutions
 from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError, BadInput
+from twistlm.files.jsonl import read_json
 from twistlm.units.frontend import FrontEnd
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
@@ -278,7 +278,9 @@ class SSLEncoder:
         folder = Path(folder)
         if not (folder / "encoder.json").is_file() or not (folder / "encoder.safetensors").is_file():
             raise ArtifactError(f"{folder} holds no encoder: expected encoder.json and encoder.safetensors in it.")
-        config = configuration(json.loads((folder / "encoder.json").read_text()))
+        config = configuration(
+            read_json(folder / "encoder.json", "the configuration of an encoder", error=ArtifactError)
+        )
         if not 1 <= layer <= config.num_hidden_layers:
             raise BadInput(f"layer {layer} asked of an encoder with {config.num_hidden_layers} blocks in {folder}.")
         state = {name: tensor.float() for name, tensor in load_file(folder / "encoder.safetensors").items()}

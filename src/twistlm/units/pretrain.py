@@ -38,6 +38,7 @@ from twistlm.compute import choices
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
 from twistlm.units.encoder import frames_of
 
 # (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2
@@ -392,7 +393,13 @@ def _checkpoint(
 def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if not (folder / "state.json").is_file():
         return 0
-    state = json.loads((folder / "state.json").read_text())
+    state = read_json(
+        folder / "state.json",
+        "the state of a HuBERT pretraining",
+        shape={"update": int, "config": dict},
+        fix="Remove the folder to begin anew.",
+        error=CheckpointError,
+    )
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     made_with = {field.name: field.default for field in dataclasses.fields(config)} | state["config"]
     changed = [key for key in wanted if wanted[key] != made_with[key]]

@@ -6,7 +6,6 @@ encoder must be there and fit: nothing is left at a random value.
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import WhisperConfig
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
+from twistlm.files.jsonl import read_json
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
 
 # What stands before the encoder's names when it was saved inside a larger model (with a CTC head, a decoder).
@@ -75,7 +75,7 @@ def read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Ten
     """
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} is no transformers folder: it has no config.json.")
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_json(folder / "config.json", "the configuration of a speech encoder", error=ArtifactError)
     family = fields.get("model_type")
     if family not in _PREFIXES:
         raise BadInput(
@@ -144,7 +144,7 @@ def load_encoder(folder: Path, *, layer: int, normalize_input: bool, hop: int) -
         BadInput: a layer, a family or a hop there is not.
     """
     file = folder / "encoder.json"
-    fields = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    fields = read_json(file, "the configuration of an encoder", error=ArtifactError) if file.is_file() else {}
     if fields.get("model_type") != "whisper":
         return SSLEncoder.load(folder, layer=layer, normalize_input=normalize_input, hop=hop)
     if not (folder / "encoder.safetensors").is_file():

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from twistlm.errors import BadInput
+from twistlm.files.jsonl import check_shape, parse_json
 
 SLOPE = 0.1  # of every leaky ReLU but the last, which has torch's default of 0.01
 
@@ -34,6 +35,15 @@ class DurationConfig:
     var_pred_hidden_dim: int
     var_pred_kernel_size: int
     var_pred_dropout: float
+
+
+_DURATION = {"encoder_embed_dim": int, "var_pred_hidden_dim": int, "var_pred_kernel_size": int}
+_SHAPE = {
+    "num_embeddings": int, "embedding_dim": int, "model_in_dim": int, "upsample_rates": [int],
+    "upsample_kernel_sizes": [int], "upsample_initial_channel": int, "resblock_kernel_sizes": [int],
+    "resblock_dilation_sizes": [[int]], "sampling_rate": int,
+    "dur_predictor_params?": ({**_DURATION, "var_pred_dropout": float}, None),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +123,20 @@ class HiFiGANConfig:
         Raises:
             BadInput: a key is missing, the vocoder has several speakers or styles, or uses another residual block.
         """
-        fields: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = parse_json(text, where="vocoder config", kind="the shape of a unit HiFi-GAN")
         if fields.get("multispkr") or fields.get("multistyle") or str(fields.get("resblock", "1")) != "1":
             raise BadInput('vocoder config: only one speaker, one style and resblock "1" are supported.')
         known = {f.name: f for f in dataclasses.fields(cls)}
         missing = [name for name, f in known.items() if name not in fields and f.default is dataclasses.MISSING]
         if missing:
             raise BadInput(f"vocoder config: keys missing: {', '.join(missing)}. Is it a unit HiFi-GAN config?")
+        check_shape(fields, _SHAPE, where="vocoder config", kind="the shape of a unit HiFi-GAN")
         kept = {name: _tuples(value) for name, value in fields.items() if name in known}
         if kept.get("dur_predictor_params"):
-            kept["dur_predictor_params"] = DurationConfig(**kept["dur_predictor_params"])
+            params = kept["dur_predictor_params"]
+            kept["dur_predictor_params"] = DurationConfig(
+                **{f.name: params[f.name] for f in dataclasses.fields(DurationConfig)}
+            )
         return cls(**kept)
 
 

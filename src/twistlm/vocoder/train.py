@@ -23,12 +23,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.jsonl import read_json, read_objects
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops, heldout_distance
@@ -145,9 +147,11 @@ class _State:
 
     def load(self, folder: Path, identity: dict[str, Any]) -> Self:
         try:
-            header = json.loads((folder / "state.json").read_text())
+            header = read_json(
+                folder / "state.json", "the state of a vocoder training", shape={"update": int, "identity": dict}
+            )
             tensors = load_file(folder / "state.safetensors")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise CheckpointError(
                 f"the vocoder checkpoint {folder} cannot be read ({error}): delete it to start anew."
             ) from error
@@ -314,4 +318,5 @@ def _kept_lines(path: Path, update: int) -> list[str]:
     """The log of a run up to an update: what came after its last checkpoint is done again."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines() if json.loads(line)["update"] <= update]
+    rows = read_objects(path, "the metrics of a vocoder training", shape={"update": int})
+    return [json.dumps(row) for _, row in rows if row["update"] <= update]

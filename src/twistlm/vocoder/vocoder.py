@@ -21,6 +21,8 @@ from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.artifacts import bundled_or_folder
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
+from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN, durations
 
@@ -68,10 +70,10 @@ class Vocoder:
         """
         folder = bundled_or_folder(name_or_folder, "vocoder")
         try:
-            spec = UnitSpec.from_json((folder / "unit_spec.json").read_text())
-            config = HiFiGANConfig.from_json((folder / "config.json").read_text())
+            spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
+            config = HiFiGANConfig.from_json(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise ArtifactError(
                 f"the vocoder {folder} cannot be read: {error}. It needs model.safetensors, config.json and "
                 "unit_spec.json, whole: copy or make it again."
@@ -161,7 +163,7 @@ def load_published(checkpoint: str | Path, config: str | Path, spec: UnitSpec) -
     """
     checkpoint = Path(checkpoint)
     try:
-        shape = HiFiGANConfig.from_json(Path(config).read_text())
+        shape = HiFiGANConfig.from_json(read_text(config, "the shape of a vocoder", error=ArtifactError))
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["generator"]
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise ArtifactError(

@@ -9,6 +9,7 @@ from typing import Any
 from twistlm.config import ArmConfig, GridConfig, TrainConfig
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_json
 from twistlm.pages.grid import html
 from twistlm.pages.grid_tables import markdown
 from twistlm.study.grid import rows
@@ -29,9 +30,9 @@ def report(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
+        study = read_json(folder / STUDY, "the settings of a study", shape={"config": dict, "inputs": dict})
         config = _grid(study["config"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (BadInput, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{folder} holds no study ({error!r}): name the folder that `twist study run` works in (its --out)."
         ) from error

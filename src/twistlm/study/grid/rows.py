@@ -13,11 +13,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import parse_json
+from twistlm.files.text import read_text
 
 NAME = "study.jsonl"
 Row = dict[str, Any]
+_ROW = {"key": str, "cell?": dict, "nll?": (float, None)}
+_FIX = "twistlm writes the file whole: it was changed since. Take the line out; the run is then done again."
 
 
 def read(folder: str | Path) -> dict[str, Row]:
@@ -28,16 +31,10 @@ def read(folder: str | Path) -> dict[str, Row]:
     """
     path = Path(folder) / NAME
     found: dict[str, Row] = {}
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = read_text(path, "the finished runs of a study").split("\n") if path.exists() else []
     for number, line in enumerate(filter(None, lines), start=1):
-        try:
-            row = json.loads(line)
-            found.setdefault(row["key"], row)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"{path}, line {number} is not a finished run ({error!r}). twistlm writes the file whole: it was "
-                "changed since. Take the line out; the run is then done again."
-            ) from error
+        row = parse_json(line, where=f"{path}, line {number}", kind="a finished run", shape=_ROW, fix=_FIX)
+        found.setdefault(row["key"], row)
     return found
 
 

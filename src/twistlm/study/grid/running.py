@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import os
 import shutil
 import time
@@ -20,6 +19,7 @@ from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import TrainingError
 from twistlm.evaluate.pairs import score_pairs
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
 from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
@@ -165,7 +165,7 @@ def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, p
         }
         if cell.split == "test":
             row |= _judge(result.lm, config, inputs)
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "config.json", "the record of a run")
     row |= {"precision": record["precision"], "start": record["start"], "wall": time.perf_counter() - started}
     row |= {"hardware": hardware(lm.device), "versions": versions()}
     out = Path(config.out)
@@ -202,7 +202,7 @@ def _keep_best(home: Path, row: Row, model: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         there = home / "cell.json"
-        if there.exists() and json.loads(there.read_text(encoding="utf-8"))["nll"] <= row["nll"]:
+        if there.exists() and read_json(there, "the best run of a side", shape={"nll": float})["nll"] <= row["nll"]:
             return
         with atomic_folder(home) as temporary:
             shutil.copytree(model, temporary / "lm", copy_function=os.link)

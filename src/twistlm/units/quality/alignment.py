@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import read_objects
+from twistlm.files.text import read_text
 from twistlm.units.quality.textgrid import read_textgrid
 
 if TYPE_CHECKING:
@@ -130,15 +131,9 @@ def phones_at(
 def _json_lines(path: Path, phone_set: str | None) -> dict[str, list[Phone]]:
     found: dict[str, list[Phone]] = {}
     sets: dict[str, str] = {}
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_objects(path, "phones, one JSON object on each line for a clip"):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{where}: not JSON ({error}). Alignments have one JSON object on each line.") from error
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("phones"), list):
+        if not isinstance(row.get("id"), str) or not isinstance(row.get("phones"), list):
             raise BadInput(f'{where}: needs "id", a string, and "phones", a list of [phone, start, end].')
         if row["id"] in found:
             raise BadInput(f"{where}: the id {row['id']!r} occurs twice. One line holds all phones of a clip.")
@@ -224,9 +219,4 @@ def _stem(id: str) -> str:
 
 def _text(path: Path) -> str:
     """The file's text with lines ended by "\\n"; what else `splitlines` takes for an end may stand inside a line."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from error
+    return read_text(path, "a table of phones")
