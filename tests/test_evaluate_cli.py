@@ -13,10 +13,16 @@ from standins import Tiny
 from suite_standins import make_multispeaker, make_prosaudit, make_salmon, make_sblimp, make_swuggy
 from test_cli import twist  # noqa: F401
 from twistlm.evaluate.averages import ScoredPairs
+from twistlm.evaluate.leaderboard import leaderboard
+from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.topline import score_texts
+from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.jobs import evaluating
+from twistlm.lm.model import UnitLM
+from twistlm.lm.score import score
 from twistlm.lm.warmstart import cold_start
 from twistlm.types import UnitSpec
+from twistlm.units.tokenizer import SpeechTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,31 @@ def test_all_suites_two_models_and_a_rerun(twist, tiny: Tiny, bench: Path, tmp_p
     assert twist(*command).json == found.json
     text = twist(*command[:-1]).out
     assert "swuggy-dev: version" in text and "vocabulary=in" in text and "p = " in text and "summed" in text
+
+
+def test_the_final_token_counted_is_another_protocol(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
+    command = ["eval", bench / "a", f"sblimp-dev={bench}/slm21", "--normalize", "mean", "--json"]
+    command += ["--tokenizer", tiny.tokenizer, "--out", tmp_path]
+    plain = twist(*command).json["suites"]["sblimp-dev"]
+    ended = twist(*command, "--end-token").json["suites"]["sblimp-dev"]
+    assert "final <s> not counted" in plain["protocols"]["mean"] and "end" not in plain
+    assert "final <s> counted" in ended["protocols"]["mean"] and ended["end"] == "counted"
+    assert json.loads((tmp_path / "sblimp-dev.json").read_text()) == plain
+    assert json.loads((tmp_path / "sblimp-dev.end.json").read_text()) == ended
+    blocks = next(s for s in leaderboard([tmp_path]) if s.key == "sblimp").blocks
+    assert {b.rows[0].protocol["end"] for b in blocks if b.ours} == {"counted", "not counted"}
+
+    tok = SpeechTokenizer.load(tiny.tokenizer)
+    one = tokenize_suite(open_suite(f"sblimp-dev={bench}/slm21"), tok, cache=bench / "units")
+    ids = sorted(one.units)
+    oracle = score(UnitLM.load(bench / "a" / "lm"), [one.units[i].ids for i in ids], include_end=True)
+    table = ScoredPairs.read(next(tmp_path.glob("*.end.parquet"))).table.to_pydict()
+    for side in ("positive", "negative"):
+        found = zip(table[side], table[f"{side}_logprob"], table[f"n_{side}"], strict=True)
+        for clip, total, n in found:
+            of = oracle[ids.index(clip)]
+            assert n == of.n == len(one.units[clip]) + 1 and total == pytest.approx(of.sum_logprob, abs=1e-4)
+    assert twist(*command, "--end-token").json["suites"]["sblimp-dev"] == ended
 
 
 def test_a_broken_table_or_another_sound_is_scored_again(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811

@@ -181,6 +181,9 @@ def eval_(
     topline: Annotated[
         str | None, typer.Option(help="Text LM (as of twist train) that reads the transcripts, where SUITES have them.")
     ] = None,
+    end_token: Annotated[
+        bool, typer.Option("--end-token", help="Count the final <s> of SUITES' clips too, as SlamKit does.")
+    ] = False,
     units: Annotated[
         Path | None, typer.Option(help="Folder of units: gives perplexity, and nothing else if no SUITES are named.")
     ] = None,
@@ -209,6 +212,7 @@ def eval_(
         out=out,
         submission=submission,
         topline=topline,
+        end_token=end_token,
         units=units,
         against_units=against_units,
         split=split,

@@ -34,6 +34,7 @@ PROTOCOLS = {
     "mean": "mean log-probability per unit, final <s> not counted; ties 0.5",
     "sum": "summed log-probability, final <s> not counted; ties 0.5",
 }
+END_COUNTED = {"end": "counted"}  # in the facts of scores that hold the final <s>, as SlamKit's do
 _FIXED = {
     "id": pa.string(), "item": pa.string(), "positive": pa.string(), "negative": pa.string(),
     "positive_logprob": pa.float64(), "negative_logprob": pa.float64(), "n_positive": pa.int64(),
@@ -139,6 +140,12 @@ class ScoredPairs:
         return cls(table.select(kept).replace_schema_metadata(None), facts)
 
 
+def protocol(normalize: Normalize, *, end: bool) -> str:
+    """Return in words how a pair is compared; `end`: whether the final `<s>` is counted."""
+    said = PROTOCOLS[normalize]
+    return said.replace("not counted", "counted") if end else said
+
+
 def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[str, Score]:
     """Return a Score for all pairs ("all", `BY_TYPE`) and for each group of each breakdown ("frequency=1-5").
 
@@ -166,7 +173,7 @@ def averages(scored: ScoredPairs, *, normalize: Normalize, seed: int) -> dict[st
             n=len(means),
             unit_spec=facts["unit_spec"],
             protocol=(
-                f"{opening}{PROTOCOLS[normalize]}; {steps}; "
+                f"{opening}{protocol(normalize, end=END_COUNTED.items() <= scored.facts.items())}; {steps}; "
                 f"95% bootstrap over {len(means)} items ({sizes[group]} pairs)"
             ),
             suite=f"{facts['suite']} version {facts['version']} sha256 {facts['checksum']}",

@@ -165,7 +165,7 @@ def _of_suite(numbers: Mapping[str, Any]) -> list[Row]:
     for rule, models in numbers["scores"].items():
         for model in models:
             groups = model["groups"]
-            protocol = {"normalize": rule, "end": "not counted"}
+            protocol = {"normalize": rule, "end": numbers.get("end", "not counted")}
             if split:
                 protocol["split"] = split
             if name in _RENDERED and not any(group.startswith("speaker=") for group in groups):

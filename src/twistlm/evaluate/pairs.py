@@ -108,13 +108,15 @@ def score_sides(
     pairs: Sequence[Pair],
     *,
     batch_tokens: int | None = None,
+    include_end: bool = False,
     known: Mapping[bytes, tuple[float, int]] | None = None,
 ) -> dict[str, tuple[float, int]]:
     """Return clip id -> (log-probability in nats, units it was summed over) for every clip the pairs name.
 
-    The final `<s>` is not counted. Args, Raises: as `score_pairs`.
+    Args, Raises: as `score_pairs`.
 
     Args:
+        include_end: count the final `<s>` too, as SlamKit does; the protocol must say so (`averages.protocol`).
         known: what this model gave to other unit sequences, by their ids' bytes: these are not scored again. Two
             suites may share clips, as the two StoryCloze share stories and right endings.
     """
@@ -137,7 +139,7 @@ def score_sides(
     key = {i: units_by_id[i].ids.tobytes() for i in wanted}
     found = dict(known or {})
     fresh = {key[i]: units_by_id[i].ids for i in wanted if key[i] not in found}
-    scores = score(lm, list(fresh.values()), include_end=False, batch_tokens=batch_tokens)
+    scores = score(lm, list(fresh.values()), include_end=include_end, batch_tokens=batch_tokens)
     found |= {units: (float(one.sum_logprob), one.n) for units, one in zip(fresh, scores, strict=True)}
     total = {i: found[key[i]] for i in wanted}
     if bad := [i for i in wanted if not np.isfinite(total[i][0])]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twistlm.errors import BadInput, CheckpointError, offenders
-from twistlm.evaluate.averages import Normalize, ScoredPairs, averages, differences, n_pairs
+from twistlm.evaluate.averages import END_COUNTED, Normalize, ScoredPairs, averages, differences, n_pairs
 from twistlm.evaluate.pairs import score_sides
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.suites.zerospeech import write_submission
@@ -47,6 +47,7 @@ def evaluate(
     out: str | Path,
     submission: str | Path | None = None,
     topline: str | Path | None = None,
+    end_token: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Values:
@@ -61,6 +62,8 @@ def evaluate(
         out: where results go.
         submission: where to write a ZeroSpeech submission of `model`; needs one `normalize`, and suites that have one.
         topline: name or folder of a text LM that reads the transcripts, where a suite has them.
+        end_token: count the final `<s>` of both sides too, as SlamKit does. It is in the protocols, and these results
+            lie apart from those without, as `SUITE.end.json`.
         seed: of the bootstrap.
         progress: show bars.
 
@@ -89,14 +92,17 @@ def evaluate(
     spoken = [tokenize_suite(suite, tok, cache=cache, progress=progress) for suite in opened]
 
     out = Path(out)
-    scored = [_score(folder, sha, spoken, tok.spec, out) for folder, sha in zip(models, weights, strict=True)]
+    scored = [
+        _score(folder, sha, spoken, tok.spec, out, end_token) for folder, sha in zip(models, weights, strict=True)
+    ]
     read = [None] * len(spoken) if text_lm is None else _read(text_lm, spoken, out)
     rules: list[Normalize] = ["mean", "sum"] if normalize == "both" else [normalize]
     values: Values = {"model": str(model), "unit_spec": tok.spec.fingerprint, "results": str(out), "suites": {}}
     for i, suite in enumerate(opened):
         of_models = [tables[i] for tables in scored]
         numbers = without_nan(_numbers(models, of_models, rules, seed) | _topline(topline, read[i], rules, seed))
-        with atomic_write(out / f"{suite.name}.json") as temporary:
+        numbers |= END_COUNTED if end_token else {}
+        with atomic_write(out / f"{suite.name}{'.end' if end_token else ''}.json") as temporary:
             temporary.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         values["suites"][suite.name] = numbers
     if submission is not None:
@@ -142,19 +148,22 @@ def table(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _score(folder: Path, sha256: str, spoken: Sequence[SpokenSuite], spec: UnitSpec, out: Path) -> list[ScoredPairs]:
+def _score(
+    folder: Path, sha256: str, spoken: Sequence[SpokenSuite], spec: UnitSpec, out: Path, end_token: bool
+) -> list[ScoredPairs]:
     """Score every suite, taking from `out` what was scored before; the model is loaded only when something was not."""
     model = functools.cache(load_model)
-    by = {"unit_spec": spec.fingerprint, "model_sha256": sha256}
+    by = {"unit_spec": spec.fingerprint, "model_sha256": sha256} | (END_COUNTED if end_token else {})
     known: dict[bytes, tuple[float, int]] = {}
 
     def sides(one: SpokenSuite) -> tuple[Sides, str]:
         lm = model(folder)
-        found = score_sides(lm, one.units, one.suite.pairs, known=known)
+        found = score_sides(lm, one.units, one.suite.pairs, include_end=end_token, known=known)
         known.update((one.units[i].ids.tobytes(), of) for i, of in found.items())
         return found, lm.vocab.opening
 
-    return [_kept(out / f"{one.suite.name}.{sha256[:12]}.parquet", one, by, sides) for one in spoken]
+    kind = ".end.parquet" if end_token else ".parquet"
+    return [_kept(out / f"{one.suite.name}.{sha256[:12]}{kind}", one, by, sides) for one in spoken]
 
 
 def _read(folder: Path, spoken: Sequence[SpokenSuite], out: Path) -> list[ScoredPairs | None]:
@@ -176,8 +185,10 @@ def _kept(path: Path, one: SpokenSuite, by: Values, sides: Callable[[SpokenSuite
 
     `sides` gives the scores and how the model's documents begin."""
     facts = {"suite": one.suite.name, "version": one.suite.version, "checksum": one.checksum} | by
-    if path.is_file() and facts.items() <= (kept := ScoredPairs.read(path)).facts.items():
-        return kept
+    if path.is_file():
+        kept = ScoredPairs.read(path)
+        if facts.items() <= kept.facts.items() and facts.get("end") == kept.facts.get("end"):
+            return kept
     found, opening = sides(one)
     scored = ScoredPairs.join(one.suite, found, facts | {"opening": opening})
     scored.write(path)

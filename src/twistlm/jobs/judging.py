@@ -30,6 +30,7 @@ def judge(
     out: str | Path | None = None,
     submission: str | Path | None = None,
     topline: str | Path | None = None,
+    end_token: bool = False,
     units: str | Path | None = None,
     against_units: str | Path | None = None,
     split: str = "heldout",
@@ -44,7 +45,7 @@ def judge(
 
     Args:
         model: folder of a model or of its run.
-        suites, normalize, submission, topline: as of `evaluate`.
+        suites, normalize, submission, topline, end_token: as of `evaluate`.
         against: a second model: of the same units on suites; its perplexity is compared too, on the same units, or on
             `against_units`.
         out: folder for the results; None: `eval/` in the folder of the run.
@@ -95,12 +96,15 @@ def judge(
             out=out,
             submission=submission,
             topline=topline,
+            end_token=end_token,
             seed=seed,
             progress=progress,
         )
         values |= parts.facts
-    elif submission is not None or topline is not None:
-        raise BadInput("--submission and --topline are about suites: name some, or leave --units out for all of them.")
+    elif submission is not None or topline is not None or end_token:
+        raise BadInput(
+            "--submission, --topline and --end-token are about suites: name some, or leave --units out for all of them."
+        )
     if held is not None:
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
