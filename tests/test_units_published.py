@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 import re
@@ -11,14 +13,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from sklearn.cluster import MiniBatchKMeans
 
 from encoders import LAYERS, NAMES, encoder_state, stand_in
 from standins import babble
+from test_units_batch import tokenizer
 from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput, UnitSpecMismatch
+from twistlm.units import encoder as encoder_module
 from twistlm.units import published
+from twistlm.units.folder import save_tokenizer
+from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build, pretrained
 from twistlm.units.published import PUBLISHED, import_tokenizer, published_codebook
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -265,6 +271,96 @@ def test_a_whisper_tokenizer(tmp_path):
         import_tokenizer(
             tmp_path / "no", name="x", encoder=tmp_path / "encoder", codebook=other, layer=1, normalize_input=False
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_imported_is_loaded_again(name, tmp_path):
+    """Base and large of every family. Large ones norm behind the last block, which is above every tap."""
+    model = save_inside(name, tmp_path / "encoder")
+    expected = hidden_states(model, CLIP.samples)[2]
+    book = Codebook(expected[:: len(expected) // 9][:9].copy())
+    target = tmp_path / "tok"
+    spec = import_tokenizer(
+        target, name=name, encoder=tmp_path / "encoder", codebook=book, layer=2, normalize_input=False,
+        padding=0 if name == "whisper" else 20,
+    )  # fmt: skip
+    tok = SpeechTokenizer.load(target)
+    assert tok.spec == spec
+    inner = Clip(CLIP.samples[20:-20], 16_000)
+    padded = hidden_states(model, np.pad(inner.samples, 20))[2] if name != "whisper" else None
+    if padded is None:
+        assert np.array_equal(tok(CLIP).frames, book.assign(expected))
+    else:
+        assert np.array_equal(tok(inner).frames, book.assign(padded))
+        weights = load_file(target / "encoder.safetensors")
+        assert any(n.startswith("encoder.layer_norm.") for n in weights) == ("large" not in name)
+        # A folder whose encoder still has that norm, as `twist hubert` leaves it, is the same encoder.
+        again = tmp_path / "again"
+        save_tokenizer(
+            again, name=name, encoder_config=model.config.to_dict(),
+            encoder_weights=save({n: t.contiguous() for n, t in encoder_state(model).items()}), layer=2, codebook=book,
+            normalize_input=False, sample_rate=16_000, hop=spec.hop, card="", padding=20,
+        )  # fmt: skip
+        assert np.array_equal(SpeechTokenizer.load(again)(inner).frames, tok(inner).frames)
+
+
+def test_what_is_not_read_again_as_it_was_is_not_left_there(tmp_path, monkeypatch):
+    save_inside("hubert-base", tmp_path / "encoder")
+    made = published.encoder_files
+
+    def shifted(encoder):
+        fields, weights = made(encoder)
+        state = load(weights)
+        state["encoder.layers.0.feed_forward.output_dense.bias"] += 1
+        return fields, save(state)
+
+    monkeypatch.setattr(published, "encoder_files", shifted)
+    book = Codebook(np.eye(4, 32, dtype=np.float32))
+    with pytest.raises(ArtifactError, match="gives other units"):
+        import_tokenizer(
+            tmp_path / "tok", name="x", encoder=tmp_path / "encoder", codebook=book, layer=1, normalize_input=False
+        )
+    assert not (tmp_path / "tok").exists()
+
+
+@pytest.mark.parametrize("name", ["hubert-base", "wavlm-large", "whisper"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(name, value):
+    model, fields = stand_in(name)
+    state = encoder_state(model)
+    bad = next(n for n in state if n.endswith("layers.1.fc1.weight") or n.endswith("layers.1.attention.k_proj.bias"))
+    state[bad] = state[bad].clone()
+    state[bad].view(-1)[3] = value
+    build(fields, state, layer=1, normalize_input=False, where="")  # it is above this tap
+    with pytest.raises(ArtifactError, match=rf"NaN or infinite: {bad}"):
+        build(fields, state, layer=2, normalize_input=False, where="")
+
+
+def test_features_that_are_not_finite_are_never_unit_0(tmp_path, monkeypatch):
+    """Weights are finite, and a loud clip overflows what is between them."""
+    tok = tokenizer("hubert-base")
+    model = copy.deepcopy(tok.encoder.model)
+    with torch.no_grad():
+        model.encoder.layers[2].final_layer_norm.bias[3] = 3e38
+        model.encoder.layers[2].final_layer_norm.weight[3] = 3e38
+    broken = dataclasses.replace(tok, encoder=dataclasses.replace(tok.encoder, model=model))
+    match = r"clip 'clip': \d+ of \d+ frames are NaN or infinite behind layer 3 of hubert-base"
+    for cut in (broken, broken.frames, broken.features, lambda clip: broken.batch([clip, clip])):
+        with pytest.raises(BadInput, match=match):
+            cut(CLIP)
+    monkeypatch.setattr(encoder_module.SSLEncoder, "windows", in_pieces)
+    with pytest.raises(BadInput, match="frames are NaN or infinite behind layer 3"):
+        broken(CLIP)
+
+
+def in_pieces(encoder, n_samples):
+    half = encoder.n_frames(n_samples) // 2
+    stop = (half - 1) * encoder.hop + encoder.min_samples()
+    rest = encoder.n_frames(n_samples - half * encoder.hop)
+    return [
+        encoder_module.Window(0, stop, slice(0, half)),
+        encoder_module.Window(half * encoder.hop, n_samples, slice(0, rest)),
+    ]
 
 
 def test_a_codebook_without_a_readable_encoder_says_so(monkeypatch):

@@ -71,6 +71,13 @@ class Movable(Protocol):
     def on(self, device: torch.device, /) -> Tokenizer: ...
 
 
+@runtime_checkable
+class Portable(Protocol):
+    """What a tokenizer may have besides, to be sent to another process: what makes it there, which pickles."""
+
+    def portable(self) -> Callable[[], Tokenizer]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """A clip that could not be tokenized, and why."""

@@ -15,15 +15,17 @@ import dataclasses
 import heapq
 import logging
 import os
+import pickle
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
-from twistlm.corpus.cutting import Failure, Movable, Tokenizer, cut
+from twistlm.corpus.cutting import Failure, Movable, Portable, Tokenizer, cut
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import Row
 from twistlm.errors import TwistError
@@ -41,14 +43,15 @@ def cut_on_ray(
 ) -> Generator[Row | Failure]:
     """Cut clips as `corpus.cutting.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
 
-    Each worker is an actor with its own copy of `tok` and one core, or one GPU where the cluster has some. All of them
-    must see the sound files under the same paths (or URLs, with what it takes to log in there), and have the same
-    versions of twistlm and torch, of which units are made. A clip whose worker dies when it is cut alone, again and
-    again, becomes a failure.
+    Each worker is an actor with its own copy of `tok` and one core, or one GPU where the cluster has some. A
+    `SpeechTokenizer` is sent as its name or folder and loaded there; its spec must be the one here. All workers must
+    see that folder and the sound files under the same paths (or URLs, with what it takes to log in there), and have the
+    same versions of twistlm and torch, of which units are made. A clip whose worker dies when it is cut alone, again
+    and again, becomes a failure.
 
     Args:
         entries: what to cut; clips of one archive should come together.
-        tok: the tokenizer; it is sent to the cluster once.
+        tok: the tokenizer; what makes it is sent to the cluster once.
         address: of the cluster, as `ray.init` takes it ("auto", "10.0.0.1:6379", "ray://…"), or "local" for one of its
             own on this machine.
         workers: actors asked for; None for one for each GPU that the cluster has now, or else each core.
@@ -62,7 +65,11 @@ def cut_on_ray(
     with _cluster(address) as cluster:
         has = cluster.cluster_resources()
         n_workers = workers or max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
-        shared = cluster.put(tok)
+        make = tok.portable() if isinstance(tok, Portable) else _Itself(tok)
+        try:
+            shared = cluster.put(make)
+        except (pickle.PicklingError, RuntimeError, TypeError, AttributeError) as error:
+            raise TwistError(f"{address}: the tokenizer cannot be sent to other processes: {error}") from error
         actor = cluster.remote(num_cpus=1, num_gpus=1 if has.get("GPU") else 0, max_restarts=-1)(_Cutter)
         actors = [actor.remote(shared) for _ in range(n_workers)]
         try:
@@ -72,9 +79,23 @@ def cut_on_ray(
                 cluster.kill(each)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Itself:
+    tok: Tokenizer
+
+    def __call__(self) -> Tokenizer:
+        return self.tok
+
+
 class _Cutter:
-    def __init__(self, tok: Tokenizer) -> None:
-        self.tok = tok.on(device()) if isinstance(tok, Movable) else tok
+    def __init__(self, make: Callable[[], Tokenizer]) -> None:
+        self.make = make
+
+    @cached_property
+    def tok(self) -> Tokenizer:
+        """Made with the first clips, whose answer carries the error if it cannot be."""
+        tok = self.make()
+        return tok.on(device()) if isinstance(tok, Movable) else tok
 
     def versions(self) -> dict[str, str]:
         return _versions()

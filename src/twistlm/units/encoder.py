@@ -29,7 +29,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from twistlm.audio.stream import Survey, survey
 from twistlm.compute.devices import float32_convolutions
 from twistlm.compute.products import quicken
-from twistlm.errors import ArtifactError, AudioError, BadInput
+from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
 from twistlm.files.jsonl import read_json
 from twistlm.units.frontend import FrontEnd
 
@@ -314,7 +314,7 @@ def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
         layer: blocks to keep.
 
     Raises:
-        ArtifactError: tensors are missing, or have other shapes than the configuration says.
+        ArtifactError: tensors are missing, have other shapes than the configuration says, or hold NaN or infinity.
     """
     # Without SpecAugment, which only training uses, the model has no embedding for masked frames. An adapter would come
     # behind the last block, so it is above any tap.
@@ -322,19 +322,36 @@ def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
     config = configuration({**config.to_dict(), **changes})
     with torch.device("meta"):
         model = getattr(transformers, f"{FAMILIES[config.model_type]}Model")(config)
+    if _is_stable(config):
+        # "Layer L" is the block's output, before the encoder's last norm: nothing asks for that norm's weights.
+        model.encoder.set_submodule("layer_norm", nn.Identity())
+        unused: tuple[str, ...] = ("masked_spec_embed", "adapter.", "encoder.layer_norm.")
+    else:
+        unused = ("masked_spec_embed", "adapter.")
     kept = {
         name: tensor for name, tensor in state.items()
-        if name != "masked_spec_embed" and not name.startswith("adapter.")
+        if not name.startswith(unused)
         and (not name.startswith("encoder.layers.") or int(name.split(".")[2]) < layer)
     }  # fmt: skip
+    return loaded(model, kept)
+
+
+def loaded(model: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Put a state dict into a model without data, which is then ready to compute features, and return it.
+
+    Raises:
+        ArtifactError: tensors are missing, too many, have other shapes, or hold NaN or infinity.
+    """
     try:
-        model.load_state_dict(kept, strict=True, assign=True)
+        model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
-    if _is_stable(config):
-        model.encoder.set_submodule(
-            "layer_norm", nn.Identity()
-        )  # "layer L" is the block's output, before the encoder's last norm
+    # One such number is enough for every frame of every clip to be NaN, and the centroid nearest to NaN is unit 0.
+    if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise ArtifactError(
+            f"the encoder has weights that are NaN or infinite: {offenders(bad)}. It diverged, or overflowed where it "
+            "was saved in half precision: fetch or train it again."
+        )
     quicken(model)
     return model.float().eval().requires_grad_(False)
 

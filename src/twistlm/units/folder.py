@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from twistlm.errors import ArtifactError
@@ -25,7 +26,8 @@ def encoder_folder(folder: Path, spec: UnitSpec) -> Path:
 
 def save_tokenizer(
     folder: str | Path, *, name: str, encoder_config: dict | None, encoder_weights: bytes, layer: int,
-    codebook: Codebook, normalize_input: bool, sample_rate: int, hop: int, card: str,
+    codebook: Codebook, normalize_input: bool, sample_rate: int, hop: int, card: str, padding: int = 0,
+    check: Callable[[Path, UnitSpec], None] | None = None,
 ) -> UnitSpec:  # fmt: skip
     """Write a tokenizer folder, atomically, and return its spec.
 
@@ -38,11 +40,13 @@ def save_tokenizer(
         codebook: fitted on that layer's features of exactly these weights.
         normalize_input, sample_rate, hop: as in UnitSpec.
         card: Markdown: data, recipe, licence.
+        padding: as in UnitSpec.
+        check: looks at the folder before it gets its name; what it raises is raised, and `folder` stays as it was.
     """
     spec = UnitSpec(
         encoder=name, encoder_sha256=hashlib.sha256(encoder_weights).hexdigest(), layer=layer, tap="block_output",
         normalize_input=normalize_input, sample_rate=sample_rate, hop=hop, n_units=codebook.n_units,
-        centroids_sha256=codebook.sha256, deduplicate=True,
+        centroids_sha256=codebook.sha256, deduplicate=True, padding=padding,
     )  # fmt: skip
     with atomic_folder(Path(folder)) as temporary:
         if encoder_config is not None:
@@ -51,4 +55,6 @@ def save_tokenizer(
         (temporary / "codebook.safetensors").write_bytes(codebook.to_bytes())
         (temporary / "spec.json").write_text(spec.to_json())
         (temporary / "CARD.md").write_text(card)
+        if check is not None:
+            check(temporary, spec)
     return spec

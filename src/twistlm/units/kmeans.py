@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 
 
@@ -108,13 +109,19 @@ class Codebook:
 
     @classmethod
     def load(cls, path: str | Path) -> Codebook:
-        tensors = {name: tensor.astype(np.float32) for name, tensor in load(Path(path).read_bytes()).items()}
+        """Read what `save` wrote. BadInput: it is something else, or holds NaN or infinity."""
+        try:
+            tensors = {name: tensor.astype(np.float32) for name, tensor in load(Path(path).read_bytes()).items()}
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{path} is not a codebook: it cannot be read as safetensors ({error}).") from error
         if not {"centroids"} <= set(tensors) <= {"centroids", "projection"} or any(
             t.ndim != 2 for t in tensors.values()
         ):
             raise BadInput(
                 f"{path} is not a codebook: it should hold a 2-D tensor named 'centroids', and perhaps a 'projection'."
             )
+        if bad := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+            raise BadInput(f"{path}: its {offenders(bad)} hold NaN or infinity. Fetch or fit it again.")
         book = cls(tensors["centroids"], tensors.get("projection"))
         if book.projection is not None and book.projection.shape[1] != book.centroids.shape[1]:
             raise BadInput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip, check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
-from twistlm.errors import ArtifactError, AudioError, BadInput, UnitSpecMismatch
+from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
@@ -41,11 +42,13 @@ class SpeechTokenizer:
         encoder: maps samples [N] to features [F, D].
         codebook: K centroids in the encoder's feature space.
         spec: what a unit is.
+        source: the name or whole path it was loaded by; "" where it was made in memory.
     """
 
     encoder: Encoder
     codebook: Codebook
     spec: UnitSpec
+    source: str = ""
 
     def __call__(self, clip: Clip) -> Units:
         """Units of one clip, deduplicated when the spec says so. The clip is not changed.
@@ -161,6 +164,19 @@ class SpeechTokenizer:
         moved = copy.deepcopy(model).to(device)
         return dataclasses.replace(self, encoder=dataclasses.replace(cast("Any", self.encoder), model=moved))
 
+    def portable(self) -> Loader:
+        """What makes this tokenizer in another process, on its CPU: its name or folder. Encoders do not pickle.
+
+        Raises:
+            BadInput: it was made in memory.
+        """
+        if not self.source:
+            raise BadInput(
+                "this tokenizer was made in memory, and other processes can only load one from its folder: save it "
+                "(save_tokenizer, import_tokenizer), then SpeechTokenizer.load(folder)."
+            )
+        return Loader(source=self.source, spec=self.spec)
+
     def _settled(self, clip: Clip, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         features = self._finite(features, name=clip.id)
         if self.codebook.near_ties(features, relative=BATCH_ROUNDING).any():
@@ -262,4 +278,32 @@ class SpeechTokenizer:
                 f"{folder}: {spec.padding} samples of padding on each side make a frame of {spec.encoder} without any "
                 "sound: less is needed."
             )
-        return cls(encoder, codebook, spec)
+        source = str(name_or_folder)
+        return cls(encoder, codebook, spec, str(Path(source).absolute()) if Path(source).is_dir() else source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Loads a tokenizer where it is called: what is sent to another process instead of the tokenizer.
+
+    Attributes:
+        source: name or folder.
+        spec: what its units must be.
+    """
+
+    source: str
+    spec: UnitSpec
+
+    def __call__(self) -> SpeechTokenizer:
+        """Return the tokenizer.
+
+        Raises:
+            TwistError: it is not there, or is another one.
+        """
+        where = platform.node()
+        try:
+            tok = SpeechTokenizer.load(self.source)
+        except TwistError as error:
+            raise TwistError(f"on the worker {where}: {error} Every worker must see the tokenizer there.") from error
+        self.spec.require(tok.spec, mine="the tokenizer here", theirs=f"{self.source} on the worker {where}")
+        return tok

@@ -23,9 +23,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 
 from twistlm.audio.stream import Survey
 from twistlm.compute.devices import float32_convolutions
-from twistlm.compute.products import quicken
-from twistlm.errors import ArtifactError, AudioError
-from twistlm.units.encoder import Window
+from twistlm.errors import AudioError
+from twistlm.units.encoder import Window, loaded
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -129,7 +128,7 @@ def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: in
     """Build the first `layer` blocks from the encoder's full state dict. Nothing passed in is changed.
 
     Raises:
-        ArtifactError: tensors are missing, or have other shapes than the configuration says.
+        ArtifactError: tensors are missing, have other shapes than the configuration says, or hold NaN or infinity.
     """
     config = WhisperConfig(**{**config.to_dict(), "encoder_layers": layer})
     with torch.device("meta"):
@@ -140,9 +139,4 @@ def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: in
         name: tensor for name, tensor in state.items()
         if not name.startswith("layer_norm.") and (not name.startswith("layers.") or int(name.split(".")[1]) < layer)
     }  # fmt: skip
-    try:
-        model.load_state_dict(kept, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
-    quicken(model)
-    return model.float().eval().requires_grad_(False)
+    return loaded(model, kept)
