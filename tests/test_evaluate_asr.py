@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput
-from twistlm.evaluate.asr import Whisper, normalize, wer
+from twistlm.evaluate.asr import Whisper, wer
+from twistlm.evaluate.words import normalize
 
 words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "it's"]), min_size=1, max_size=8).map(" ".join)
 

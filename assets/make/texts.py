@@ -52,7 +52,7 @@ class Sentence:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words of `text`, apostrophes kept, hyphens as spaces."""
+    """Lower-case words of `text`, apostrophes kept, hyphens as spaces: the rule the split was made by."""
     return re.findall(r"[a-z']+", text.lower())
 
 

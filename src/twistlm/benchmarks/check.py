@@ -31,6 +31,7 @@ from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.suites.sounds import Joined, load
 from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
+from twistlm.evaluate.words import words_of
 from twistlm.files.artifacts import bundled, cache_folder
 from twistlm.progress import track
 from twistlm.types import Pair
@@ -191,11 +192,6 @@ def seen_in_training(texts: Mapping[str, str], training: Sequence[str]) -> list[
         for id, text in sorted(texts.items())
         if not sentences.isdisjoint(_sentences(text)) or not grams.isdisjoint(_grams(words_of(text)))
     ]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of `text` in lower case, without punctuation."""
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
 
 
 def facts(checked: Checked) -> dict[str, Any]:

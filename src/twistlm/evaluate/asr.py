@@ -6,8 +6,6 @@ between windows, int8 on the CPU. All of these move the number, so they are fixe
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from twistlm.audio.clip import Clip, resample
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.evaluate.stats import ratio_ci
+from twistlm.evaluate.words import normalize
 from twistlm.files.artifacts import resolve
 
 SAMPLE_RATE = 16_000
@@ -104,15 +103,6 @@ class Whisper:
             without_timestamps=True,
         )
         return " ".join(segment.text.strip() for segment in segments).strip()
-
-
-def normalize(text: str) -> str:
-    """Return `text` as words: lower case, no punctuation, hyphens and dashes as spaces, apostrophes dropped.
-
-    Numbers stay as they are written: "forty" and "40" differ.
-    """
-    text = re.sub(r"[-‐-―/]", " ", unicodedata.normalize("NFKC", text).lower())
-    return " ".join(re.sub(r"[^\w\s]|_", "", text).split())
 
 
 def wer(references: Sequence[str], hypotheses: Sequence[str], *, seed: int = 0) -> WordErrors:

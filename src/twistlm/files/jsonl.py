@@ -130,6 +130,15 @@ def check_shape(
         raise error(f"{where}: {wrong}. It should be {kind}. {fix}")
 
 
+def without_nan(value: Any) -> Any:
+    """Return `value` with null for each number that is not finite: JSON has no others."""
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _parsed(text: str, nan: bool) -> Any:
     """Parse. Raises ValueError with the reason, or RecursionError."""
     hooks: dict[str, Any] = {} if nan else {"parse_constant": _no_constant}

@@ -24,9 +24,9 @@ from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_folder, file_sha256
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import without_nan
 from twistlm.lm.folders import lm_folder, load_model
 from twistlm.lm.text_lms import text_lm_folder
-from twistlm.study.judging import without_nan
 from twistlm.types import Score, UnitSpec
 from twistlm.units.catalogue import read_spec
 from twistlm.units.tokenizer import SpeechTokenizer

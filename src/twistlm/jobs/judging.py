@@ -12,11 +12,11 @@ from twistlm.errors import BadInput
 from twistlm.evaluate.perplexity import compare_per_second
 from twistlm.evaluate.suites.catalogue import BUNDLED
 from twistlm.files.atomic import atomic_write
-from twistlm.files.jsonl import read_json
+from twistlm.files.jsonl import read_json, without_nan
 from twistlm.jobs.evaluating import evaluate
 from twistlm.jobs.parts import parts_of_model
 from twistlm.lm.folders import load_model, model_spec, run_folder
-from twistlm.study.judging import Values, perplexity, perplexity_values, without_nan
+from twistlm.study.judging import Values, perplexity, perplexity_values
 
 CONTEXT = 256  # tokens, for a model without a record of its training
 

@@ -22,10 +22,10 @@ from twistlm.corpus.sounds import read_clip
 from twistlm.errors import BadInput
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import without_nan
 from twistlm.jobs.unit_measures import Material, measure, value
 from twistlm.pages.unit_quality import write_page
 from twistlm.progress import track
-from twistlm.study.judging import without_nan
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import MFCCEncoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -51,15 +50,6 @@ def pair_values(lm: UnitLM, suite: Suite, spoken: Mapping[str, Units], *, seed: 
         "protocol": score.protocol,
         "suite_version": suite.version,
     }
-
-
-def without_nan(value: Any) -> Any:
-    """Return `value` with null for each number that is not finite: JSON has no others."""
-    if isinstance(value, Mapping):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _accuracy(score: Score, n_pairs: int) -> Values:

@@ -34,14 +34,14 @@ from twistlm.evaluate.stats import updates_to_reach
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files import artifacts
 from twistlm.files.atomic import atomic_write
-from twistlm.files.jsonl import read_json
+from twistlm.files.jsonl import read_json, without_nan
 from twistlm.files.urls import UrlPath
 from twistlm.lm.folders import load_model, text_lm_files
 from twistlm.lm.model import UnitLM
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track
-from twistlm.study.judging import pair_values, perplexity, perplexity_values, without_nan
+from twistlm.study.judging import pair_values, perplexity, perplexity_values
 from twistlm.study.prompts import PROTOCOL as CONTINUED
 from twistlm.study.prompts import choose_prompts, choose_resynthesis, continuations
 from twistlm.study.run import VAL_UNITS, Init, train_units

@@ -16,9 +16,9 @@ import numpy as np
 
 from twistlm.config import GridConfig
 from twistlm.evaluate.stats import paired_difference, ratio_ci, sign_test, t_interval, updates_to_reach
+from twistlm.files.jsonl import without_nan
 from twistlm.study.grid.cells import Arm, Cell, Known, key, place, points, tune
 from twistlm.study.grid.rows import Row
-from twistlm.study.judging import without_nan
 
 Values = dict[str, Any]
 
