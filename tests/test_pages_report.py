@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -296,6 +297,16 @@ def test_whatever_a_file_says_is_text_and_never_markup(results, out):
     assert page.loads and all(load.startswith("data:") for load in page.loads)
     assert "<script" not in html and 'onload="' not in html
     assert "".join(page.text).count(MARK) >= 20
+
+
+def test_nothing_but_the_drawings_is_marked_safe():
+    folder = Path(plots.__file__).parent
+    marks = {path.name: path.read_text().count("Markup(") for path in folder.glob("*.py")}
+    assert {name: n for name, n in marks.items() if n} == {"plots.py": 1}
+    for path in (folder / "templates").glob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"\|\s*safe|autoescape", text), path.name
+        assert not re.search(r"=\{\{", text), f"{path.name}: a value in an attribute without quotes"
 
 
 @pytest.mark.parametrize("path", REQUIRED)
