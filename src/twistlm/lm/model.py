@@ -21,8 +21,10 @@ from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.lm import attention
+from twistlm.lm.card import card
 from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
 from twistlm.lm.trainable import merged_state
+from twistlm.lm.unit_tokenizer import save_unit_tokenizer
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
@@ -119,6 +121,8 @@ class UnitLM:
     def save(self, folder: str | Path) -> None:
         """Write a transformers folder (safetensors), `unit_spec.json`, `vocab.json` and `provenance.json`, all or none.
 
+        transformers opens it whole: a tokenizer of words for units and a model card lie beside the weights.
+
         LoRA adapters are added to the weights they adapt, so the folder needs no peft. What was written is read back,
         the names and shapes of the tensors and the configuration, before the folder gets its name.
         """
@@ -127,6 +131,8 @@ class UnitLM:
             (temporary / "unit_spec.json").write_text(self.spec.to_json())
             (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(self.vocab)))
             (temporary / "provenance.json").write_text(json.dumps(self.provenance, indent=1))
+            save_unit_tokenizer(self.vocab, temporary)
+            (temporary / "README.md").write_text(card(self.spec, self.vocab, self.provenance), encoding="utf-8")
             require_saved(temporary, self.model)
 
     @classmethod

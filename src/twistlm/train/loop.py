@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -163,9 +164,17 @@ def train(
         with ranks.first_goes_first():
             if ranks.first:
                 whole.model.eval()
-                whole.save(out / "lm")
+                _trained(whole, log.rows, len(corpus)).save(out / "lm")
                 write_json(out / "result.json", {"run_fingerprint": run, "last": log.rows[-1]})
         return _finish(out, ranks)
+
+
+def _trained(lm: UnitLM, rows: Sequence[Row], documents: int) -> UnitLM:
+    """Return the model with what its training was in its provenance; nothing of it depends on the clock."""
+    last = {key: value for key, value in rows[-1].items() if key in ("loss", "val_nll")}
+    tokens = sum(row.get("tokens", 0) for row in rows)
+    trained = {"documents": documents, "updates": rows[-1]["update"], "tokens": tokens, **last}
+    return dataclasses.replace(lm, provenance=lm.provenance | {"trained": trained})
 
 
 def _evaluate(lm: UnitLM, update: int, on_eval: OnEval | None) -> Row:
