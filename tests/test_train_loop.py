@@ -19,10 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError, TwistError, UnitSpecMismatch
+from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.train import checkpoint
-from twistlm.train.log import read_history
 from twistlm.train.loop import train
 from twistlm.types import Units, UnitSpec
 

@@ -19,10 +19,10 @@ import torch
 from test_train_loop import assert_same_run, corpus, losses, tiny_lm, weights, with_
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import ConfigError, Stopped
+from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.lm.score import score
 from twistlm.train import watch
-from twistlm.train.log import read_history
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_train_loop import CONFIG, assert_same_run, corpus, losses, tiny_lm, with_
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, TrainingError
+from twistlm.files.metrics import read_history
 from twistlm.train import watch
 from twistlm.train.activations import checkpointed_activations
-from twistlm.train.log import read_history
 from twistlm.train.loop import train
 from twistlm.train.step import mean_nll
 from twistlm.train.watch import WINDOW, loss_limit

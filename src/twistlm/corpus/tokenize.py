@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
@@ -20,6 +18,7 @@ from twistlm.corpus.sounds import Sounds, look_at
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
+from twistlm.files.locks import held
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.progress import task
 
@@ -186,23 +185,8 @@ def locked(out: Path | UrlPath) -> Iterator[None]:
 
     Of a URL, processes of other machines and users do not see the lock.
     """
+    lock = None
     if isinstance(out, UrlPath):
-        place = cache_folder() / "locks" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
-    else:
-        place = out / ".lock"
-    lock = FileLock(place, timeout=0)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise TwistError(
-            f"{out}: another process is writing units here. Wait for it, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise TwistError(
-            f"{out}: cannot be written to: {error}. Check that it is a folder you may write to."
-        ) from error
-    try:
+        lock = cache_folder() / "locks" / hashlib.sha256(str(out).encode()).hexdigest()[:16]
+    with held(out, "writing units", lock=lock):
         yield
-    finally:
-        lock.release()

@@ -28,7 +28,7 @@ _SHAPE = {str: {"dtype": str, "length": int, "sha256": str}}
 _verified: set[tuple[object, ...]] = set()
 
 
-class Unfit(Exception):
+class Unfit(TwistError):
     """A folder of arrays is not what was written: for whoever has them to make them again."""
 
 

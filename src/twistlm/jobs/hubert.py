@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from twistlm.compute.devices import device as device_of_rank
 from twistlm.errors import BadInput, offenders
+from twistlm.files.arrays import ArrayWriter, open_arrays
 from twistlm.files.atomic import atomic_folder
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.train.parallel import join
@@ -124,7 +125,7 @@ def pretrain_hubert(
             with ranks.first_goes_first():
                 if ranks.first:
                     _save_labelled(_labelled(speech, config, teacher, progress=progress), out / "speech")
-            labelled = _load_labelled(out / "speech")
+            labelled = _load_labelled(out / "speech", RATE // config.frame_rate)
         model = pretrain(labelled, config, out, device=str(device), on_log=on_log)
         if ranks.first:
             _save_encoder(model, config, out / "encoder")
@@ -158,14 +159,15 @@ def _labelled(speech: str | Path, config: HubertPretrainConfig, teacher: str, *,
 
 
 def _save_labelled(labelled: LabelledSpeech, folder: Path) -> None:
-    with atomic_folder(folder) as temporary:
-        np.save(temporary / "samples.npy", labelled.samples)
-        np.save(temporary / "targets.npy", labelled.targets)
+    with atomic_folder(folder) as temporary, ArrayWriter(temporary) as arrays:
+        arrays.append("samples", labelled.samples)
+        arrays.append("targets", labelled.targets.reshape(-1))
 
 
-def _load_labelled(folder: Path) -> LabelledSpeech:
-    samples, targets = np.load(folder / "samples.npy", mmap_mode="r"), np.load(folder / "targets.npy")
-    return LabelledSpeech(samples, targets, len(samples) // targets.shape[1])
+def _load_labelled(folder: Path, hop: int) -> LabelledSpeech:
+    arrays = open_arrays(folder, ("samples", "targets"))
+    samples, targets = arrays["samples"], np.array(arrays["targets"])
+    return LabelledSpeech(samples, targets.reshape(-1, len(samples) // hop), hop)
 
 
 def _save_encoder(model: MaskedUnitPredictor, config: HubertPretrainConfig, folder: Path) -> None:

@@ -27,10 +27,10 @@ from twistlm.corpus.shards import open_corpus
 from twistlm.errors import BadInput, TrainingError, offenders
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.files.jsonl import read_json
+from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import digest
 from twistlm.study.grid.rows import Row
-from twistlm.train.log import read_history
 
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]

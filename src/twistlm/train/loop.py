@@ -19,13 +19,14 @@ from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, Stopped, TrainingError
+from twistlm.files.locks import held
+from twistlm.files.metrics import MetricsLog, Row, read_history
 from twistlm.lm.model import UnitLM
 from twistlm.progress import track
 from twistlm.train import checkpoint, parallel
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.compile import compiled_layers
 from twistlm.train.interrupt import Interrupts
-from twistlm.train.log import MetricsLog, Row, read_history
 from twistlm.train.optim import adamw
 from twistlm.train.record import open_record, write_json
 from twistlm.train.step import take_step
@@ -96,12 +97,14 @@ def train(
         TrainingError: a loss or gradient is not finite, or a loss rose too far: the batch is in bad_batch.json.
         ConfigError: the ranks cannot share the rows of a batch evenly.
         BadInput: the model's architecture cannot compute activations again; an unknown tracker.
-        TwistError: a tracker's package is not installed.
+        TwistError: a tracker's package is not installed; another process is training in `out`.
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
     with parallel.join(lm.device) as ranks, Interrupts(again=ranks.world > 1) as interrupts, ExitStack() as stack:
         ranks.parts(config)
+        if ranks.first:
+            stack.enter_context(held(out, "training"))
         with ranks.first_goes_first():
             record = open_record(out / "config.json", lm, corpus, config)
         stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))

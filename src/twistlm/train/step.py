@@ -14,8 +14,8 @@ import torch
 from twistlm.compute.precision import Precision
 from twistlm.config import TrainConfig
 from twistlm.corpus.stream import IGNORE, Batch
+from twistlm.files.metrics import Row
 from twistlm.lm.model import UnitLM
-from twistlm.train.log import Row
 from twistlm.train.optim import learning_rate, set_rate
 from twistlm.train.parallel import ALONE, Ranks
 

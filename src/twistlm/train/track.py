@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from twistlm.errors import BadInput, TwistError
-from twistlm.train.log import Row
+from twistlm.files.metrics import Row
 
 Send = Callable[[Row], None]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from twistlm.config import TrainConfig
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import TrainingError, offenders
-from twistlm.train.log import Row
+from twistlm.files.metrics import Row
 from twistlm.train.record import write_json
 
 WINDOW = 50  # updates whose median loss is the usual one; while there are fewer, nothing is far above it

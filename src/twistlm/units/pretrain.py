@@ -19,6 +19,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -39,6 +40,8 @@ from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
+from twistlm.files.locks import held
+from twistlm.files.metrics import MetricsLog
 from twistlm.units.encoder import frames_of
 
 # (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2
@@ -284,12 +287,20 @@ def pretrain(
         BadInput: the ranks cannot share the batch evenly.
         CheckpointError: the checkpoint in `out` belongs to another configuration.
         TrainingError: the loss is not finite.
+        TwistError: another process is training in `out`.
     """
-    out = Path(out)
+    first = _rank()[0] == 0
+    with held(Path(out), "training") if first else nullcontext():
+        return _pretrain(speech, config, Path(out), device, initial, on_log)
+
+
+def _pretrain(
+    speech: LabelledSpeech, config: HubertPretrainConfig, out: Path, device: str, initial: Mapping[str, Tensor] | None,
+    on_log: Callable[[dict[str, Any]], None] | None,
+) -> MaskedUnitPredictor:  # fmt: skip
     rank, ranks = _rank()
     if config.batch % ranks:
         raise BadInput(f"{ranks} ranks cannot share {config.batch} crops evenly: use a number that divides the batch.")
-    out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MaskedUnitPredictor(config)
@@ -300,6 +311,7 @@ def pretrain(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=config.weight_decay, fused=True
     )
     update = _restore(out / "checkpoint", config, model, optimizer)
+    log = MetricsLog(out / "metrics.jsonl", keep=update or None, every=False, write=rank == 0)
     model.train()
     step_model: nn.Module = model
     if ranks > 1:  # HF's own embedding of masked frames is not used and gets no gradient
@@ -324,11 +336,11 @@ def pretrain(
         update += 1
         if rank == 0 and (update % 20 == 0 or update == config.updates):
             line = {"update": update, "loss": loss.item(), **parts, "seconds": time.perf_counter() - began}
-            with (out / "metrics.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            log.append(line)
             if on_log:
                 on_log(line)
         if rank == 0 and (update % config.checkpoint_every == 0 or update == config.updates):
+            log.sync()
             _checkpoint(out / "checkpoint", config, model, optimizer, update)
     return model.eval()
 

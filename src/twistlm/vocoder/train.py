@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from twistlm.errors import BadInput, CheckpointError, TrainingError
-from twistlm.files.atomic import atomic_folder, atomic_write
-from twistlm.files.jsonl import read_json, read_objects
+from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
+from twistlm.files.locks import held
+from twistlm.files.metrics import MetricsLog
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops, heldout_distance
@@ -223,6 +225,7 @@ def train_vocoder(
         BadInput: spec, units, waveforms and config do not fit together.
         CheckpointError: `out` holds a run of another config or other data.
         TrainingError: no data, or a loss that is not finite.
+        TwistError: another process is training in `out`.
     """
     model = config.model
     if (model.hop, model.sampling_rate, model.num_embeddings) != (spec.hop, spec.sample_rate, spec.n_units):
@@ -230,10 +233,16 @@ def train_vocoder(
             f"the generator makes {model.hop} samples a frame at {model.sampling_rate} Hz from {model.num_embeddings} "
             f"units; the units have {spec.hop} at {spec.sample_rate} Hz and {spec.n_units}. Change the config."
         )
-    out = Path(out)
-    crops = Crops(pairs, spec)
-    held = list(heldout)
-    held_crops = Crops(held, spec) if held else None
+    with held(Path(out), "training"):
+        return _train(Crops(pairs, spec), spec, config, Path(out), list(heldout), start, progress, stop_after)
+
+
+def _train(
+    crops: Crops, spec: UnitSpec, config: VocoderConfig, out: Path, held_out: list[tuple[Units, NDArray[np.float32]]],
+    start: dict[str, Tensor] | None, progress: bool, stop_after: int | None,
+) -> Vocoder:  # fmt: skip
+    model = config.model
+    held_crops = Crops(held_out, spec) if held_out else None
     identity = {**dataclasses.asdict(config), "unit_spec": spec.fingerprint, "data": crops.sha256}
     identity = json.loads(json.dumps(identity))
     state = _State(config)
@@ -242,7 +251,7 @@ def train_vocoder(
         state.begin_with(start)
     if (out / "checkpoint").exists():
         state.load(out / "checkpoint", identity)
-    lines = _kept_lines(out / "metrics.jsonl", state.update)
+    log = MetricsLog(out / "metrics.jsonl", keep=state.update or None, every=False)
     spectral = SpectralLoss(model.sampling_rate)
     began = time.monotonic()
     last = config.updates if stop_after is None else min(stop_after, config.updates)
@@ -260,11 +269,10 @@ def train_vocoder(
             line = {"update": state.update, "seconds": round(time.monotonic() - began, 1), **losses}
             if whole and held_crops is not None:
                 line["heldout_mel"] = heldout_distance(state.averaged(), held_crops, spectral)
-            lines.append(json.dumps(line))
+            log.append(line)
         if whole:
+            log.sync()
             state.save(out / "checkpoint", identity)
-            with atomic_write(out / "metrics.jsonl") as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
     generator = state.averaged()
     fit_durations(generator, crops.units, updates=config.duration_updates, seed=config.seed)
     return Vocoder(generator.fold().eval(), spec, name=str(out))
@@ -312,11 +320,3 @@ def _step(
 def _split(judged: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     halves = [[layer.chunk(2) for layer in judgement] for judgement in judged]
     return [[t for t, _ in j] for j in halves], [[s for _, s in j] for j in halves]
-
-
-def _kept_lines(path: Path, update: int) -> list[str]:
-    """The log of a run up to an update: what came after its last checkpoint is done again."""
-    if not path.exists():
-        return []
-    rows = read_objects(path, "the metrics of a vocoder training", shape={"update": int})
-    return [json.dumps(row) for _, row in rows if row["update"] <= update]

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
     inputs = open_inputs(config, progress=progress)
     out = Path(config.out)
     write_json(out / STUDY, describe(config, inputs))
+    _remove_finished(out)
     speeds: dict[int, Speed] = {}
     while todo := _todo(config, inputs, done := rows.read(out)):
         speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
@@ -111,6 +112,17 @@ def _todo(config: GridConfig, inputs: Inputs, done: Mapping[str, Row]) -> list[C
     """Return what is wanted and not finished, as far as is known now."""
     cells = wanted(config, losses(config, inputs.fingerprint, done))
     return [cell for cell in cells if _key(config, cell, inputs) not in done]
+
+
+def _remove_finished(out: Path) -> None:
+    """Remove what a process that was killed right behind its line left of the cell: weights, a lock."""
+    for name in rows.read(out):
+        lock = FileLock(out / "cells" / f"{name}.lock")
+        if not (out / "cells" / name).exists() and not Path(lock.lock_file).exists():
+            continue
+        with suppress(Timeout), lock.acquire(timeout=0):  # who holds it removes it
+            shutil.rmtree(out / "cells" / name, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager

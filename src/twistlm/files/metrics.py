@@ -1,4 +1,8 @@
-"""metrics.jsonl: one JSON object a line, one line an update, from update 0 (the untrained model's evaluation) on."""
+"""metrics.jsonl: the log of a training run, one JSON object a line, each of an update that was made.
+
+The log comes first and the checkpoint behind it: `sync`, then save. So a stop between the two leaves lines that the
+checkpoint does not know, which going on drops and makes again, and never a checkpoint that the log does not know.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.errors import BadInput, CheckpointError, offenders
-from twistlm.files.atomic import atomic_write
+from twistlm.files.atomic import atomic_write, writing
 from twistlm.files.jsonl import parse_json
 from twistlm.files.text import decode, read_bytes
 
@@ -35,12 +39,13 @@ def read_history(path: str | Path) -> list[Row]:
 class MetricsLog:
     """The open metrics file of a run; lines after update `keep` are dropped, they will be made again."""
 
-    def __init__(self, path: Path, *, keep: int | None, write: bool = True) -> None:
+    def __init__(self, path: Path, *, keep: int | None, every: bool = True, write: bool = True) -> None:
         """Open `path` for appending.
 
         Args:
             path: the file, created when missing.
             keep: the update the run goes on from; None starts an empty file.
+            every: whether each update has a line, from update 0 (the untrained model's evaluation) on.
             write: False only reads, and keeps the new lines in memory: another process writes the file.
 
         Raises:
@@ -51,7 +56,7 @@ class MetricsLog:
         if keep is not None:
             self.rows = [row for row in (read_history(path) if path.exists() else []) if row["update"] <= keep]
             missing = sorted(set(range(keep + 1)) - {row["update"] for row in self.rows})
-            if missing:
+            if missing and every:
                 raise CheckpointError(
                     f"{path} lacks updates {offenders(missing)} although the checkpoint is of update {keep}. "
                     "The file was changed or lost; train again in a new folder."
@@ -64,12 +69,12 @@ class MetricsLog:
         """Add one line."""
         self.rows.append(row)
         if self.write:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
 
     def sync(self) -> None:
         """Force the lines to disk; called before a checkpoint, which must not be ahead of them after a power cut."""
-        with self.path.open("rb") as file:
+        with writing(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
 

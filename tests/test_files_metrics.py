@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.train.log import MetricsLog, read_history
+from twistlm.files.metrics import MetricsLog, read_history
 
 
 def test_resume_drops_later_and_torn_lines(tmp_path: Path) -> None:
