@@ -112,6 +112,53 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
     assert twist("show", run, "--json").json["vocoder"].startswith("none here")
 
 
+def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
+    import shutil
+
+    from twistlm.corpus.stream import PackedStream
+    from twistlm.errors import Stopped
+    from twistlm.lm.folders import lm_folder
+    from twistlm.train import loop
+
+    units, run, seen = tmp_path / "units", tmp_path / "run", []
+    twist("manifest", tiny.speech, "--out", tmp_path / "m.jsonl")
+    twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer)
+    batch = PackedStream.batch
+    monkeypatch.setattr(PackedStream, "batch", lambda self, n, **o: seen.append(n) or batch(self, n, **o))
+    short = [f"--set={s}" for s in ("updates=2", "context=32", "batch_rows=1", "precision=float32", "warmup=1")]
+    more = ["train", units, "--out", run, "--more", 3, "--set", "lr=1e-3", "--set", "checkpoint_every=1", "--json"]
+    twist(*more).refused("no finished run", "--text-lm")
+    first = twist("train", units, "--text-lm", tiny.text_lm, "--out", run, *short, "--json").json
+    assert twist(*more, "--text-lm", tiny.text_lm).refused("change them with --set") is None
+    whole = twist(*more)
+    assert whole.code == 0, whole.err
+    assert whole.json["model"] == str(run / "more-1" / "lm") == str(lm_folder(run)) and whole.json["updates"] == 3
+    assert seen == [0, 1, 2, 3, 4]  # the batches that follow
+    record = json.loads((run / "more-1" / "config.json").read_text())
+    assert (record["start"]["start"], record["inputs"]["first_batch"]) == ("continued", 2)
+    assert (record["config"]["updates"], record["config"]["lr"], record["config"]["context"]) == (3, 1e-3, 32)
+    assert record["start"]["before"]["trained"]["updates"] == 2 == first["updates"]
+    weights = (run / "more-1" / "lm" / "model.safetensors").read_bytes()
+
+    shutil.rmtree(run / "more-1")  # once more, stopped on the way
+    keep = loop.checkpoint.save
+
+    def stop(*args, **options):
+        keep(*args, **options)
+        raise Stopped("stopped", number=2)
+
+    monkeypatch.setattr(loop.checkpoint, "save", stop)
+    assert twist(*more).code == 130 and lm_folder(run) == run / "lm"
+    monkeypatch.undo()
+    twist(*more[:5], 4, *more[6:]).refused("updates was 3 and is 4")
+    assert twist(*more).code == 0
+    assert (run / "more-1" / "lm" / "model.safetensors").read_bytes() == weights
+    again = twist(*more).json
+    assert again["model"] == str(run / "more-2" / "lm")
+    twist("tokenize", tiny.speech / "low", "--out", tmp_path / "other", "--tokenizer", tiny.tokenizer)
+    twist("train", tmp_path / "other", "--out", run, "--more", 1).refused("other documents", "--text-lm")
+
+
 def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):
     from test_lm_published import slamkit
 

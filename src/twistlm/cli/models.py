@@ -25,6 +25,7 @@ from twistlm.cli.command import (
 from twistlm.config import Head, HeadStart, Rows
 
 if TYPE_CHECKING:
+    from twistlm.train.loop import TrainResult
     from twistlm.train.plan import Plan
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained model or of its run.")]
@@ -58,6 +59,10 @@ def train(
     ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank and the tables only.")] = None,
     lora_alpha: Annotated[float | None, typer.Option(help="Scale of the adapters; default: twice the rank.")] = None,
+    more: Annotated[
+        int | None,
+        typer.Option(min=1, help="Go on with the finished run by so many updates, in its settings and --set's."),
+    ] = None,
     recipe: Recipe = "quickstart",
     set_: Set = None,
     track: Annotated[
@@ -78,7 +83,7 @@ def train(
     from twistlm.config import override
     from twistlm.errors import BadInput
     from twistlm.lm.trainable import LoRA, parse_freeze
-    from twistlm.study.run import plan_units, train_units
+    from twistlm.study.run import plan_units, train_more, train_units
 
     chosen = recipes.load_training(recipe)
     config = override(getattr(chosen, init), set_ or [])
@@ -88,6 +93,16 @@ def train(
     elif lora_alpha is not None:
         raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
     frozen = None if freeze is None else parse_freeze(freeze)
+    if more is not None:
+        if plan or text_lm or rows or head or head_start or layers or init == "cold" or recipe != "quickstart":
+            raise BadInput(
+                "--more goes on with the model and the settings of the run itself: change them with --set, and what "
+                "trains with --freeze or --lora-rank; leave other options out."
+            )
+        gone_on = train_more(
+            units, out, more, changes=set_ or [], freeze=frozen, lora=lora, trackers=track or (), progress=progress
+        )
+        return _trained(gone_on)
     text_lm = text_lm or chosen.text_lm
     if plan:
         if lora is not None:
@@ -120,6 +135,10 @@ def train(
         trackers=track or (),
         progress=progress,
     )
+    return _trained(result)
+
+
+def _trained(result: TrainResult) -> Result:
     last = result.history[-1]
     facts = {"model": str(result.lm_path), "updates": result.updates, "tokens": result.tokens, "last": last}
     held = f", held-out {last['val_nll']:.3f} nats a unit" if "val_nll" in last else ""

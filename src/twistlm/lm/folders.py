@@ -20,7 +20,7 @@ def load_model(folder: str | Path) -> UnitLM:
 
 
 def lm_folder(folder: str | Path) -> Path:
-    """Return where the weights of a model lie: a run's folder stands for its `lm/`.
+    """Return where the weights of a model lie: a run's folder stands for its `lm/`, the last it went on to (`phases`).
 
     Raises:
         BadInput: the folder is that of a whole quickstart, which has two models.
@@ -30,7 +30,18 @@ def lm_folder(folder: str | Path) -> Path:
         both := [folder / s for s in ("warm", "cold") if (folder / s / "lm").is_dir()]
     ):
         raise BadInput(f"{folder} is a whole quickstart: name one of its models, {' or '.join(map(str, both))}.")
-    return folder / "lm" if (folder / "lm").is_dir() else folder
+    return phases(folder)[-1] / "lm" if (folder / "lm").is_dir() else folder
+
+
+def phases(run: str | Path) -> list[Path]:
+    """Return the folders of a run and of what it went on to by `twist train --more` (`more-1`, …), finished ones alone.
+
+    The run's own is the first in any case.
+    """
+    found = [Path(run)]
+    while ((more := Path(run) / f"more-{len(found)}") / "result.json").is_file():
+        found.append(more)
+    return found
 
 
 def run_folder(folder: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twistlm.compute.devices import device
-from twistlm.config import Head, HeadStart, Rows, TrainConfig
+from twistlm.config import Head, HeadStart, Rows, TrainConfig, override
 from twistlm.corpus.shards import UnitCorpus, open_corpus
-from twistlm.lm.folders import place
+from twistlm.errors import BadInput
+from twistlm.files.jsonl import read_json
+from twistlm.lm.folders import phases, place
 from twistlm.lm.heads import FIT_TOKENS
 from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
-from twistlm.lm.warmstart import cold_start, warm_start
+from twistlm.lm.warmstart import cold_start, continued, warm_start
 from twistlm.study.judging import perplexity
-from twistlm.train.loop import TrainResult, train
+from twistlm.train.loop import OnEval, TrainResult, train
 from twistlm.train.plan import Plan, plan
 
 Init = Literal["warm", "cold"]
@@ -65,6 +68,84 @@ def train_units(
     """
     corpus = open_corpus(units, split=None)
     train_corpus = open_corpus(units, split="train")
+    fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
+    start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
+    start |= {"freeze": freeze, "lora": lora}
+    if init == "warm":
+        lm = warm_start(text_lm, corpus.spec, rows=rows, **start)
+    else:
+        lm = cold_start(text_lm, corpus.spec, **start)
+    on_eval = _on_eval(units, corpus, config, seed=seed)
+    return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
+
+
+def train_more(
+    units: str | Path,
+    out: str | Path,
+    more: int,
+    *,
+    changes: Sequence[str] = (),
+    freeze: Freeze | None = None,
+    lora: LoRA | None = None,
+    trackers: Sequence[str] = (),
+    progress: bool = False,
+) -> TrainResult:
+    """Go on with the finished run in `out` by `more` updates under a schedule of their own, or with those that stopped.
+
+    They are a run in `out/more-1` (then `more-2`, …), with its record, metrics and model: it begins with the weights of
+    the one before it, with AdamW's moments at zero, takes the batches that follow, and is resumed as exactly. `out`
+    stands for the last finished one, see `lm.folders.phases`.
+
+    Args:
+        units: the folder of units of the run.
+        out: the run.
+        more: updates.
+        changes: of the run's own settings, as of `config.override`: the rate, the warm-up, ….
+        freeze, lora: what trains, see `warm_start`.
+        trackers, progress: as of `train_units`.
+
+    Raises:
+        BadInput: the run is not finished, or `units` are other documents than it trained on.
+        As `train`.
+    """
+    done = phases(out)
+    if not (done[0] / "result.json").is_file():
+        raise BadInput(
+            f"{out} holds no finished run, so there is nothing to go on with: run twist train without --more until it "
+            "is done. To go on with a model of elsewhere, give it to --text-lm."
+        )
+    records = [
+        read_json(phase / "config.json", "the record of a run", shape={"config": dict, "inputs": dict, "start": dict})
+        for phase in done
+    ]
+    corpus = open_corpus(units, split=None)
+    train_corpus = open_corpus(units, split="train")
+    if train_corpus.fingerprint != records[0]["inputs"].get("corpus"):
+        raise BadInput(
+            f"{units} are other documents than {out} trained on. To go on with its model on them, begin a run in a "
+            f"new folder with --text-lm {out}."
+        )
+    try:
+        config = dataclasses.replace(TrainConfig(**records[-1]["config"]), updates=more)
+    except TypeError as error:
+        raise BadInput(f"{done[-1] / 'config.json'} is the record of another version of twistlm: {error}.") from error
+    config = override(config, changes)
+    seed = records[0]["start"].get("seed", 0)
+    lm = continued(out, done[-1] / "lm", corpus.spec, seed=seed, freeze=freeze, lora=lora)
+    return train(
+        place(lm),
+        train_corpus,
+        config,
+        Path(out) / f"more-{len(done)}",
+        on_eval=_on_eval(units, corpus, config, seed=seed),
+        first_batch=sum(record["config"]["updates"] for record in records),
+        trackers=trackers,
+        progress=progress,
+    )
+
+
+def _on_eval(units: str | Path, corpus: UnitCorpus, config: TrainConfig, *, seed: int) -> OnEval:
+    """Return what scores a model on some held-out documents while it trains; it says nothing where there are none."""
     held = None
     if set(corpus.splits) != {"train"}:
         held = subset(open_corpus(units, split="heldout"), units=VAL_UNITS, seed=seed)
@@ -74,14 +155,7 @@ def train_units(
             return {}
         return {"val_nll": perplexity(lm, held, context=config.context, seed=seed, n_resamples=1).nll}
 
-    fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
-    start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
-    start |= {"freeze": freeze, "lora": lora}
-    if init == "warm":
-        lm = warm_start(text_lm, corpus.spec, rows=rows, **start)
-    else:
-        lm = cold_start(text_lm, corpus.spec, **start)
-    return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
+    return on_eval
 
 
 def to_fit(corpus: UnitCorpus, *, seed: int) -> list[NDArray[np.uint16]]:

@@ -67,6 +67,7 @@ def train(
     out: str | Path,
     *,
     on_eval: OnEval | None = None,
+    first_batch: int = 0,
     trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
@@ -87,6 +88,7 @@ def train(
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
             change the model. On several ranks every one calls it, since they hold the model together; it must do the
             same on all, call the model as a whole (`forward_logits`), and the first's values are kept.
+        first_batch: which batch of the stream the first update takes: what earlier runs took of it, when they go on.
         trackers: where the lines of metrics are shown as well, see `track.open_trackers`.
         progress: show a progress bar.
 
@@ -106,7 +108,7 @@ def train(
         if ranks.first:
             stack.enter_context(held(out, "training"))
         with ranks.first_goes_first():
-            record = open_record(out / "config.json", lm, corpus, config)
+            record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch)
         stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))
         if (out / "result.json").exists():
             return _finish(out, ranks)
@@ -130,7 +132,7 @@ def train(
             send(log.rows[-1])
         todo = range(done or 0, config.updates)
         for update in track(todo, description="training", enabled=progress and ranks.first):
-            batch = stream.batch(update, rank=ranks.rank, world=ranks.world)
+            batch = stream.batch(first_batch + update, rank=ranks.rank, world=ranks.world)
             limit = loss_limit(log.rows, config)
             row = take_step(
                 lm,

@@ -24,7 +24,9 @@ NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on w
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
 
 
-def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig) -> dict[str, Any]:
+def open_record(
+    path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig, *, first_batch: int = 0
+) -> dict[str, Any]:
     """Write the record of a new run, or return that of the run that began here, if it is the same run.
 
     The same run has the same configuration, units, documents and starting weights. A resumed run keeps the precision it
@@ -40,6 +42,7 @@ def open_record(path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig)
             "corpus": corpus.fingerprint,
             "documents": len(corpus),
             "start_weights": weights_sha256(lm.model),
+            **({"first_batch": first_batch} if first_batch else {}),
             **_frozen(lm.model),
         },
     }
