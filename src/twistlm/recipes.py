@@ -58,6 +58,22 @@ def paper() -> QuickstartConfig:
     )
 
 
+def tiny() -> QuickstartConfig:
+    """The quickstart with a few updates only, to see that everything runs; its numbers mean nothing.
+
+    `recipes/tiny.toml` says the same, as an example of a file; this is there where twistlm is installed without one.
+    """
+    base = quickstart()
+    few: dict[str, Any] = {"updates": 4, "warmup": 1, "eval_every": 2}
+    return dataclasses.replace(
+        base,
+        warm=dataclasses.replace(base.warm, **few),
+        cold=dataclasses.replace(base.cold, **few),
+        n_resynth=2,
+        out="runs/tiny",
+    )
+
+
 def laptop() -> QuickstartConfig:
     """The loop for one's own speech on a laptop: thirty times the tokens of `quickstart` for each side (614,000).
 
@@ -215,7 +231,12 @@ def two_cores() -> GridConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], QuickstartConfig]] = {"quickstart": quickstart, "paper": paper, "laptop": laptop}
+RECIPES: dict[str, Callable[[], QuickstartConfig]] = {
+    "quickstart": quickstart,
+    "paper": paper,
+    "laptop": laptop,
+    "tiny": tiny,
+}
 TRAINING: dict[str, Callable[[], PairConfig]] = {
     "twist-125m": twist_125m,
     "twist-350m": twist_350m,
