@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_lm_model import KINDS, documents, make_spec, make_text_lm, pack
-from twistlm.compute.products import onednn_products
+from twistlm.compute import choices
+from twistlm.compute.products import quick_products
 from twistlm.lm import attention
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import warm_start
@@ -104,12 +105,17 @@ def test_dropout_in_attention_still_drops(lm: UnitLM) -> None:
     assert not torch.allclose(one, other)
 
 
+@pytest.mark.parametrize("way", ["mkl", "onednn"])
 @pytest.mark.parametrize("rows", [None, 1, 2])
-def test_onednn_products_change_rounding_only_and_leave(lm: UnitLM, rows: int | None) -> None:
+def test_quick_products_change_rounding_only_and_leave(
+    lm: UnitLM, rows: int | None, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.setenv(choices.VARIABLE, f"products={way}")
     tokens = torch.stack([documents()[0], documents()[0].flip(0)])
     with lm.inference():
         plain = lm.forward_logits(tokens)
-        with onednn_products(lm.model, rows=rows):
+        with quick_products(lm.model, rows=rows):
             inside = lm.forward_logits(tokens)
         torch.testing.assert_close(inside, plain, atol=2e-5, rtol=1e-5)
         assert torch.equal(lm.forward_logits(tokens), plain)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BloomConfig, Gemma3TextConfig, MistralConfig, PretrainedConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm
-from twistlm.compute import products
+from twistlm.compute import choices, products
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import sample
 from twistlm.lm.model import UnitLM
@@ -254,3 +254,34 @@ def test_int8_products_are_close_and_only_for_what_they_help(lm: UnitLM, monkeyp
     assert n_steps < 15
     assert products.int8_products(lm.model.double()) == {}
     lm.model.float()
+
+
+@pytest.mark.parametrize(("seconds", "drafts"), [((2.0, 0.5, 2.2), True), ((1.0, 0.9, 1.5), False)])
+def test_drafts_are_made_only_where_they_were_faster(
+    lm: UnitLM, seconds: tuple[float, float, float], drafts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.setenv(choices.VARIABLE, "products=mkl")
+    monkeypatch.setattr(sample, "int8_products", disturbed(0.0))
+    options = {"temperature": 1.0, "stop_at_end": False, "seed": 0}
+    _, n_steps = steps(lm, partial(generate, lm, None, max_units=sample.TRIED_FROM - 1, **options))
+    assert n_steps == 0 and not any("drafts" in key for key in choices.made())  # not worth a trial
+    monkeypatch.setattr(sample, "TRIED_FROM", 20)
+    plain, draft, judging = seconds
+    times = {"none": plain, "a draft": draft, "judging": judging}
+    raced = []
+
+    def race(ways, seconds):
+        for way in ways.values():
+            way()
+        raced.append(list(ways))
+        return {way: times[way] for way in ways}
+
+    monkeypatch.setattr(choices, "race", race)
+    made = [steps(lm, partial(generate, lm, None, max_units=25, **options)) for _ in range(2)]
+    assert raced == [["none", "a draft"], ["judging"]]  # once
+    assert (made[1][1] > 0) == drafts
+    monkeypatch.setenv(choices.VARIABLE, "drafts=none")
+    monkeypatch.setattr(choices, "_made", {})
+    again, n_steps = steps(lm, partial(generate, lm, None, max_units=25, **options))
+    assert n_steps == 0 and again.ids.tolist() == made[0][0].ids.tolist() == made[1][0].ids.tolist()

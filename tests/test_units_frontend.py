@@ -10,6 +10,7 @@ from torch import nn
 
 from encoders import ARCHITECTURES, stand_in
 from standins import babble
+from twistlm.compute import choices, products
 from twistlm.compute.products import Linear, linear, quicken
 from twistlm.units.frontend import PIECE_SECONDS, FrontEnd
 
@@ -62,3 +63,25 @@ def test_quicken_keeps_weights_and_results():
     assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in model.state_dict().items())
     with torch.inference_mode():
         torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 256])
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_both_libraries_are_timed_on_the_shape(rows, laid_out, monkeypatch):
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.delenv(choices.VARIABLE, raising=False)
+    monkeypatch.setattr(products, "_BEHIND", 2**16)
+    took = products.by_onednn(rows, torch.empty(48, 32), laid_out=laid_out)
+    [(key, choice)] = choices.made().items()
+    assert key.startswith(f"products: {rows} x 32 x 48") and ("laid out" in key) == laid_out
+    assert (choice["took"] == "onednn") == took and min(choice["seconds"].values()) > 0
+    assert choice["seconds"].keys() == {"mkl", "onednn"}
+
+
+def test_where_there_is_no_other_library_torch_multiplies(monkeypatch):
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.setattr(products, "_ONEDNN", False)
+    monkeypatch.delenv(choices.VARIABLE, raising=False)
+    assert not products.by_onednn(8, torch.empty(48, 32))
+    x, weight = torch.ones(2, 7), torch.ones(5, 7)
+    assert torch.equal(linear(x, weight, None), F.linear(x, weight))

@@ -1,9 +1,10 @@
-"""Float32 matrix products of inference by oneDNN: what encoders, scoring and sampling spend their time on.
+"""Float32 matrix products of inference, and int8 ones of drafts: by the library that is faster on this CPU.
 
 torch gives float32 products to MKL, which on AMD leaves AVX-512 unused: 100 GFLOP/s a core of an EPYC (Zen 5) against
-oneDNN's 225 (`benchmarks/tokenize_throughput.py`, `benchmarks/scoring.py`). Both sum in float32; they differ in the
-order, so in the last digits, as two machines do. On other devices, for other types and for CPUs without AVX-512 torch
-decides as ever. Gradients cannot pass these products.
+oneDNN's 225. On an Intel Xeon MKL is as fast, and up to three times as fast for one row. So both are tried at first use
+(`choices`), for each shape of weight, number of threads and class of rows (_CLASSES). Both sum in float32; they differ
+in the order, so in the last digits, as two machines do. On other devices and for other types torch decides as ever.
+Gradients cannot pass oneDNN's products.
 
 bfloat16 was tried for the encoders (products only; norms, softmax and sums in float32): 1.75 times as fast again, but
 0.7 to 0.9 % of frames get another unit, with the bundled encoder as with random ones. So there is one precision.
@@ -19,20 +20,56 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from twistlm.compute.choices import choose, race
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 INT8_FROM = 2**24  # weights; with fewer, a step of a model is not bound by reading them
 
 # The operator torch.compile uses for the same purpose.
-_ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and torch.cpu._is_avx512_supported()  # a private name, but the only one
-)
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Up to so many rows it is tried with so many. One row is bound by reading the weight, many by multiplying.
+_CLASSES = ((1, 1), (16, 8), (127, 64), (2**62, 256))
+_BEHIND = 48 * 2**20  # bytes of weights that few rows go through: more than stays in a cache, as a model's do not
+SECONDS = 0.05  # of trying one shape, about
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`torch.nn.functional.linear`: [..., K], [M, K] and [M] -> [..., M], all of one type."""
-    return _product(x, weight=weight, bias=bias) if _ONEDNN and x.is_cpu else F.linear(x, weight, bias)
+    if _ONEDNN and x.is_cpu and x.dtype == torch.float32 and x.numel() and by_onednn(x.numel() // x.shape[-1], weight):
+        return _product(x, weight=weight, bias=bias)
+    return F.linear(x, weight, bias)
+
+
+def by_onednn(rows: int, weight: torch.Tensor, *, laid_out: bool = False) -> bool:
+    """Tell whether oneDNN multiplies so many rows by a weight [M, K] of this shape faster than torch does.
+
+    Args:
+        rows: how many.
+        weight: only its shape counts.
+        laid_out: whether the weight would be laid out for oneDNN before.
+    """
+    outputs, inputs = weight.shape
+    tried = next(tried for most, tried in _CLASSES if rows <= most)
+    how = " laid out" if laid_out else ""
+    what = f"{tried} x {inputs} x {outputs}{how}, {torch.get_num_threads()} threads"
+    measure = functools.partial(_measure, tried, inputs, outputs, laid_out)
+    return choose("products", what, measure, possible=_ONEDNN).took == "onednn"
+
+
+@torch.no_grad()
+def _measure(rows: int, inputs: int, outputs: int, laid_out: bool) -> dict[str, float]:
+    """Return the seconds of products of so many rows, one after the other with weights that lie in memory."""
+    n = 1 if rows > 16 else max(1, _BEHIND // (4 * inputs * outputs))
+    weights = list(torch.full((n, outputs, inputs), 0.01))
+    x = torch.full((rows, inputs), 0.1)
+    packed = [torch.ops.mkldnn._reorder_linear_weight(w, rows) for w in weights] if laid_out else weights
+    return race(
+        {
+            "mkl": lambda: [F.linear(x, weight) for weight in weights],
+            "onednn": lambda: [_product(x, weight=weight, bias=None) for weight in packed],
+        },
+        seconds=SECONDS,
+    )
 
 
 class Linear(nn.Linear):
@@ -52,21 +89,24 @@ def quicken(model: nn.Module) -> None:
 
 
 @contextmanager
-def onednn_products(model: nn.Module, *, rows: int | None = None) -> Iterator[None]:
-    """Inside the block, the linear maps of a model that is also trained are multiplied by oneDNN.
+def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[None]:
+    """Inside the block, the linear maps of a model that is also trained are multiplied by `linear`.
 
     Args:
         model: its modules of class `nn.Linear` exactly; those that wrap one (adapters) stay as they are.
-        rows: of the products to come, when they are few and many products come. The weights are then laid out for
-            them once, a second copy in memory, made in the time of about ten products.
+        rows: of the products to come, when they are few and many products come. Where that is faster, weights are then
+            laid out for them once, a second copy in memory, made in the time of about ten products.
     """
     linears = _linears(model)
     plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in linears)
     products: dict[nn.Linear, Product] = {}
     for module in linears if plain and _ONEDNN else []:
-        weight = module.weight.detach()
-        packed = weight if rows is None else torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        products[module] = functools.partial(_product, weight=packed, bias=_bias(module))
+        weight, bias = module.weight.detach(), _bias(module)
+        if rows is not None and by_onednn(rows, weight, laid_out=True):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            products[module] = functools.partial(_product, weight=packed, bias=bias)
+        else:
+            products[module] = functools.partial(linear, weight=weight, bias=bias)
     with multiplied_by(products):
         yield
 
@@ -74,9 +114,9 @@ def onednn_products(model: nn.Module, *, rows: int | None = None) -> Iterator[No
 def int8_products(model: nn.Module) -> dict[nn.Linear, Product]:
     """Return products like those of the model's linear maps, from int8 copies of their weights: a quarter of the bytes.
 
-    Each row of a weight has its own scale; what it is multiplied with is rounded to bfloat16. Empty where that is not
-    faster than float32: on other devices than CPUs with AVX-512, for other types than float32, and for a model whose
-    weights are few or mostly not in linear maps.
+    Each row of a weight has its own scale; what it is multiplied with is rounded to bfloat16. Empty where that cannot
+    be faster than float32: on other devices than CPUs, for other types than float32, and for a model whose weights are
+    few or mostly not in linear maps. Whether it is faster here is for the caller to try.
     """
     linears = _linears(model)
     n_weights = sum(m.weight.numel() for m in linears)

@@ -1,9 +1,14 @@
 """Continue unit sequences: seeded sampling with a key-value cache.
 
-One step of one sequence on a CPU takes as long as reading the weights. So a continuation that is made alone is drafted
-a few units ahead with int8 copies of them, and one step of the model itself judges all drafts: a sequence's random
-numbers are fixed before it begins, so each draft either is the unit that the model takes there or is replaced by it
-(self-speculative decoding after Leviathan et al., 2023, but with equality in place of their rejection rule).
+One step of one sequence on a CPU takes as long as reading the weights. So a continuation that is made alone is drafted,
+where that is faster (`choices`), a few units ahead with int8 copies of them, and one step of the model itself judges
+all drafts: a sequence's random numbers are fixed before it begins, so each draft either is the unit that the model
+takes there or is replaced by it (self-speculative decoding after Leviathan et al., 2023, but with equality in place of
+their rejection rule).
+
+What is promised of units: a seed gives the same ones alone, in any batch, drafted or not, and whichever library
+multiplies, unless a draw falls within float32 rounding (a millionth or so) of the border between two units, since sums
+are then made in another order. On one machine, with the same choices (TWISTLM_CHOICES), it gives the same ones always.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
@@ -21,7 +26,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from twistlm.compute.products import Product, int8_products, multiplied_by, onednn_products
+from twistlm.compute import choices
+from twistlm.compute.products import Product, int8_products, multiplied_by, quick_products
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
 from twistlm.types import Units
@@ -29,6 +35,9 @@ from twistlm.types import Units
 DRAFTS = 6  # units at most that one step judges
 # Units to come from which one sequence repays its preparations: int8 weights, and weights laid out for a few rows.
 DRAFTED_FROM, LAID_OUT_FROM = 12, 128
+# Units to come from which it is tried whether drafts are faster here, in about so many seconds; and the share of drafts
+# that are right of a trained model at temperature 1 (3.1 units a judging step; greedy more).
+TRIED_FROM, TRIAL_SECONDS, RIGHT = 64, 0.3, 0.8
 
 Choose = Callable[[torch.Tensor, int, float], int]  # (logits [V], the token before, draw) -> the token
 
@@ -120,9 +129,9 @@ def generate_batch(
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
     choose = _chooser(lm, temperature, top_k, stop_at_end)
-    drafts = int8_products(lm.model) if len(prompts) == 1 and limits[0] >= DRAFTED_FROM and _can_go_back(lm) else {}
+    drafts = _drafts(lm, limits[0]) if len(prompts) == 1 else {}
     rows = len(prompts) if len(prompts) > 1 else DRAFTS + 1 if drafts and limits[0] >= LAID_OUT_FROM else None
-    with lm.inference(), onednn_products(lm.model, rows=rows):
+    with lm.inference(), quick_products(lm.model, rows=rows):
         if drafts:
             made = [_decode_drafted(lm, opened[0], draws[0].tolist(), choose, drafts)]
         else:
@@ -211,6 +220,58 @@ def _decode(lm: UnitLM, prompts: list[NDArray[np.int64]], draws: list[torch.Tens
         seen = torch.cat([seen, seen.new_ones(n_rows, 1)], dim=1)
         positions = positions[:, -1:] + 1
     return new
+
+
+def _drafts(lm: UnitLM, limit: int) -> Mapping[nn.Linear, Product]:
+    """Return what drafts are multiplied by; nothing where they are not faster, or were not tried and are not worth it.
+
+    They are tried once for a shape of model and number of threads, on steps of the model itself: a plain one, a drafted
+    one and one that judges DRAFTS, when as many units are to come as make that a small part of the work.
+    """
+    if limit < DRAFTED_FROM or not _can_go_back(lm):
+        return {}
+    n_weights = sum(p.numel() for p in lm.model.parameters())
+    what = f"{lm.model.config.model_type} of {n_weights} weights, {torch.get_num_threads()} threads"
+    choice = choices.known("drafts", what)
+    if choice is not None and choice.took == "none":
+        return {}
+    if choice is None and limit < TRIED_FROM:
+        return {}
+    drafts = int8_products(lm.model)
+    if drafts and choices.choose("drafts", what, lambda: _step_seconds(lm, drafts)).took == "none":
+        return {}
+    return drafts
+
+
+def _step_seconds(lm: UnitLM, drafts: Mapping[nn.Linear, Product]) -> dict[str, float]:
+    """Return the seconds a unit takes plainly, and with as many drafts as serve best where RIGHT of them are right."""
+    seen = min(64, (lm.max_tokens or 10**6) - DRAFTS - 1)
+    cache, token = DynamicCache(config=lm.model.config), torch.full((1, DRAFTS + 1), lm.vocab.offset)
+
+    def step(n: int) -> None:
+        places = torch.arange(seen, seen + n)[None]
+        lm.model(input_ids=token[:, :n], position_ids=places, past_key_values=cache, use_cache=True)
+        _forget(cache, n)
+
+    def drafted() -> None:
+        with multiplied_by(drafts):
+            step(1)
+
+    def judged() -> None:
+        step(DRAFTS + 1)
+
+    with lm.inference():
+        with quick_products(lm.model):
+            lm.model(input_ids=token[:, :1].expand(1, seen), past_key_values=cache, use_cache=True)
+            found = choices.race({"none": lambda: step(1), "a draft": drafted}, seconds=TRIAL_SECONDS / 2)
+        with quick_products(lm.model, rows=DRAFTS + 1):
+            judging = choices.race({"judging": judged}, seconds=TRIAL_SECONDS / 2)["judging"]
+    plain, draft = found["none"], found["a draft"]
+    unit = min(
+        (n * draft + plain + n / DRAFTS * (judging - plain)) * (1 - RIGHT) / (1 - RIGHT ** (n + 1))
+        for n in range(1, DRAFTS + 1)
+    )
+    return {**found, "judging": judging, "int8": unit}
 
 
 def _can_go_back(lm: UnitLM) -> bool:

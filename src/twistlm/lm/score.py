@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from twistlm.compute.batching import batches
-from twistlm.compute.products import onednn_products
+from twistlm.compute.products import quick_products
 from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
@@ -81,7 +81,7 @@ def score(
         batch_tokens = 512 if lm.device.type == "cpu" else 8192
     scores: dict[int, SequenceScore] = {}
     threads = lm.device.type == "cpu" and not lm.sharded
-    with lm.inference(), onednn_products(lm.model):
+    with lm.inference(), quick_products(lm.model):
         drawn = list(batches([len(row) for row in tokens], batch_tokens))
         work = partial(_logprobs, lm, tokens)
         # On a CPU each core takes a batch of its own: these products are too small to be shared out.
