@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twistlm.audio import clip as reading
-from twistlm.audio import decoding
+from twistlm.audio import decoding, finding, sndfile
 from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError
 
@@ -44,7 +44,7 @@ def test_reads_every_format_at_every_rate(tmp_path: Path, name: str, rate: int) 
     assert (clip.sample_rate, len(clip.samples), clip.samples.dtype) == (RATE, RATE, np.float32)
     assert clip.id == Path(name).stem
     assert correlation(clip.samples, tone()) > 0.98
-    assert decoding.info(tmp_path / name) == (1.0, rate, 1)
+    assert decoding.info(tmp_path / name) == (1.0, rate, 1, "")
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus"])
@@ -57,7 +57,7 @@ def test_round_trip_keeps_rate_and_length(tmp_path: Path, name: str) -> None:
 
 
 def test_block_wise_reading_equals_resampling_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_BLOCK", 1000)
+    monkeypatch.setattr(sndfile, "_BLOCK", 1000)
     rng = np.random.default_rng(0)
     left, right = rng.uniform(-0.5, 0.5, (2, 44_101)).astype(np.float32)
     sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 44_100, subtype="FLOAT")
@@ -186,10 +186,10 @@ def test_find_audio_is_sorted_recursive_and_survives_link_loops(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    assert [str(p.relative_to(tmp_path)) for p in decoding.find_audio(tmp_path)] == ["a.ogg", "b/1.wav", "b/2.FLAC"]
+    assert [str(p.relative_to(tmp_path)) for p in finding.find_audio(tmp_path)] == ["a.ogg", "b/1.wav", "b/2.FLAC"]
     shutil.rmtree(tmp_path / "b")
     (tmp_path / "a.ogg").unlink()
     with pytest.raises(AudioError, match="no sound files"):
-        decoding.find_audio(tmp_path)
+        finding.find_audio(tmp_path)
     with pytest.raises(AudioError, match="no such folder"):
-        decoding.find_audio(tmp_path / "none")
+        finding.find_audio(tmp_path / "none")

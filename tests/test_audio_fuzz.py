@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 
 from twistlm.audio import clip as reading
-from twistlm.audio import decoding
+from twistlm.audio import decoding, sndfile
 from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError
 
@@ -55,7 +55,7 @@ def test_memory_is_taken_for_what_is_there_not_for_what_the_header_says(
     sf.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 40_000), 16_000)
     whole = reading.read(tmp_path / "a.flac")
     monkeypatch.setattr(reading, "_TRUST", 1000)
-    monkeypatch.setattr(decoding, "_BLOCK", 700)
+    monkeypatch.setattr(sndfile, "_BLOCK", 700)
     assert np.array_equal(reading.read(tmp_path / "a.flac").samples, whole.samples)
     data = bytearray((tmp_path / "a.flac").read_bytes())
     data[22:26] = b"\x0f\xff\xff\xff"  # STREAMINFO: 268 million samples, as few bytes could hold if they were silent

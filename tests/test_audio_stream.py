@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twistlm.audio import clip as reading
-from twistlm.audio import decoding
+from twistlm.audio import sndfile
 from twistlm.audio.stream import blocks, regrouped, spans, survey
 from twistlm.errors import AudioError, BadInput
 
@@ -71,7 +71,7 @@ def test_a_survey_does_not_depend_on_the_pieces(cuts, offset):
     "name, rate, channels", [("a.wav", 16_000, 1), ("a.wav", 44_100, 2), ("a.flac", 8_000, 3), ("a.ogg", 48_000, 1)]
 )
 def test_blocks_are_what_read_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, rate, channels):
-    monkeypatch.setattr(decoding, "_BLOCK", 1000)
+    monkeypatch.setattr(sndfile, "_BLOCK", 1000)
     sf.write(tmp_path / name, noise(3 * rate + 77).repeat(channels).reshape(-1, channels), rate)
     whole = reading.read(tmp_path / name).samples
     pieces = list(blocks(tmp_path / name, sample_rate=16_000))

@@ -37,7 +37,7 @@ def speech(tmp_path: Path) -> list[Entry]:
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
-    def fake(path: Path, *, max_seconds: float) -> list[tuple[float, float]]:
+    def fake(path: Path, *, max_seconds: float, channel: int | None = None) -> list[tuple[float, float]]:
         names.append(path.stem)
         if not path.is_file() or path.stat().st_size < 100:
             raise AudioError(f"{path}: broken")
@@ -90,7 +90,7 @@ def test_a_rerun_cuts_only_what_is_missing_or_changed(speech, heard, tmp_path: P
 def test_an_interrupted_run_keeps_what_is_done(speech, heard, tmp_path: Path, monkeypatch):
     real = cuts.speech_segments
 
-    def interrupted(path: Path, *, max_seconds: float) -> list[tuple[float, float]]:
+    def interrupted(path: Path, *, max_seconds: float, channel: int | None = None) -> list[tuple[float, float]]:
         if path.stem == "c":
             raise KeyboardInterrupt
         return real(path, max_seconds=max_seconds)

@@ -395,3 +395,33 @@ def test_a_voxpopuli_session_of_the_test_set_is_not_trained_on(tmp_path: Path) -
     )
     part = sf.read(entries[f"de/{SESSION}_de_1"].path)[0]
     assert len(part) == len(wave(3, 1.0))  # the session itself is never cut on the disk
+
+
+def test_hidden_names_are_no_sounds_and_suffixes_count_in_any_case(tmp_path: Path) -> None:
+    root = ljspeech(tmp_path / "lj") / "LJSpeech-1.1"
+    put(root / "wavs" / "._LJ001-0001.wav", b"\0\5\26\7")
+    (root / "wavs" / "LJ001-0002.wav").rename(root / "wavs" / "LJ001-0002.WAV")
+    assert len(read_corpus(tmp_path / "lj", corpus="ljspeech")) == 12
+    for corpus, build, hidden in (
+        ("stinystories", stinystories, "data/._data-00000.parquet"),
+        ("webdataset", webdataset, "._a.tar"),
+        ("librispeech", librispeech, "LibriSpeech/dev-clean/84/121123/._84-121123.trans.txt"),
+    ):
+        folder = build(tmp_path / corpus)
+        before = len(read_corpus(folder, corpus=corpus))
+        put(folder / hidden, b"\0\5\26\7")
+        assert len(read_corpus(folder, corpus=corpus)) == before
+
+
+def test_a_bar_in_a_text_and_repeated_rows_are_named(tmp_path: Path) -> None:
+    table = ljspeech(tmp_path / "lj") / "LJSpeech-1.1" / "metadata.csv"
+    table.write_text(table.read_text().replace('LJ001-0003|He said "3|', 'LJ001-0003|He | said "3|'))
+    with pytest.raises(BadInput, match=r"more than three columns in the lines of LJ001-0003: a \| inside a text"):
+        read_corpus(tmp_path / "lj", corpus="ljspeech")
+    for subset in ("train", "9_hours"):
+        (tmp_path / "hf").mkdir(exist_ok=True)
+        write_parquet(tmp_path / "hf" / f"{subset}-00000.parquet", [encoded(0)], id=["x_1"])
+    with pytest.raises(
+        BadInput, match=r"'x_1' is in both .*9_hours-00000.parquet and .*train-00000.parquet.*one subset"
+    ):
+        read_corpus(tmp_path / "hf", corpus="huggingface")

@@ -271,3 +271,20 @@ def test_manifests_keep_parts_and_members_and_say_no_more_than_before(tmp_path: 
         (tmp_path / "bad.jsonl").write_text(line)
         with pytest.raises(BadInput, match=message):
             manifest.read(tmp_path / "bad.jsonl")
+
+
+def test_headers_of_tars_and_columns_of_parquet_files_are_bounded(tmp_path: Path) -> None:
+    head = tarfile.TarInfo("PaxHeaders/x")
+    head.type, head.size = tarfile.XHDTYPE, 3 << 30
+    (tmp_path / "a.tar").write_bytes(head.tobuf() + bytes(10_240))
+    with pytest.raises(BadInput, match="claims 3221225472 bytes"):
+        tar_members(tmp_path / "a.tar")
+    long = tarfile.TarInfo("a" * 300 + ".wav")
+    long.size = 3
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(long, io.BytesIO(b"abc"))
+    assert [member.name for member in tar_members(tmp_path / "b.tar")] == [long.name]
+    cells = pa.table({"audio": pa.array([{"bytes": bytes(100 << 20)}])})  # 100 MB of zeros in some kB
+    pq.write_table(cells, tmp_path / "a.parquet", compression="zstd")
+    with Sounds() as sounds, pytest.raises(BadInput, match="made to fill the memory"):
+        sounds.fetch(Entry(id="x", path=tmp_path / "a.parquet", member="audio[0]"))

@@ -244,7 +244,7 @@ def test_manifest_round_trip_and_moved_folder(speech: Path, tmp_path: Path) -> N
     "text, message",
     [
         ("{", "line 1: not JSON"),
-        ("[1]", "line 1: not a JSON object"),
+        ("[1]", "line 1: .*which is not a JSON object"),
         ('{"id": "a", "path": "a.wav"}\n{"id": "b"}', "line 2: 'path' must be a string"),
         ('{"id": 3, "path": "a.wav"}', "'id' must be a string, got 3"),
         ('{"id": "a", "path": "a.wav", "seconds": "2"}', "'seconds' must be a number"),
@@ -324,3 +324,42 @@ def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkey
     assert sum(sizes) == 4 and max(sizes) > 1, "all but the long one came in batches"
     assert [r.units.ids.tolist() for r in together] == [r.units.ids.tolist() for r in alone]
     assert tok.on(torch.device("meta")).encoder.model.device.type == "meta" and tok.encoder.model.device.type == "cpu"
+
+
+def test_channels_of_a_recording_do_not_mix_and_a_mended_file_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "speech").mkdir()
+    left = np.random.default_rng(0).normal(0, 0.1, 8_000)
+    sf.write(tmp_path / "speech" / "call.wav", np.stack([left, -left], axis=1), 16_000)
+    out, tok = tmp_path / "u", FakeTokenizer()
+    with pytest.raises(TwistError, match="the channels cancel"):
+        tokenize(tmp_path / "speech", out, tok)
+    entries = manifest.load(tmp_path / "speech")
+    for channel in (1, 2):
+        chosen = manifest.on_channel(entries, channel)
+        manifest.write(chosen, tmp_path / "m.jsonl")
+        assert manifest.read(tmp_path / "m.jsonl") == [
+            dataclasses.replace(entry, path=entry.path.absolute()) for entry in chosen
+        ]
+        assert (tokenize(tmp_path / "m.jsonl", out, tok).n_done, tokenize(chosen, out, tok).n_done) == (1, 0)
+    with pytest.raises(BadInput, match=r"these clips name another: call\.wav"):
+        manifest.on_channel(chosen, 1)
+    sf.write(tmp_path / "speech" / "call.wav", left, 16_000)
+    sound = bytearray((tmp_path / "speech" / "call.wav").read_bytes())
+    sound[4:8], sound[40:44] = (36).to_bytes(4, "little"), bytes(4)
+    (tmp_path / "speech" / "call.wav").write_bytes(sound)
+    report = tokenize(tmp_path / "speech", out, tok)
+    assert [(note.id, "killed" in note.note) for note in report.notes] == [("call.wav", True)]
+    assert tokenize(tmp_path / "speech", out, tok).notes == ()
+    assert "killed" in (out / "notes.jsonl").read_text()
+
+
+def test_what_is_no_regular_file_is_a_failure_and_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / "speech").mkdir()
+    for name in ("a.wav", "b.tar", "c.parquet"):
+        os.mkfifo(tmp_path / "speech" / name)
+    entries = [
+        manifest.Entry(id=name, path=tmp_path / "speech" / name, member=member)
+        for name, member in (("a.wav", ""), ("b.tar", "x.wav"), ("c.parquet", "audio[0]"))
+    ]
+    with pytest.raises(TwistError, match=r"3 of 3 clips could not be tokenized: .*no regular file"):
+        tokenize(entries, tmp_path / "u", FakeTokenizer())

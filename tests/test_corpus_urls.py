@@ -154,7 +154,9 @@ def test_parts_and_members_of_a_file_are_fetched_once(
     speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Streams(FakeTokenizer):
-        def stream(self, path: Any, /, *, start: float = 0.0, seconds: float | None = None) -> Units:
+        def stream(
+            self, path: Any, /, *, start: float = 0.0, seconds: float | None = None, channel: int | None = None
+        ) -> Units:
             return self(reading.read(path, start=start, seconds=seconds))
 
     monkeypatch.setattr(cutting, "STREAM_SECONDS", 0.5)
@@ -178,6 +180,7 @@ def test_parts_and_members_of_a_file_are_fetched_once(
         4.0,
         16_000,
         1,
+        "",
     )
 
 

@@ -125,7 +125,9 @@ class Streamer(FakeTokenizer):
         super().__init__()
         self.stop, self.streamed = stop, []
 
-    def stream(self, path: Path, *, start: float = 0.0, seconds: float | None = None) -> Units:
+    def stream(
+        self, path: Path, *, start: float = 0.0, seconds: float | None = None, channel: int | None = None
+    ) -> Units:
         if self.stop is not None:
             self.stop.touch()
             time.sleep(600)

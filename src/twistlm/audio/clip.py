@@ -5,6 +5,7 @@ Shapes: N samples.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.decoding import (
     Bytes,
-    not_finite,
+    OpenSound,
     opened,
     part,
     resampled,
@@ -23,6 +24,7 @@ from twistlm.audio.decoding import (
     seconds_to_samples,
     sound_in,
 )
+from twistlm.audio.defects import not_finite
 from twistlm.errors import AudioError, BadInput
 from twistlm.files.atomic import atomic_write
 from twistlm.files.urls import UrlPath, as_path
@@ -41,24 +43,26 @@ class Clip:
         samples: float32 [N], in -1 … 1.
         sample_rate: Hz.
         id: unique name; ties units, scores and pairs to the sound.
+        note: what had to be done to read it, where its file is not as it should be; "".
     """
 
     samples: NDArray[np.float32]
     sample_rate: int
     id: str = ""
+    note: str = ""
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate
 
     @classmethod
-    def read(cls, path: str | Path, *, sample_rate: int | None = 16_000) -> Clip:
-        """Read any file libsndfile knows, mixed to mono and resampled to `sample_rate` Hz (None keeps the file's).
+    def read(cls, path: str | Path, *, sample_rate: int | None = 16_000, channel: int | None = None) -> Clip:
+        """Read any sound file, mixed to mono (or one `channel`, from 1), at `sample_rate` Hz (None: its own).
 
         Raises:
             AudioError: missing, corrupt, empty, or with samples that are not finite.
         """
-        return read(path, sample_rate=sample_rate)
+        return read(path, sample_rate=sample_rate, channel=channel)
 
     def write(self, path: str | Path) -> None:
         """Write a wav, flac or ogg (opus) file, atomically; the suffix decides."""
@@ -66,70 +70,89 @@ class Clip:
 
 
 def read(
-    path: str | Path | UrlPath, *, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
+    path: str | Path | UrlPath,
+    *,
+    sample_rate: int | None = 16_000,
+    start: float = 0.0,
+    seconds: float | None = None,
+    channel: int | None = None,
 ) -> Clip:
-    """Read any file libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …) as mono float32.
+    """Read a sound file as mono float32: what libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …), and by
+    FFmpeg's decoders m4a, mp4, aac, webm, mka, wma, amr, 3gp, WavPack and TTA.
 
-    Channels are averaged; the rate is changed by soxr (HQ). The file is read in blocks, so the peak of memory is about
-    the size of the result. The clip's id is the file's name without suffix.
+    Channels are averaged, or one is taken; the rate is changed by soxr (HQ). The file is read in blocks, so the peak of
+    memory is about the size of the result. The clip's id is the file's name without suffix.
 
     A part is read as if it were a file of its own: it begins and ends at the nearest samples of the file's rate, and is
     resampled without what lies around it. One that ends less than 0.1 s behind the file's end is cut there, since
-    tables of parts are rounded.
+    tables of parts are rounded. (Of compressed sound behind the first minute, FFmpeg begins 2 s before the part: its
+    samples are those of the whole up to what a decoder carries on from further back.)
+
+    Headers that say less than there is are not believed: MPEG frames are counted, FLAC's are looked at, and a wav or au
+    whose recorder was killed before it wrote its sizes is read to its end. The clip's `note` says so.
 
     Args:
         path: the file, or its URL, from where it is copied to a temporary file first.
         sample_rate: Hz of the result; None keeps the file's.
         start: seconds into the file where the part begins, at least 0.
         seconds: length of the part, positive; None reads to the end.
+        channel: which one, from 1; None is the mean of all.
 
     Raises:
         BadInput: a rate, start or length out of range.
         AudioError: a part that is not there; missing, not a sound file, corrupt, truncated (more than 0.1 s missing),
-            without samples, or with NaN or infinite samples. Silence and shortness are for `check`. An mp3 with
-            variable bit rate and no Xing header has no declared length: libsndfile guesses it, and reads no further
-            than its guess.
+            without samples, or with NaN or infinite samples; no such channel; channels of which nothing is left when
+            they are mixed. Silence and shortness are for `check`.
     """
     path = as_path(path)
     with opened(path) as sound:
-        samples, rate = _samples(sound, path, sample_rate, start, seconds)
-    return Clip(samples, rate, id=path.stem)
+        samples, rate = _samples(sound, path, sample_rate, start, seconds, channel)
+        return Clip(samples, rate, id=path.stem, note=sound.note)
 
 
 def decode(
-    data: bytes, *, name: str, sample_rate: int | None = 16_000, start: float = 0.0, seconds: float | None = None
+    data: bytes,
+    *,
+    name: str,
+    sample_rate: int | None = 16_000,
+    start: float = 0.0,
+    seconds: float | None = None,
+    channel: int | None = None,
 ) -> Clip:
     """Read a sound file that lies in memory, as `read` does one on the disk.
 
     Args:
         data: the whole file.
         name: where it came from, for errors and as the clip's id.
-        sample_rate, start, seconds: as for `read`.
+        sample_rate, start, seconds, channel: as for `read`.
 
     Raises:
         AudioError: as `read`.
     """
-    with sound_in(Bytes(data), name, len(data)) as sound:
-        samples, rate = _samples(sound, name, sample_rate, start, seconds)
-    return Clip(samples, rate, id=name)
+    with sound_in(Bytes(data), name) as sound:
+        samples, rate = _samples(sound, name, sample_rate, start, seconds, channel)
+        return Clip(samples, rate, id=name, note=sound.note)
 
 
 def _samples(
-    sound: sf.SoundFile, path: object, sample_rate: int | None, start: float, seconds: float | None
+    sound: OpenSound, path: object, sample_rate: int | None, start: float, seconds: float | None, channel: int | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the mono samples [N] of an open file, or of a part of it, and their rate in Hz."""
-    rate = sound.samplerate if sample_rate is None else sample_rate
+    rate = sound.rate if sample_rate is None else sample_rate
     if rate < 1:
         raise BadInput(f"a sample rate must be positive, got {rate}.")
     first, last = part(sound, path, start, seconds)
-    expected = resampled_length(last - first, sound.samplerate, rate)
-    samples = np.empty(min(expected, _TRUST), dtype=np.float32)
+    expected = None if last is None else resampled_length(last - first, sound.rate, rate)
+    samples = np.empty(_TRUST if expected is None else min(expected, _TRUST), dtype=np.float32)
     n_done = 0
-    for piece in resampled(sound, path, first, last, rate):
+    for piece in resampled(sound, path, first, last, rate, channel=channel):
         if n_done + len(piece) > len(samples):
-            samples.resize(min(expected, max(2 * len(samples), n_done + len(piece))), refcheck=False)
+            size = max(2 * len(samples), n_done + len(piece))
+            samples.resize(size if expected is None else min(expected, size), refcheck=False)
         samples[n_done : n_done + len(piece)] = piece
         n_done += len(piece)
+    if expected is None:
+        samples.resize(n_done, refcheck=False)
     return samples[:n_done], rate
 
 
@@ -137,7 +160,8 @@ def resample(clip: Clip, *, sample_rate: int) -> Clip:
     """Return `clip` at `sample_rate` Hz (soxr HQ), as `read` would have given it; itself when that is its rate."""
     if clip.sample_rate == sample_rate:
         return clip
-    return Clip(soxr.resample(clip.samples, clip.sample_rate, sample_rate), sample_rate, id=clip.id)
+    resampled = soxr.resample(clip.samples, clip.sample_rate, sample_rate)
+    return Clip(resampled, sample_rate, id=clip.id, note=clip.note)
 
 
 def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
@@ -194,6 +218,29 @@ def write(clip: Clip, path: str | Path) -> None:
                 )
         case other:
             raise AudioError(f"{path}: cannot write {other or 'a file without suffix'}: use wav, flac, ogg or opus.")
-    samples = np.clip(clip.samples, -1, 1)
+    data = encoded(clip, form=form, subtype=subtype, name=str(path))
     with atomic_write(path) as temporary:
-        sf.write(temporary, samples, clip.sample_rate, format=form, subtype=subtype)
+        temporary.write_bytes(data)
+
+
+def encoded(clip: Clip, *, form: str, subtype: str, name: str) -> bytes:
+    """Return `clip` as a sound file in memory, samples outside -1 … 1 clipped.
+
+    Files are made here and written by Python: libsndfile does not tell when its last writes fail.
+
+    Args:
+        clip: what is encoded.
+        form, subtype: libsndfile's names of them ("WAV", "PCM_16").
+        name: what the file is called in errors.
+
+    Raises:
+        AudioError: libsndfile cannot make such a file.
+    """
+    stream = io.BytesIO()
+    try:
+        sf.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=form, subtype=subtype)
+    except sf.SoundFileError as error:
+        raise AudioError(
+            f"{name}: cannot be encoded as {form} at {clip.sample_rate} Hz ({error}). Write wav, or resample the clip."
+        ) from error
+    return stream.getvalue()

@@ -1,36 +1,48 @@
-"""Read, check, resample and write sound files, and the one rule that turns seconds into samples.
+"""Open sound files of any kind, mix them to mono and resample them, and the one rule that turns seconds into samples.
 
-Everything inside twistlm is mono float32; other files become so here. Shapes: N samples, C channels.
+Everything inside twistlm is mono float32; other files become so here. What a file is, its bytes say and never its name:
+libsndfile decodes what it knows (`sndfile`), FFmpeg the rest (`ffmpeg`). Shapes: N samples, C channels.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
-import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
-from twistlm.audio.ogg import check_pages
+from twistlm.audio import ffmpeg, sndfile
+from twistlm.audio.defects import channels_cancel, empty, no_channel, not_finite, truncated
+from twistlm.audio.sndfile import TOLERANCE_SECONDS
+from twistlm.audio.window import Window, open_regular
 from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.files.urls import UrlPath, as_path
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".sph")
+OpenSound: TypeAlias = "sndfile.Sound | ffmpeg.Decoded"
 
-RATES = (1_000, 768_000)  # Hz: nobody records speech below, no converter runs above; a header that says so is damaged
-TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables of parts are rounded
-_BLOCK = 1 << 18  # samples read at once, of up to 8 channels: a long file never lies in memory at its own rate
-_MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: about 5000); a header that says so lies
-# What libsndfile notes when a header declares more bytes than the file holds ("data : 96000 (should be 47978)").
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_LENGTH = 0x7FFF_F000  # programs that write wav into a pipe declare this length or more
+_HEARD = 1e-4  # peak of a channel that is not silent: -80 dB, as of `clip.check`
+_CANCELLED = (
+    0.02  # of C channels, the mean holds 1 / C of their power where they have nothing in common, and rarely less
+)
+
+
+class Info(NamedTuple):
+    """What is known of a file before it is decoded.
+
+    Attributes:
+        seconds: of sound. sample_rate: Hz. channels: how many.
+        note: what a reader should know of how it is read; "".
+    """
+
+    seconds: float
+    sample_rate: int
+    channels: int
+    note: str
 
 
 def seconds_to_samples(seconds: float, rate: int) -> int:
@@ -43,63 +55,48 @@ def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
     return (2 * n_samples * to_rate + from_rate) // (2 * from_rate)
 
 
-def part(sound: sf.SoundFile, path: object, start: float, seconds: float | None) -> tuple[int, int]:
-    """Return the first sample of a part and the one behind its last."""
-    rate, held = sound.samplerate, sound.frames
+def part(sound: OpenSound, path: object, start: float, seconds: float | None) -> tuple[int, int | None]:
+    """Return the first sample of a part and the one behind its last; None where that is wherever the sound ends."""
+    rate, held = sound.rate, sound.frames
     if not (0 <= start < np.inf and (seconds is None or 0 < seconds < np.inf)):
         raise BadInput(f"{path}: a part needs a start of 0 s or more and a positive length, got {start}, {seconds}.")
     first = seconds_to_samples(start, rate)
-    last = held if seconds is None else seconds_to_samples(start + seconds, rate)
-    if first > held or last - held > TOLERANCE_SECONDS * rate:
-        raise AudioError(
-            f"{path}: the part from {start:g} s to {last / rate:g} s is not there: the file ends at {held / rate:.2f} "
-            "s. It was cut short, or the manifest belongs to another file."
-        )
-    return first, min(last, held)
+    last = None if seconds is None else seconds_to_samples(start + seconds, rate)
+    if held is not None:
+        slack = 0.0 if sound.exact else sound.tolerance * rate
+        if first > held + slack or (last is not None and last - held > TOLERANCE_SECONDS * rate + slack):
+            end = held if last is None else last
+            raise AudioError(
+                f"{path}: the part from {start:g} s to {end / rate:g} s is not there: the file ends at "
+                f"{held / rate:.2f} s. It was cut short, or the manifest belongs to another file."
+            )
+        if sound.exact:
+            return first, held if last is None else min(last, held)
+    return first, last
 
 
-def info(path: str | Path | UrlPath) -> tuple[float, int, int]:
-    """Return (seconds, sample rate in Hz, channels) from the file's header, without decoding it.
+def info(path: str | Path | UrlPath) -> Info:
+    """Return what the file's header says, without decoding it where the header says how long it is.
 
     Raises:
         AudioError: missing, not a sound file, or visibly truncated.
     """
-    with opened(as_path(path)) as sound:
-        return sound.frames / sound.samplerate, sound.samplerate, sound.channels
+    path = as_path(path)
+    with opened(path) as sound:
+        return _info(sound)
 
 
-def find_audio(folder: str | Path | UrlPath) -> list[Path] | list[UrlPath]:
-    """Return every sound file (by suffix) below `folder`, sorted; links are followed, hidden names are not.
-
-    Raises:
-        AudioError: no such folder, or no sound file in it.
-    """
-    folder = as_path(folder)
-    if not folder.is_dir():
-        raise AudioError(f"{folder}: no such folder. Give a folder with sound files below it.")
-    found = _below_url(folder) if isinstance(folder, UrlPath) else _below(folder)
-    if not found:
-        raise AudioError(f"{folder}: no sound files below it; looked for {', '.join(SUFFIXES)}.")
-    return found
+def info_of(data: bytes, *, name: str) -> Info:
+    """Return what the header of a sound file in memory says. As `info`; `name` is what it is called in errors."""
+    with sound_in(Bytes(data), name) as sound:
+        return _info(sound)
 
 
-def _below_url(folder: UrlPath) -> list[UrlPath]:
-    names = ((path, path.below(folder) or "") for path in folder.find())
-    return [path for path, name in names if path.suffix.lower() in SUFFIXES and "/." not in f"/{name}"]
-
-
-def _below(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    seen: set[str] = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:  # a link back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(top) / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found)
+def _info(sound: OpenSound) -> Info:
+    frames = sound.frames
+    if frames is None:
+        frames = sum(len(block) for block in sound.blocks(0, None))
+    return Info(frames / sound.rate, sound.rate, sound.channels, sound.note)
 
 
 class Bytes(io.BytesIO):
@@ -111,85 +108,99 @@ class Bytes(io.BytesIO):
 
 
 @contextmanager
-def opened(path: Path | UrlPath) -> Iterator[sf.SoundFile]:
+def opened(path: Path | UrlPath) -> Iterator[OpenSound]:
+    """Open a sound file.
+
+    Raises:
+        AudioError: missing, no regular file, not a sound file, corrupt or visibly truncated; also while it is read.
+    """
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise AudioError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}. Check the path.") from error
     except UrlError as error:
         raise AudioError(str(error)) from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
-    with file, sound_in(file, path, os.fstat(file.fileno()).st_size) as sound:
+    with file, sound_in(file, path) as sound:
         yield sound
 
 
 @contextmanager
-def sound_in(source: BinaryIO, path: object, n_bytes: int) -> Iterator[sf.SoundFile]:
-    """Open what holds a sound file of `n_bytes`; `path` is what it is called in errors."""
-    if not n_bytes:
-        raise _empty(path)
+def sound_in(source: BinaryIO, path: object) -> Iterator[OpenSound]:
+    """Open what holds a sound file; `path` is what it is called in errors. Raises as `opened`."""
+    window = Window(source)
+    if not window.size:
+        raise empty(path)
+    kind = ffmpeg.kind_of(window)
     # By descriptor, not by name: by a name that ends in .au, .vox, … libsndfile takes any bytes for sound.
-    opened = source if isinstance(source, io.BytesIO) else source.fileno()
+    held = source if isinstance(source, io.BytesIO) else source.fileno()
     try:
-        with sf.SoundFile(opened, closefd=False) as sound:
-            log = sound.extra_info
-            for declared, held in _SHORT_CHUNK.findall(log):
-                if int(held) < int(declared) < _UNKNOWN_LENGTH:
-                    raise _truncated(path, f"{held} of {declared} bytes")
-            if "lacks an end-of-stream bit" in log:
-                raise _truncated(path, "an Ogg stream without its last page")
-            if not RATES[0] <= sound.samplerate <= RATES[1]:
-                raise AudioError(f"{path}: the header declares a sample rate of {sound.samplerate} Hz: corrupt.")
-            if sound.frames > _MAX_SAMPLES_PER_BYTE * n_bytes:
-                raise AudioError(f"{path}: the header declares {sound.frames} samples and cannot hold them: corrupt.")
-            if sound.subtype == "OPUS":
-                check_pages(source, path)
+        with ffmpeg.decoded(window, path, kind) if kind else sndfile.opened(held, window, path) as sound:
+            if not sndfile.RATES[0] <= sound.rate <= sndfile.RATES[1]:
+                raise AudioError(f"{path}: the header declares a sample rate of {sound.rate} Hz: corrupt.")
             yield sound
-    except sf.SoundFileError as error:
-        detail = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
-        raise AudioError(
-            f"{path}: not a sound file, or corrupt ({detail.strip().rstrip('.')}). "
-            "Convert it again, or leave it out; wav, flac, ogg (vorbis, opus) and mp3 are read, and no file without a "
-            "header."
-        ) from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read: {error}.") from error
 
 
-def _blocks(sound: sf.SoundFile, path: object, n_samples: int) -> Iterator[NDArray[np.float32]]:
-    """Yield the next `n_samples` of the file, or what there is of them, as mono blocks, float32 [<= _BLOCK]."""
-    left, size = n_samples, max(1, min(_BLOCK, 8 * _BLOCK // sound.channels))
-    while left and len(block := sound.read(min(left, size), dtype="float32", always_2d=True)):
-        left -= len(block)
+class _Mix:
+    """Makes one channel of several, and notices when nothing is left of them."""
+
+    def __init__(self, sound: OpenSound, path: object, channel: int | None) -> None:
+        if channel is not None and not 1 <= channel <= sound.channels:
+            raise no_channel(path, channel, sound.channels)
+        self._n, self._path, self._channel = sound.channels, path, channel
+        self._peak = self._all = self._mean = 0.0
+
+    def __call__(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):  # it will be found below
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            if self._channel is not None:
+                mono = block[:, self._channel - 1]
+            elif self._n == 1:
+                mono = block[:, 0]
+            else:
+                mono = block.mean(axis=1, dtype=np.float32)
+                self._peak = max(self._peak, float(np.abs(block).max(initial=0)))
+                self._all += float(np.square(block, dtype=np.float64).sum()) / self._n
+                self._mean += float(np.square(mono, dtype=np.float64).sum())
         if not np.isfinite(mono).all():
-            raise not_finite(str(path))
-        yield np.ascontiguousarray(mono)
+            raise not_finite(str(self._path))
+        return np.ascontiguousarray(mono)
+
+    def end(self) -> None:
+        """Raise AudioError when the channels cancelled."""
+        if self._peak > _HEARD and self._mean < _CANCELLED / self._n * self._all:
+            least = 10 * np.log10(max(self._mean / self._all, 1e-12))
+            raise channels_cancel(self._path, self._n, -least)
 
 
-def resampled(sound: sf.SoundFile, path: object, first: int, last: int, rate: int) -> Iterator[NDArray[np.float32]]:
-    """Yield samples `first` … `last` - 1 of an open file at `rate` Hz, mono, piece by piece.
+def resampled(
+    sound: OpenSound, path: object, first: int, last: int | None, rate: int, *, channel: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield samples `first` … `last` - 1 (None: to the end) of an open file at `rate` Hz, mono, piece by piece.
 
     They are resampled without what lies around them. Memory holds one block at the file's own rate and channels, and
     one at the new rate.
 
     Raises:
-        AudioError: none are there, more than TOLERANCE_SECONDS of them are missing, or one is not finite.
+        AudioError: none are there, more than TOLERANCE_SECONDS of them are missing, or one is not finite; there is no
+            such channel; the channels cancel, where all are mixed.
     """
-    own = sound.samplerate
-    if first:
-        sound.seek(first)
+    own = sound.rate
+    mix = _Mix(sound, path, channel)
     resampler = None if rate == own else soxr.ResampleStream(own, rate, 1, dtype="float32")
     n_read = n_done = 0
-    for block in _blocks(sound, path, last - first):
+    for block in sound.blocks(first, last):
         n_read += len(block)
-        piece = block if resampler is None else resampler.resample_chunk(block)
+        mono = mix(block)
+        piece = mono if resampler is None else resampler.resample_chunk(mono)
         n_done += len(piece)
         yield piece
-    if last - first - n_read > TOLERANCE_SECONDS * own:
-        raise _truncated(path, f"{(first + n_read) / own:.2f} of {sound.frames / own:.2f} s")
+    wanted = last if last is not None else sound.frames
+    tolerance = TOLERANCE_SECONDS if sound.exact or last is not None else sound.tolerance
+    if wanted is not None and wanted - first - n_read > tolerance * own:
+        raise truncated(path, f"{(first + n_read) / own:.2f} of {(sound.frames or wanted) / own:.2f} s")
     if resampler is not None:
         piece = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
         n_done += len(piece)
@@ -197,16 +208,5 @@ def resampled(sound: sf.SoundFile, path: object, first: int, last: int, rate: in
     if n_done != resampled_length(n_read, own, rate):
         raise AssertionError(f"{path}: {n_read} samples at {own} Hz became {n_done} at {rate} Hz, against the rule")
     if not n_done:
-        raise _empty(path)
-
-
-def _empty(path: object) -> AudioError:
-    return AudioError(f"{path}: empty: it holds no samples. An interrupted recording or copy: make it again.")
-
-
-def _truncated(path: object, what: str) -> AudioError:
-    return AudioError(f"{path}: truncated: {what} are there. An interrupted copy or download; fetch it again.")
-
-
-def not_finite(name: str) -> AudioError:
-    return AudioError(f"{name}: has NaN or infinite samples. Whatever wrote it overflowed: make it again.")
+        raise empty(path)
+    mix.end()

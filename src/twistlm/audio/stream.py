@@ -36,7 +36,12 @@ class Survey:
 
 
 def blocks(
-    path: str | Path | UrlPath, *, sample_rate: int, start: float = 0.0, seconds: float | None = None
+    path: str | Path | UrlPath,
+    *,
+    sample_rate: int,
+    start: float = 0.0,
+    seconds: float | None = None,
+    channel: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield a file's mono samples at `sample_rate` Hz, piece by piece: together those of `clip.read`.
 
@@ -48,6 +53,7 @@ def blocks(
         sample_rate: Hz of the result, positive.
         start: seconds into the file, at least 0, rounded to the file's nearest sample.
         seconds: length of the part, positive; None reads to the end.
+        channel: which one, from 1; None is the mean of all.
 
     Raises:
         BadInput: a rate, start or length out of range.
@@ -58,7 +64,7 @@ def blocks(
         raise BadInput(f"a sample rate must be positive, got {sample_rate}.")
     with opened(path) as sound:
         first, last = part(sound, path, start, seconds)
-        yield from resampled(sound, path, first, last, sample_rate)
+        yield from resampled(sound, path, first, last, sample_rate, channel=channel)
 
 
 def regrouped(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

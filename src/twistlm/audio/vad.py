@@ -33,7 +33,9 @@ _SMOOTH = 9  # chunks, 0.3 s, over which the quietest moment is looked for
 VERSION = 1  # of these rules: another one makes other segments
 
 
-def speech_segments(path: str | Path | UrlPath, *, max_seconds: float) -> list[tuple[float, float]]:
+def speech_segments(
+    path: str | Path | UrlPath, *, max_seconds: float, channel: int | None = None
+) -> list[tuple[float, float]]:
     """Return the stretches of a file that hold speech as (start, length) in seconds, in order, to the millisecond.
 
     They do not overlap. A stretch longer than `max_seconds` is cut where speech is least likely (`segments`). Memory
@@ -42,6 +44,7 @@ def speech_segments(path: str | Path | UrlPath, *, max_seconds: float) -> list[t
     Args:
         path: any file `audio.clip.read` reads.
         max_seconds: longest segment, at least 2.
+        channel: which one is heard, from 1; None is the mean of all.
 
     Returns:
         Empty when nobody speaks.
@@ -51,7 +54,7 @@ def speech_segments(path: str | Path | UrlPath, *, max_seconds: float) -> list[t
         BadInput: `max_seconds` out of range.
     """
     check_limit(max_seconds)
-    probabilities, n_samples = speech_probabilities(blocks(path, sample_rate=RATE))
+    probabilities, n_samples = speech_probabilities(blocks(path, sample_rate=RATE, channel=channel))
     found = segments(probabilities, n_samples=n_samples, max_seconds=max_seconds)
     times = [(round(start / RATE, 3), round(stop / RATE, 3)) for start, stop in found]
     return [(start, round(stop - start, 3)) for start, stop in times]

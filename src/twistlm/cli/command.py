@@ -30,6 +30,10 @@ app = typer.Typer(
 
 
 MINI = DEFAULT_TOKENIZER
+Channel = Annotated[
+    int | None,
+    typer.Option(help="Hear one channel of stereo or telephone speech, from 1; default: all, mixed.", min=1),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 TokenizerName = Annotated[str, typer.Option(help="Name or folder of a speech tokenizer.")]
 FoundTokenizer = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import MINI, Result, Search, Seed, verb
+from twistlm.cli.command import MINI, Channel, Result, Search, Seed, verb
 
 
 @verb
@@ -50,26 +50,33 @@ def manifest(
     max_seconds: Annotated[
         float, typer.Option(help="Longest clip where files are cut, by --vad or by a corpus's own marks of speech.")
     ] = 30.0,
+    channel: Channel = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """List a corpus's clips and hold some out."""
-    from twistlm.corpus.manifest import write
+    from twistlm.audio.finding import UNREAD, is_sound
+    from twistlm.corpus.manifest import on_channel, write
     from twistlm.corpus.readers import read_corpus
     from twistlm.errors import offenders
 
     entries = read_corpus(
         speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, max_seconds=max_seconds
     )
+    if channel is not None:
+        entries = on_channel(entries, channel)
     facts: dict[str, Any] = {}
     notes = ""
+    if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
+        facts["unread"] = unread
+        notes = f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"
     if vad:
         from twistlm.corpus.cuts import cut_by_voice
 
         journal = out.with_name(f"{out.name}.vad.jsonl")
         cuts = cut_by_voice(entries, journal, max_seconds=max_seconds, progress=progress)
-        facts = {"files": len(entries), "silent": cuts.silent, "unreadable": cuts.unreadable}
-        notes = f" of {len(entries)} files"
+        facts |= {"files": len(entries), "silent": cuts.silent, "unreadable": cuts.unreadable}
+        notes = f" of {len(entries)} files{notes}"
         if cuts.silent:
             notes += f"; nobody speaks in {offenders(cuts.silent)}"
         if cuts.unreadable:
@@ -93,6 +100,7 @@ def tokenize(
         typer.Option(help=f"Name or folder of a speech tokenizer; default: that of the units in OUT, else {MINI}."),
     ] = None,
     search: Search = None,
+    channel: Channel = None,
     max_failures: Annotated[float, typer.Option(help="Share of the clips that may be unusable.")] = 0.0,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Cut on a Ray cluster; local begins one on this machine.")
@@ -110,8 +118,10 @@ def tokenize(
     from functools import partial
 
     from twistlm.compute.devices import device
+    from twistlm.corpus.manifest import load, on_channel
     from twistlm.corpus.ray import cut_on_ray
     from twistlm.corpus.tokenize import tokenize as run
+    from twistlm.errors import offenders
     from twistlm.jobs.parts import tokenizer_for_more
     from twistlm.units.tokenizer import SpeechTokenizer
 
@@ -119,17 +129,21 @@ def tokenize(
     tok = SpeechTokenizer.load(part.folder)
     tok = tok.on(device()) if ray is None else tok
     cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
-    report = run(speech, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
+    source = speech if channel is None else on_channel(load(speech), channel)
+    report = run(source, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
     facts = {
         "units": str(out),
         "done": report.n_done,
         "skipped": report.n_skipped,
         "failed": len(report.failures),
+        "notes": {note.id: note.note for note in report.notes},
         "unit_spec": tok.spec.fingerprint,
         "tokenizer": part.facts,
     }
     text = f"{out}: {report.n_done} clips cut, {report.n_skipped} were there, {len(report.failures)} failed"
     text += f"; tokenizer {part}"
+    if report.notes:
+        text += f"; noted: {offenders([f'{note.id} ({note.note})' for note in report.notes])}"
     return Result(facts, text)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from twistlm.cli.command import (
     MINI,
+    Channel,
     FoundTokenizer,
     FoundVocoder,
     Recipe,
@@ -274,6 +275,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="Sound file to write: the prompt from its units, and what follows.")],
     seconds: Annotated[float, typer.Option(help="About how long the continuation is.")] = 8.0,
     prompt_seconds: Annotated[float | None, typer.Option(help="Use only the beginning of the prompt.")] = None,
+    channel: Channel = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest unit.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest units.")] = None,
     tokenizer: FoundTokenizer = None,
@@ -295,6 +297,7 @@ def generate(
         top_k=top_k,
         seed=seed,
         search=search or (),
+        channel=channel,
     )
     clip.write(out)
     facts = {"audio": str(out), "seconds": clip.seconds, "unit_spec": parts.spec.fingerprint, **parts.facts}
@@ -308,6 +311,7 @@ def resynth(
     durations: Annotated[
         Literal["given", "predicted"], typer.Option(help="Keep each unit's length, or let the vocoder predict it.")
     ] = "given",
+    channel: Channel = None,
     tokenizer: Annotated[
         str | None, typer.Option(help=f"Name or folder of a speech tokenizer; default: --vocoder's, else {MINI}.")
     ] = None,
@@ -319,7 +323,13 @@ def resynth(
     from twistlm.jobs.speaking import resynthesise
 
     clip, units, parts = resynthesise(
-        recording, tokenizer=tokenizer, vocoder=vocoder, durations=durations, units_of=units_of, search=search or ()
+        recording,
+        tokenizer=tokenizer,
+        vocoder=vocoder,
+        durations=durations,
+        units_of=units_of,
+        search=search or (),
+        channel=channel,
     )
     clip.write(out)
     facts = {"audio": str(out), "seconds": clip.seconds, "units": len(units), "unit_spec": units.spec.fingerprint}

@@ -57,7 +57,7 @@ def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: 
         BadInput: an entry that is a part of a file already, `max_seconds` out of range, or nobody speaks in any file.
     """
     check_limit(max_seconds)
-    parts = [entry.id for entry in entries if entry.part]
+    parts = [entry.id for entry in entries if entry.start is not None or entry.member]
     if parts:
         raise BadInput(f"these clips are parts of files, and only whole files are cut: {offenders(parts)}.")
     journal = Path(journal)
@@ -101,14 +101,15 @@ def _clips(entry: Entry, segments: Segments) -> list[Entry]:
 def _cut(entry: Entry, max_seconds: float) -> tuple[tuple[Any, ...], Segments] | AudioError:
     key = _key(entry)  # before the file is read: one that changes meanwhile is cut again
     try:
-        return key, speech_segments(entry.path, max_seconds=max_seconds)
+        return key, speech_segments(entry.path, max_seconds=max_seconds, channel=entry.channel)
     except AudioError as error:
         return error
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
     stat = entry.path.stat() if entry.path.is_file() else None
-    return (entry.id, stat.st_size, stat.st_mtime_ns) if stat else (entry.id, -1, -1)
+    size, changed = (stat.st_size, stat.st_mtime_ns) if stat else (-1, -1)
+    return f"{entry.id}{entry.part}", size, changed
 
 
 def _read(journal: Path, max_seconds: float) -> dict[tuple[Any, ...], Segments]:

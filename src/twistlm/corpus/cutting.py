@@ -47,7 +47,9 @@ class Tokenizer(Protocol):
 class Streaming(Protocol):
     """What a tokenizer may have besides, to cut a clip in memory that does not grow with it."""
 
-    def stream(self, path: Path | UrlPath, /, *, start: float = 0.0, seconds: float | None = None) -> Units: ...
+    def stream(
+        self, path: Path | UrlPath, /, *, start: float = 0.0, seconds: float | None = None, channel: int | None = None
+    ) -> Units: ...
 
 
 @runtime_checkable
@@ -124,6 +126,7 @@ class _Opened:
     sound: Sound
     clip: Clip | None
     seconds: float
+    note: str
 
     def row(self, units: Units) -> Row:
         entry = self.sound.entry
@@ -136,18 +139,21 @@ class _Opened:
             source_bytes=self.sound.n_bytes,
             source_mtime_ns=self.sound.mtime_ns,
             source_sha256=self.sound.sha256 + entry.part,
+            note=self.note,
         )
 
 
 def _open(sound: Sound, tok: Tokenizer) -> _Opened:
     entry = sound.entry
-    if sound.data is None and isinstance(tok, Streaming):
-        length = info(sound.file)[0] if entry.start is None else entry.seconds or 0.0
+    may_be_long = entry.start is None or (entry.seconds or 0.0) > STREAM_SECONDS
+    if sound.data is None and isinstance(tok, Streaming) and may_be_long:
+        held = info(sound.file)
+        length = held.seconds if entry.start is None else entry.seconds or 0.0
         if length > STREAM_SECONDS:
-            return _Opened(sound=sound, clip=None, seconds=length)
+            return _Opened(sound=sound, clip=None, seconds=length, note=held.note)
     clip = sound.clip(sample_rate=tok.spec.sample_rate)
     check(clip)
-    return _Opened(sound=sound, clip=clip, seconds=clip.seconds)
+    return _Opened(sound=sound, clip=clip, seconds=clip.seconds, note=clip.note)
 
 
 def _alone(opened: _Opened, tok: Tokenizer) -> Row:
@@ -156,7 +162,8 @@ def _alone(opened: _Opened, tok: Tokenizer) -> Row:
     assert isinstance(tok, Streaming)
     entry = opened.sound.entry
     part = None if entry.start is None else entry.seconds
-    return opened.row(tok.stream(opened.sound.file, start=entry.start or 0.0, seconds=part))
+    file, start = opened.sound.file, entry.start or 0.0
+    return opened.row(tok.stream(file, start=start, seconds=part, channel=entry.channel))
 
 
 def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:

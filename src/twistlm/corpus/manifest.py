@@ -2,7 +2,8 @@
 
 A manifest is a JSON-lines file; each line needs `id` and `path` (relative to the manifest's folder, absolute, or a URL)
 and may have `speaker`, `split`, `text` and `seconds`. A clip that is a part of its file also has `start`, one inside an
-archive or a Parquet file has `member`. Other keys are left to whoever wrote them.
+archive or a Parquet file has `member`, one channel of a recording has `channel`. Other keys are left to whoever
+wrote them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twistlm.audio.decoding import find_audio
+from twistlm.audio.finding import find_audio
 from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_objects
@@ -41,6 +42,7 @@ class Entry:
         start: seconds into the file where the clip begins, when it is a part of one; None for a whole file.
         member: which sound of `path`: its name in a tar, or column and row of a Parquet file, "audio[17]"; "" when
             `path` is the sound itself.
+        channel: which channel of the sound is heard, from 1; None mixes them.
 
     Raises:
         BadInput: a start below 0 or without a positive length; a member that points out of its archive; a text, name
@@ -55,8 +57,11 @@ class Entry:
     seconds: float | None = None
     start: float | None = None
     member: str = ""
+    channel: int | None = None
 
     def __post_init__(self) -> None:
+        if self.channel is not None and self.channel < 1:
+            raise BadInput(f"the clip {self.id!r} asks for channel {self.channel}; channels are counted from 1.")
         if self.start is not None:
             length = self.seconds or 0.0
             if not (0 <= self.start < math.inf and 0 < length < math.inf):
@@ -78,8 +83,9 @@ class Entry:
 
     @property
     def part(self) -> str:
-        """Which part of the file at `path` the clip is, as text: "" for all of it, "#a/b.flac@0.4+11.92"."""
+        """Which part of the file at `path` the clip is, as text: "" for all of it, "#a/b.flac@0.4+11.92~2"."""
         cut = "" if self.start is None else f"@{float(self.start)!r}+{float(self.seconds or 0)!r}"
+        cut += "" if self.channel is None else f"~{self.channel}"
         return f"#{self.member}{cut}" if self.member or cut else ""
 
 
@@ -168,12 +174,27 @@ def write(entries: Sequence[Entry], path: str | Path | UrlPath) -> None:
     lines = []
     for entry in checked(entries, where=str(path)):
         fields = {**asdict(entry), "path": _below(entry.path, path.parent)}
-        for key, whole in (("start", None), ("member", "")):
+        for key, whole in (("start", None), ("member", ""), ("channel", None)):
             if fields[key] == whole:
                 del fields[key]
         lines.append(json.dumps(fields, ensure_ascii=False))
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def on_channel(entries: Sequence[Entry], channel: int) -> list[Entry]:
+    """Return the clips on one channel of their sounds, from 1.
+
+    Raises:
+        BadInput: clips that name another one themselves.
+    """
+    other = [entry.id for entry in entries if entry.channel not in (None, channel)]
+    if other:
+        raise BadInput(
+            f"channel {channel} is asked for, but these clips name another: {offenders(other)}. Leave out "
+            "--channel, or give a manifest without channels."
+        )
+    return [replace(entry, channel=channel) for entry in entries]
 
 
 def _below(path: Path | UrlPath, folder: Path | UrlPath) -> str:
@@ -203,6 +224,10 @@ def _entry(fields: dict[str, Any], folder: Path | UrlPath, *, where: str) -> Ent
     for key, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"{where}: {key!r} must be a number, got {value!r}.")
+    channel = fields.get("channel")
+    if channel is not None and type(channel) is not int:
+        raise BadInput(f"{where}: 'channel' must be a whole number from 1, got {channel!r}.")
+    numbers["channel"] = channel
     try:
         return Entry(id=fields["id"], path=as_path(fields["path"], below=folder), **strings, **numbers)
     except BadInput as error:

@@ -65,6 +65,7 @@ class Row:
     source_bytes: int = 0
     source_mtime_ns: int = 0
     source_sha256: str = ""
+    note: str = ""  # of how its file was read; told, not stored
 
 
 class ShardWriter:

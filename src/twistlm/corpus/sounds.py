@@ -15,8 +15,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,16 @@ import pyarrow.parquet as pq
 
 from twistlm.audio.clip import Clip, decode, read
 from twistlm.audio.decoding import TOLERANCE_SECONDS, info
+from twistlm.audio.window import open_regular
 from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import AudioError, BadInput, UrlError, offenders
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import Fetched, Stat, UrlPath
 
 _MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
+_MAX_HEADER = 1 << 20  # bytes of what a tar says of one member
 _ROWS = 8  # rows of a Parquet file in memory at once
+_FREE, _RATIO = 64 << 20, 200  # bytes a column may unpack to, or so many times its packed size
 _BUFFER = 1 << 20  # bytes: without it pyarrow reads a column of a row group at once, whatever the size of its pages
 _ROW = re.compile(r"(.+)\[(\d+)\]")
 
@@ -58,12 +62,19 @@ class Sound:
         Raises:
             AudioError: as `audio.clip.read`.
         """
-        start, seconds = self.entry.start or 0.0, None if self.entry.start is None else self.entry.seconds
+        entry = self.entry
+        start, seconds = entry.start or 0.0, None if entry.start is None else entry.seconds
         if self.data is None:
-            clip = read(self.file, sample_rate=sample_rate, start=start, seconds=seconds)
+            clip = read(self.file, sample_rate=sample_rate, start=start, seconds=seconds, channel=entry.channel)
         else:
-            name = f"{self.entry.path}#{self.entry.member}"
-            clip = decode(self.data, name=name, sample_rate=sample_rate, start=start, seconds=seconds)
+            clip = decode(
+                self.data,
+                name=f"{entry.path}#{entry.member}",
+                sample_rate=sample_rate,
+                start=start,
+                seconds=seconds,
+                channel=entry.channel,
+            )
         return dataclasses.replace(clip, id=self.entry.id)
 
     @property
@@ -95,6 +106,8 @@ class Sounds:
             BadInput: an archive that is broken, compressed or of an unknown kind, or has no such member.
         """
         stat = look_at(entry)
+        if isinstance(stat, os.stat_result) and not S_ISREG(stat.st_mode) and not S_ISDIR(stat.st_mode):
+            raise AudioError(f"{entry.path}: no regular file, but a pipe, a device or a socket. Leave it out.")
         if entry.path != self._path:
             self._close()
             self._path = entry.path
@@ -152,7 +165,7 @@ def check_header(entry: Entry) -> float | None:
         if not entry.path.is_file():
             raise AudioError(f"{entry.path}: no such file. Check the path.")
         return entry.seconds
-    held = info(entry.path)[0]
+    held = info(entry.path).seconds
     if entry.start is None:
         return held
     end = entry.start + (entry.seconds or 0.0)
@@ -169,7 +182,7 @@ def tar_members(path: Path | UrlPath) -> list[tarfile.TarInfo]:
             a member whose name points out of the archive.
     """
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
             members = tar.getmembers()
             file.seek(tar.offset)
             # tarfile takes a damaged header for the end, which is a block of zeros.
@@ -188,6 +201,19 @@ def tar_members(path: Path | UrlPath) -> list[tarfile.TarInfo]:
             "accident: do not use this archive."
         )
     return members
+
+
+class _Headers:
+    """A file of which only short pieces can be read: a tar's headers, though one may claim to be of any size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n: int = -1) -> bytes:
+        if not 0 <= n <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header in it claims {n} bytes, which no name or note has")
+        return self._file.read(n)
 
 
 class _Archive(Protocol):
@@ -281,13 +307,27 @@ _KINDS: dict[str, type[_Tar] | type[_Parquet]] = {".tar": _Tar, ".parquet": _Par
 
 
 def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
-    """Open a Parquet file so that its columns are read piece by piece. BadInput when it is not one, or not whole."""
+    """Open a Parquet file so that its columns are read piece by piece.
+
+    Raises:
+        BadInput: it is none, or not whole; or its footer promises more rows, or unpacked bytes, than such a file can
+            hold without having been made to fill the memory.
+    """
     try:
-        return pq.ParquetFile(
-            path if isinstance(path, Path) else path.open("rb"), buffer_size=_BUFFER, pre_buffer=False
-        )
+        file = pq.ParquetFile(open_regular(path), buffer_size=_BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a whole Parquet file ({error}). Fetch it again.") from error
+    facts = file.metadata
+    for group in (facts.row_group(g) for g in range(facts.num_row_groups)):
+        for column in (group.column(c) for c in range(group.num_columns)):
+            packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+            if unpacked > max(_FREE, _RATIO * packed) or group.num_rows > max(_FREE, _RATIO * path.stat().st_size):
+                file.close()
+                raise BadInput(
+                    f"{path}: the column {column.path_in_schema!r} unpacks {packed} bytes to {unpacked}, in "
+                    f"{group.num_rows} rows, which no sound or text does: damaged, or made to fill the memory."
+                )
+    return file
 
 
 def _unknown(path: object) -> _Archive:

@@ -18,11 +18,21 @@ from twistlm.corpus.sounds import Sounds, look_at
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
+from twistlm.files.jsonl import read_objects
 from twistlm.files.locks import held
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.progress import task
 
 FAILURES = "failures.jsonl"
+NOTES = "notes.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A clip whose file was mended to be read, and how."""
+
+    id: str
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +44,15 @@ class Report:
         n_done: clips tokenized now.
         n_skipped: clips that were there already.
         failures: clips that could not be done; also in `failures.jsonl`.
+        notes: what was done to read files that are not as they should be, of clips tokenized now; those of clips that
+            were there already are with them in `notes.jsonl`.
     """
 
     out: Path | UrlPath
     n_done: int
     n_skipped: int
     failures: tuple[Failure, ...]
+    notes: tuple[Note, ...] = ()
 
 
 def tokenize(
@@ -74,7 +87,8 @@ def tokenize(
 
     Args:
         source: a folder of sound files, a manifest file, or entries.
-        out: folder for `shard-00000.parquet` …; `failures.jsonl` is written beside them when there are any.
+        out: folder for `shard-00000.parquet` …; `failures.jsonl` and `notes.jsonl` are written beside them when there
+            are any.
         tok: the tokenizer; it gets each clip at its own sample rate, whole, and alone unless it asks for batches.
         max_failures: share of the clips, 0 … 1, that may fail; the good ones are stored in any case.
         shard_clips: clips per shard (fewer when they are long): what is lost at most when the process is killed.
@@ -95,6 +109,7 @@ def tokenize(
             pending, stale, failures = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
+            notes: list[Note] = []
             n_skipped = len(entries) - len(pending) - len(failures)
             with closing((cutter or cut)(pending, tok)) as made:
                 for row in made:
@@ -102,8 +117,11 @@ def tokenize(
                         failures.append(row)
                     else:
                         writer.add(row)
+                        if row.note:
+                            notes.append(Note(id=row.units.id, note=row.note))
                     bar.advance()
-        _write_failures(failures, out)
+        _write_lines(failures, out / FAILURES)
+        _write_lines(_kept_notes(out, {entry.id for entry in pending}) + notes, out / NOTES)
     if len(failures) > max_failures * len(entries):
         raise TwistError(
             f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "
@@ -115,6 +133,7 @@ def tokenize(
         n_done=len(entries) - n_skipped - len(failures),
         n_skipped=n_skipped,
         failures=tuple(failures),
+        notes=tuple(notes),
     )
 
 
@@ -170,13 +189,22 @@ def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
     return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256
 
 
-def _write_failures(failures: Sequence[Failure], out: Path | UrlPath) -> None:
-    if not failures:
-        (out / FAILURES).unlink(missing_ok=True)
+def _write_lines(items: Sequence[Failure | Note], path: Path | UrlPath) -> None:
+    if not items:
+        path.unlink(missing_ok=True)
         return
-    with atomic_write(out / FAILURES) as temporary:
-        lines = [json.dumps(dataclasses.asdict(failure), ensure_ascii=False) for failure in failures]
+    with atomic_write(path) as temporary:
+        lines = [json.dumps(dataclasses.asdict(item), ensure_ascii=False) for item in items]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _kept_notes(out: Path | UrlPath, done: set[str]) -> list[Note]:
+    """Return what earlier runs noted of clips that were not done again."""
+    if not (out / NOTES).is_file():
+        return []
+    shape = {"id": str, "note": str}
+    said = [row for _, row in read_objects(out / NOTES, "notes of twist tokenize", shape=shape)]
+    return [Note(id=row["id"], note=row["note"]) for row in said if row["id"] not in done]
 
 
 @contextmanager

@@ -30,8 +30,9 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """
     path = Path(path)
     if path.is_file():
-        seconds, rate, channels = decoding.info(path)
-        return {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
+        seconds, rate, channels, note = decoding.info(path)
+        told = {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
+        return {**told, "note": note} if note else told
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder.")
     facts = _described(path)

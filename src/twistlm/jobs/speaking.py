@@ -25,6 +25,7 @@ def resynthesise(
     durations: Literal["given", "predicted"],
     units_of: str | Path | None = None,
     search: Sequence[str | Path] = (),
+    channel: int | None = None,
 ) -> tuple[Clip, Units, Parts]:
     """Speak a recording again from nothing but its units; return the sound, the units, and what made them.
 
@@ -32,6 +33,7 @@ def resynthesise(
         recording: a sound file.
         tokenizer, vocoder, units_of, search: as of `parts_without_model`.
         durations: as of `Vocoder`.
+        channel: of the recording, from 1; None mixes them.
 
     Raises:
         AudioError: an unusable file. UnitSpecMismatch: the vocoder is of other units than the tokenizer's.
@@ -39,7 +41,7 @@ def resynthesise(
     """
     parts = parts_without_model(tokenizer=tokenizer, vocoder=vocoder, units_of=units_of, search=search)
     tok, voc = _loaded(parts)
-    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
+    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     check(clip)
     units = tok(clip)
     return voc(units, durations=durations), units, parts
@@ -57,6 +59,7 @@ def continue_recording(
     top_k: int | None,
     seed: int,
     search: Sequence[str | Path] = (),
+    channel: int | None = None,
 ) -> tuple[Clip, Parts]:
     """Let a model continue a recording and speak the whole: the recording from its units, then about `seconds` more.
 
@@ -68,6 +71,7 @@ def continue_recording(
         tokenizer, vocoder: names or folders, of the model's units; None: found by the model's UnitSpec.
         seconds, temperature, top_k, seed: see `twistlm.lm.sample.generate`.
         search: folders in which a tokenizer or vocoder may lie.
+        channel: of the recording, from 1; None mixes them.
 
     Raises:
         AudioError: an unusable file. UnitSpecMismatch: the three do not speak the same units.
@@ -75,7 +79,7 @@ def continue_recording(
     """
     parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
     lm, (tok, voc) = load_model(model), _loaded(parts)
-    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate)
+    clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     if prompt_seconds is not None:
         n = seconds_to_samples(prompt_seconds, clip.sample_rate)
         clip = dataclasses.replace(clip, samples=clip.samples[:n])

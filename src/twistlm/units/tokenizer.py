@@ -82,7 +82,14 @@ class SpeechTokenizer:
         """Frames of a clip of `n_samples`, exact for every length: those of the clip and its padding."""
         return self.encoder.n_frames(n_samples + 2 * self.spec.padding)
 
-    def stream(self, path: str | Path | UrlPath, *, start: float = 0.0, seconds: float | None = None) -> Units:
+    def stream(
+        self,
+        path: str | Path | UrlPath,
+        *,
+        start: float = 0.0,
+        seconds: float | None = None,
+        channel: int | None = None,
+    ) -> Units:
         """Units of a sound file of any length, frame by frame those of `tok(Clip.read(path))`, in bounded memory.
 
         **Units of a long file are not those of an encoder that hears all of it.** Of a 120 s clip, only 77 % of frames
@@ -104,6 +111,7 @@ class SpeechTokenizer:
         Args:
             path: the file, or its URL; its name without suffix becomes the id.
             start, seconds: a part of it, see `audio.stream.blocks`.
+            channel: which one is heard, from 1; None mixes them.
 
         Raises:
             AudioError: as `audio.clip.read` and `audio.clip.check`; or the file changed while it was read.
@@ -112,10 +120,11 @@ class SpeechTokenizer:
         path, rate = as_path(path), self.spec.sample_rate
         path = path.fetched() if isinstance(path, UrlPath) else path  # once for both readings
         silence = np.zeros(self.spec.padding, np.float32)
-        clip = survey(chain([silence], blocks(path, sample_rate=rate, start=start, seconds=seconds), [silence]))
+        sound = blocks(path, sample_rate=rate, start=start, seconds=seconds, channel=channel)
+        clip = survey(chain([silence], sound, [silence]))
         n_samples = clip.n_samples - 2 * self.spec.padding
         check_level(n_samples, clip.peak, sample_rate=rate, name=str(path))
-        again = blocks(path, sample_rate=rate, start=start, seconds=seconds)
+        again = blocks(path, sample_rate=rate, start=start, seconds=seconds, channel=channel)
         if not self._is_long(n_samples):
             return self(Clip(np.concatenate(list(again)), rate, id=path.stem))
         return self._units(self._by_window(chain([silence], again, [silence]), clip, name=str(path)), id=path.stem)

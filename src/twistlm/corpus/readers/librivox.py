@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import by_stem, columns, lines, pair
 from twistlm.errors import BadInput, offenders
@@ -44,7 +45,7 @@ def librispeech(folder: Path) -> list[Entry]:
     for subset in subsets:
         found = by_stem(folder / subset, (".flac",), pattern="*/*/*")
         texts: list[tuple[str, str]] = []
-        for table in sorted((folder / subset).glob("*/*/*.trans.txt")):
+        for table in visible(folder / subset, "*/*/*.trans.txt"):
             texts += [(id, text) for id, _, text in (line.partition(" ") for _, line in lines(table))]
         pair([id for id, _ in texts], found, where=str(folder / subset))
         split = "train" if subset.startswith("train-") else subset
@@ -80,8 +81,8 @@ def libri_light(folder: Path, max_seconds: float) -> list[Entry]:
         subsets = _subsets(folder, LIBRI_LIGHT, prefixes=())
     entries = []
     for subset in subsets:
-        marked = {path.with_suffix(""): path for path in (folder / subset).glob("*/*/*.json")}
-        sounds = {path.with_suffix(""): path for path in (folder / subset).glob("*/*/*.flac")}
+        marked = {path.with_suffix(""): path for path in visible(folder / subset, "*/*/*", (".json",))}
+        sounds = {path.with_suffix(""): path for path in visible(folder / subset, "*/*/*", (".flac",))}
         if lonely := sorted(str(stem.relative_to(folder)) for stem in marked.keys() ^ sounds.keys()):
             raise BadInput(
                 f"{folder}: these have a .flac or a .json, not both: {offenders(lonely)}. The marks of speech are in "
@@ -146,11 +147,16 @@ def ljspeech(folder: Path) -> list[Entry]:
     Splits: none of its own; all is "train" here, and clips are held out.
 
     Raises:
-        BadInput: no such layout; a sound without transcript or the other way round.
+        BadInput: no such layout; a sound without transcript or the other way round; a | inside a text.
     """
     folder = folder / "LJSpeech-1.1" if (folder / "LJSpeech-1.1").is_dir() else folder
     rows = list(columns(folder / "metadata.csv", sep="|", n=3))
     found = by_stem(folder / "wavs", (".wav",), pattern="*")
+    if odd := [row[0] for row in rows if len(row) > 3]:
+        raise BadInput(
+            f"{folder / 'metadata.csv'}: more than three columns in the lines of {offenders(odd)}: a | inside a text "
+            "cannot be told from one between columns. Write another character there."
+        )
     pair([row[0] for row in rows], found, where=str(folder))
     return [Entry(id=row[0], path=found[row[0]], speaker="LJ", text=row[2] or row[1]) for row in rows]
 

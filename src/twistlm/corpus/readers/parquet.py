@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.sounds import open_parquet
@@ -64,11 +65,26 @@ def parquet_entries(folder: Path, *, speaker: str = "", leave_out: tuple[str, ..
         speaker: who speaks where no column says so.
         leave_out: names of folders directly below that are not read.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+    names = [path.relative_to(folder).as_posix() for path in visible(folder, "**/*", (".parquet",))]
     names = [name for name in names if name.split("/")[0] not in leave_out]
     if not names:
         raise BadInput(f"{folder}: no .parquet files below it. Download the data set's files, or give their folder.")
-    return [entry for name in names for entry in _rows(folder, name, speaker)]
+    entries = [entry for name in names for entry in _rows(folder, name, speaker)]
+    _require_unique(folder, entries)
+    return entries
+
+
+def _require_unique(folder: Path, entries: list[Entry]) -> None:
+    """Raise BadInput, naming both files, where two rows have one id, as in data sets whose subsets repeat others."""
+    first: dict[str, Entry] = {}
+    double = [(first[e.id], e) for e in entries if first.setdefault(e.id, e) is not e]
+    if double:
+        one, other = double[0]
+        raise BadInput(
+            f"{folder}: ids must be unique, these are not: {offenders([e.id for _, e in double])}; {one.id!r} is in both "
+            f"{one.path} and {other.path}. Some data sets repeat rows of one subset in another (9_hours and 1_hours of "
+            "Multilingual LibriSpeech are parts of train): move the smaller files out of this folder, or give one subset's folder."
+        )
 
 
 def _rows(folder: Path, name: str, speaker: str) -> list[Entry]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import is_safe
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_objects
@@ -83,7 +84,7 @@ def below(folder: Path, name: str, *, where: str) -> Path:
 def by_stem(folder: Path, suffixes: tuple[str, ...], *, pattern: str) -> dict[str, Path]:
     """Return the sounds below a folder that match a pattern, by name without suffix. BadInput when two share it."""
     found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.glob(pattern) if path.suffix in suffixes):
+    for path in visible(folder, pattern, suffixes):
         if path.stem in found:
             raise BadInput(f"{folder}: ids must be unique, but two sounds are {path.stem}: {found[path.stem]}, {path}.")
         found[path.stem] = path

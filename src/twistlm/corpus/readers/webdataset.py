@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from twistlm.audio.decoding import SUFFIXES
+from twistlm.audio.finding import KNOWN, is_hidden, visible
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.sounds import tar_members
@@ -32,7 +32,7 @@ def webdataset(folder: Path) -> list[Entry]:
         BadInput: no shards; a broken, compressed or hostile one; a sample with two sounds or with text and no sound; a
             sound that is a link; a transcript that cannot be read; a name that tells two splits.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
+    names = [path.relative_to(folder).as_posix() for path in visible(folder, "**/*", (".tar",))]
     if not names:
         raise BadInput(f"{folder}: no .tar files below it. Compressed ones (.tar.gz) must be decompressed first.")
     return [entry for name in names for entry in _samples(folder, name)]
@@ -45,7 +45,9 @@ def _samples(folder: Path, name: str) -> list[Entry]:
     linked: list[str] = []
     for member in tar_members(path):
         key, suffix = _key(member.name)
-        if suffix in SUFFIXES:
+        if is_hidden(member.name):
+            continue
+        if suffix in KNOWN:
             (sounds[key] if member.isreg() else linked).append(member.name)
         elif suffix in (".txt", ".json") and member.isreg():
             notes[key][suffix] = (member.offset_data, member.size)

@@ -1,0 +1,86 @@
+"""Which files are sounds, by their names: one rule for folders, corpora, archives and benchmarks.
+
+Hidden names are none: "._a.wav" is what macOS writes beside a.wav where a disk or archive has no place for its notes.
+Suffixes count in any case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from twistlm.errors import AudioError
+from twistlm.files.urls import UrlPath, as_path
+
+SUFFIXES = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
+    *(".caf", ".w64", ".rf64", ".sph", ".nist", ".m4a", ".m4b", ".mp4", ".aac", ".3gp", ".3g2", ".mov", ".webm"),
+    *(".mka", ".mkv", ".weba", ".wma", ".asf", ".amr", ".awb", ".wv", ".tta", ".spx"),
+)
+# Of sounds too, but nothing here reads them. They are listed with the rest, so that somebody says so.
+UNREAD = (
+    *(".ape", ".mpc", ".shn", ".ra", ".rm", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".ofr", ".m4p"),
+    *(".raw", ".pcm", ".vox", ".gsm", ".sln", ".g722", ".g729", ".voc", ".avr", ".svx", ".8svx", ".avi", ".wmv"),
+)
+KNOWN = (*SUFFIXES, *UNREAD)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a path, seen from where one looks, is hidden or lies in a hidden folder."""
+    return any(part.startswith(".") and part not in (".", "..") for part in PurePosixPath(name).parts)
+
+
+def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
+    """Return whether a name ends on one of `suffixes` (".wav"), in any case."""
+    return name.lower().endswith(tuple(suffixes))
+
+
+def is_sound(name: str, suffixes: Iterable[str] = KNOWN) -> bool:
+    """Return whether a path, seen from where one looks, is that of a sound by its suffix, and not hidden."""
+    return PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)
+
+
+def visible(folder: Path, pattern: str, suffixes: Iterable[str] = ()) -> list[Path]:
+    """Return the paths below a folder that match a pattern of `Path.glob`, sorted, but for hidden ones.
+
+    Args:
+        folder: where to look.
+        pattern: as of `Path.glob`.
+        suffixes: in any case; none takes every name.
+    """
+    found = (path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder).as_posix()))
+    return sorted(path for path in found if not suffixes or has_suffix(path.name, suffixes))
+
+
+def find_audio(folder: str | Path | UrlPath) -> list[Path] | list[UrlPath]:
+    """Return every sound file (by suffix) below `folder`, sorted; links are followed, hidden names are not.
+
+    Files of kinds that nothing here reads (`UNREAD`) are among them: whoever reads them is told.
+
+    Raises:
+        AudioError: no such folder, or no sound file in it.
+    """
+    folder = as_path(folder)
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder. Give a folder with sound files below it.")
+    found = _below_url(folder) if isinstance(folder, UrlPath) else sorted(_below(folder))
+    if not found:
+        raise AudioError(f"{folder}: no sound files below it; looked for {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _below_url(folder: UrlPath) -> list[UrlPath]:
+    return [path for path in folder.find() if is_sound(path.below(folder) or path.name)]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(top) / name for name in names if is_sound(name))

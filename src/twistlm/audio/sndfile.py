@@ -1,0 +1,141 @@
+"""Sounds that libsndfile reads, with what it knows of them and does not say.
+
+Shapes: N samples, C channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from twistlm.audio import flac, mpeg, riff
+from twistlm.audio.defects import truncated, unreadable
+from twistlm.audio.ffmpeg import Decoded, decoded
+from twistlm.audio.ogg import check_pages
+from twistlm.audio.window import Window
+from twistlm.errors import AudioError
+
+TOLERANCE_SECONDS = 0.1  # of sound that may be missing at the end: headers and tables of parts are rounded
+RATES = (1_000, 768_000)  # Hz: nobody records speech below, no converter runs above; a header that says so is damaged
+_BLOCK = 1 << 18  # samples read at once, of up to 8 channels: a long file never lies in memory at its own rate
+_MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: about 5000); a header that says so lies
+_NO_COUNT = 1 << 62  # samples or more: libsndfile's way to say that a FLAC file does not know
+# What libsndfile notes when a header declares more bytes than the file holds ("data : 96000 (should be 47978)").
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_LENGTH = 0x7FFF_F000  # programs that write wav into a pipe declare this length or more
+_KILLED = "its header gives it no length: a recorder that was killed; what follows the header was read"
+
+
+class Sound:
+    """An open sound that libsndfile decodes; attributes as of `ffmpeg.Decoded`."""
+
+    def __init__(self, file: sf.SoundFile, note: str = "") -> None:
+        self._file = file
+        self.rate, self.channels, self.frames = int(file.samplerate), int(file.channels), int(file.frames)
+        self.exact, self.tolerance, self.note = True, TOLERANCE_SECONDS, note
+
+    def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
+        """Yield samples `first` … `last` - 1 (None: to the end), float32 [n, C] each. For one caller, once."""
+        if first:
+            self._file.seek(first)
+        left = (self.frames if last is None else last) - first
+        size = max(1, min(_BLOCK, 8 * _BLOCK // self.channels))
+        while left and len(block := self._file.read(min(left, size), dtype="float32", always_2d=True)):
+            left -= len(block)
+            yield block
+
+
+@contextmanager
+def opened(source: Any, window: Window, path: object) -> Iterator[Sound | Decoded]:
+    """Open a sound that libsndfile knows; where it would not read all of it, FFmpeg does.
+
+    Args:
+        source: descriptor of the file, or an object to read from; its position becomes libsndfile's.
+        window: the same bytes.
+        path: what it is called in errors.
+
+    Raises:
+        AudioError: as `decoding.opened`.
+    """
+    try:
+        with sf.SoundFile(source, closefd=False) as file:
+            _require_sane(file, window, path)
+            if file.subtype.startswith("MPEG_LAYER"):
+                other = _counted_mpeg(file, window, path)
+            elif file.format == "FLAC":
+                other = _counted_flac(file, window, path)
+            else:
+                other = None
+            if other is not None:
+                with other as sound:
+                    yield sound
+            elif file.frames == 0 and (patches := riff.unsized(window)):
+                with sf.SoundFile(window.patched(patches)) as whole:
+                    yield Sound(whole, _KILLED)
+            else:
+                yield Sound(file)
+    except sf.SoundFileError as error:
+        detail = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
+        raise unreadable(path, detail) from error
+
+
+def _require_sane(file: sf.SoundFile, window: Window, path: object) -> None:
+    log = file.extra_info
+    mpeg_in_wav = file.subtype.startswith("MPEG_LAYER") and file.format == "WAV"
+    for declared, held in _SHORT_CHUNK.findall(log):
+        if int(held) < int(declared) < _UNKNOWN_LENGTH:
+            raise truncated(path, f"{held} of {declared} bytes")
+    if "lacks an end-of-stream bit" in log:
+        raise truncated(path, "an Ogg stream without its last page")
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        raise AudioError(f"{path}: the header declares a sample rate of {file.samplerate} Hz: corrupt.")
+    unknown = file.format == "FLAC" and file.frames >= _NO_COUNT
+    if file.frames > _MAX_SAMPLES_PER_BYTE * window.size and not unknown and not mpeg_in_wav:
+        raise AudioError(f"{path}: the header declares {file.frames} samples and cannot hold them: corrupt.")
+    if file.subtype == "OPUS":
+        check_pages(window, path)
+
+
+def _counted_mpeg(file: sf.SoundFile, window: Window, path: object) -> Any:
+    """Return what reads MPEG audio whole, or None where libsndfile does."""
+    if file.format == "WAV":
+        chunk = riff.data_chunk(window)
+        if chunk is None:
+            return None
+        window = window.part(chunk[0], chunk[0] + chunk[1])
+    count = mpeg.count(window)
+    if count is None:
+        return None
+    off = count.n_samples - file.frames
+    if abs(off) <= TOLERANCE_SECONDS * file.samplerate or (off < 0 and count.declared):
+        return None  # of one that declares more than there is, libsndfile's own end tells
+    note = ""
+    if count.joined or count.declared:
+        what = "several mp3 files joined" if count.joined else "a wrong count of frames"
+        declared, there = file.frames / file.samplerate, count.n_samples / file.samplerate
+        note = f"{what}: its header declares {declared:.2f} s, all {there:.2f} s were read"
+    # Without the frame that counts, from which FFmpeg would take where to leave out padding.
+    whole = window.part(count.begin, window.size)
+    return decoded(whole, path, "mp3", frames=count.n_frames_samples, note=note)
+
+
+def _counted_flac(file: sf.SoundFile, window: Window, path: object) -> Any:
+    """Return what reads a FLAC file whole that declares no length, or too little; None where libsndfile does."""
+    there, unknown = flac.last_sample(window), file.frames >= _NO_COUNT
+    if flac.is_joined(window):
+        raise AudioError(
+            f"{path}: several FLAC files joined in one, of which players hear the first alone. Take them apart."
+        )
+    if unknown:
+        return decoded(window, path, "flac", frames=there)
+    if there is None or there - file.frames <= TOLERANCE_SECONDS * file.samplerate:
+        return None
+    rate = file.samplerate
+    note = f"its header declares {file.frames / rate:.2f} s, all {there / rate:.2f} s were read"
+    return decoded(window, path, "flac", frames=there, note=note)
