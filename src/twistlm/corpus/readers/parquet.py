@@ -79,11 +79,11 @@ def _require_unique(folder: Path, entries: list[Entry]) -> None:
     first: dict[str, Entry] = {}
     double = [(first[e.id], e) for e in entries if first.setdefault(e.id, e) is not e]
     if double:
-        one, other = double[0]
+        (one, other), ids = double[0], offenders([entry.id for _, entry in double])
         raise BadInput(
-            f"{folder}: ids must be unique, these are not: {offenders([e.id for _, e in double])}; {one.id!r} is in both "
-            f"{one.path} and {other.path}. Some data sets repeat rows of one subset in another (9_hours and 1_hours of "
-            "Multilingual LibriSpeech are parts of train): move the smaller files out of this folder, or give one subset's folder."
+            f"{folder}: ids must be unique, these are not: {ids}; {one.id!r} is in both {one.path} and {other.path}. "
+            "Some data sets repeat one subset in another (Multilingual LibriSpeech has 9_hours and 1_hours of "
+            "train): move the smaller files out of this folder, or give one subset's folder."
         )
 
 
