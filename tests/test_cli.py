@@ -181,7 +181,8 @@ def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, t
     twist(*train, "--lora-alpha", 4, "--out", tmp_path / "r2").refused("--lora-rank")
 
     slamkit(tmp_path / "slam", tied=True, units=12)
-    made = twist("import", tmp_path / "slam", "--tokenizer", tiny.tokenizer, "--out", tmp_path / "lm", "--json")
+    unpadded = ["--padding", 0, "--json"]
+    made = twist("import", tmp_path / "slam", "--tokenizer", tiny.tokenizer, "--out", tmp_path / "lm", *unpadded)
     assert made.json["layout"] == "SlamKit"
     assert twist("eval", tmp_path / "lm", "--units", units, "--context", 32).out.startswith("perplexity ")
     voice = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder, "--seconds", 1, "--prompt-seconds", 1]
@@ -344,13 +345,17 @@ def test_a_corpus_in_archives_and_units_of_others(twist, tiny: Tiny, tmp_path):
     lines = [{"file_name": f"a{i}", "units": [1, 2, i], "duration": [1, 2, 3]} for i in range(4)]
     published = tmp_path / "features.jsonl"
     published.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    taken = twist("import-units", published, "--tokenizer", tiny.tokenizer, "--out", units, "--json")
+    take = ["import-units", published, "--tokenizer", tiny.tokenizer]
+    twist(*take, "--out", units).refused("moves one unit in five", "--padding 40")
+    assert twist(*take, "--out", tmp_path / "slam", "--padding", 40).code == 0
+    assert twist("show", tmp_path / "slam", "--json").json["padding"] == 40
+    taken = twist(*take, "--out", units, "--padding", 0, "--json")
     assert (taken.json["done"], taken.json["unit_spec"]) == (4, cut.json["unit_spec"])
     spec = tiny.tokenizer / "spec.json"
-    again = twist("import-units", published, "--tokenizer", spec, "--out", units)
+    again = twist("import-units", published, "--tokenizer", spec, "--out", units, "--padding", 0)
     assert "0 clips taken over, 4 were there" in again.out
     published.write_text(json.dumps(lines[0] | {"units": [1, 2, 500]}))
-    twist("import-units", published, "--tokenizer", spec, "--out", units).refused("line 1", "do not fit")
+    twist("import-units", published, "--tokenizer", spec, "--out", units, "--padding", 0).refused("line 1", "do not fit")
 
 
 def test_what_files_say_reaches_no_terminal_as_a_control(twist, tmp_path: Path) -> None:
@@ -370,3 +375,46 @@ def test_a_result_that_cannot_be_printed_is_one_line(tiny: Tiny) -> None:
         ran = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 1 and "could not be printed: No space left" in ran.stderr
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
+
+
+def test_tokenizers_of_others(twist, tiny: Tiny, tmp_path, monkeypatch):
+    """An encoder of transformers and one of fairseq, k-means on them, and centroids in a file."""
+    import torch
+
+    from encoders import stand_in
+    from test_units_fairseq import checkpoint
+    from twistlm.units.kmeans import Codebook
+
+    stand_in("hubert-large")[0].save_pretrained(tmp_path / "large")
+    torch.save(checkpoint("hubert-base")[1], tmp_path / "base.pt")
+    speech, out = tiny.speech / "low", tmp_path / "fitted"
+    options = ["--layer", 2, "--k", 8, "--normalize", "--padding", 40, "--json"]
+    fitted = twist("kmeans", speech, "--encoder", tmp_path / "large", "--out", out, *options)
+    assert (fitted.json["padding"], fitted.json["normalize_input"], fitted.json["hop"]) == (40, True, 320), fitted.err
+    cut = twist("tokenize", speech, "--tokenizer", out, "--out", tmp_path / "units", "--json")
+    assert cut.json["failed"] == 0 and cut.json["unit_spec"] == fitted.json["unit_spec"]
+
+    np.save(tmp_path / "c.npy", Codebook.load(out / "codebook.safetensors").centroids)
+    take = ["tokenizer", "import", tmp_path / "c.npy", "--encoder"]
+    again = [*take, tmp_path / "large", "--layer", 2, "--padding", 40]
+    made = twist(*again, "--normalize", "--name", "fitted", "--out", tmp_path / "again", "--json")
+    assert made.json["unit_spec"] == fitted.json["unit_spec"], made.err  # the same weights, however they came
+    other = twist(*again, "--raw", "--out", tmp_path / "raw", "--json")
+    assert other.json["normalize_input"] is False and other.json["unit_spec"] != fitted.json["unit_spec"]
+    fairseq = [*take, tmp_path / "base.pt", "--raw", "--out", tmp_path / "f"]
+    twist(*fairseq).refused("give --layer")
+    assert "of layer 2" in twist(*fairseq, "--layer", 2).out
+    twist(*fairseq, "--layer", 2).refused("there already")
+    assert twist("tokenize", speech, "--tokenizer", tmp_path / "f", "--out", tmp_path / "u2").code == 0
+
+    assert twist(*again, "--out", tmp_path / "no").code == 2  # raw or normalised has no default
+    new = ["--raw", "--layer", 2, "--out", tmp_path / "no"]
+    twist(*take[:3], *new).refused("give --encoder")
+    twist("tokenizer", "import", "km.bin", *new).refused("neither a file nor a published codebook", "slamkit-mhubert")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    hub = "facebook/hubert-base-ls960"
+    twist(*take, hub, *new).refused(f"hub {hub}", "HF_HUB_OFFLINE is set", code=1)
+    fit = twist("kmeans", speech, "--encoder", hub, "--layer", 6, "--out", tmp_path / "no")
+    fit.refused("HF_HUB_OFFLINE is set", code=1)
+    assert not (tmp_path / "no").exists()

@@ -160,6 +160,10 @@ def import_units(
         Literal["given", "unknown"],
         typer.Option(help="unknown: take each unit for one frame where no duration is given."),
     ] = "given",
+    padding: Annotated[
+        int | None,
+        typer.Option(help="Zero samples on both sides of each clip (SlamKit: 40); default: the tokenizer's.", min=0),
+    ] = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -167,8 +171,9 @@ def import_units(
     from twistlm.jobs.importing import take_units
 
     report, spec = take_units(
-        source, tokenizer, out, split=split, heldout=heldout, durations=durations, seed=seed, progress=progress
-    )
+        source, tokenizer, out, split=split, heldout=heldout, durations=durations, seed=seed, padding=padding,
+        progress=progress,
+    )  # fmt: skip
     facts = {"units": str(out), "done": report.n_done, "skipped": report.n_skipped, "unit_spec": spec.fingerprint}
     text = f"{out}: {report.n_done} clips taken over, {report.n_skipped} were there, believed to be {tokenizer}'s"
     return Result(facts, text)
@@ -177,7 +182,13 @@ def import_units(
 @verb
 def kmeans(
     speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
-    encoder: Annotated[str, typer.Option(help="Folder with encoder.json and encoder.safetensors, or mini-25hz.")],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="mini-25hz, a folder of twist hubert, a transformers folder, a hub id (facebook/hubert-base-ls960), "
+            "or a fairseq checkpoint (.pt)."
+        ),
+    ],
     layer: Annotated[int, typer.Option(help="Block whose output is clustered, from 1.")],
     out: Annotated[Path, typer.Option(help="Folder for the new tokenizer.")],
     k: Annotated[int, typer.Option("--k", help="Number of units.")] = 500,
@@ -187,13 +198,20 @@ def kmeans(
             help="Samples between units; a divisor of the encoder's runs it in phases (mini-25hz: 320).", min=1
         ),
     ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--raw", help="Scale each clip to zero mean and unit variance first, or not.")
+    ] = False,
+    padding: Annotated[int, typer.Option(help="Zero samples on both sides of each clip (SlamKit: 40).", min=0)] = 0,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
     """Fit a codebook: a tokenizer from an encoder."""
     from twistlm.jobs.codebook import fit_codebook
 
-    made = fit_codebook(speech, encoder, out, layer=layer, k=k, hop=hop, seed=seed, progress=progress)
+    made = fit_codebook(
+        speech, encoder, out, layer=layer, k=k, hop=hop, normalize_input=normalize, padding=padding, seed=seed,
+        progress=progress,
+    )  # fmt: skip
     spec = made.spec
     facts = {
         "tokenizer": str(out),

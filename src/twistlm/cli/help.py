@@ -20,10 +20,11 @@ EXAMPLES: dict[
     },
     "Units": {
         "tokenize": "twist tokenize data/librispeech.jsonl --out data/units",
-        "import-units": "twist import-units features.jsonl --tokenizer mhubert-base-25hz-kmeans-500 --out data/units",
+        "import-units": "twist import-units features.jsonl --tokenizer slamkit-mhubert-base-25hz-kmeans-500 --out units",
         "units": "twist units quality speech --alignment phones.jsonl --seed 0",
         "hubert": "twist hubert speech --out runs/hubert --updates 20000",
         "kmeans": "twist kmeans speech --encoder runs/hubert/encoder --layer 6 --out runs/tokenizer",
+        "tokenizer": "twist tokenizer import km.bin --encoder facebook/hubert-base-ls960 --layer 9 --raw --out my-units",
     },
     "Train": {
         "train": "twist train data/units --out runs/warm --recipe laptop",
@@ -45,6 +46,7 @@ EXAMPLES: dict[
 }
 _BELOW = {  # verbs of groups
     "units": {"quality": EXAMPLES["Units"]["units"]},
+    "tokenizer": {"import": EXAMPLES["Units"]["tokenizer"]},
     "bench": {
         "storycloze": "twist bench storycloze stories.csv --out my-storycloze --voice flite:slt",
         "blimp": "twist bench blimp pairs.jsonl --out my-sblimp --voice flite:slt --voice flite:rms",

@@ -167,11 +167,15 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="Unpacked speech LM: TWIST's release, SlamKit's, or a plain one.")],
     tokenizer: Annotated[str, typer.Option(help="Name or folder of the speech tokenizer it was trained with.")],
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
+    padding: Annotated[
+        int | None,
+        typer.Option(help="Zero samples on both sides of each clip (SlamKit: 40); default: the tokenizer's.", min=0),
+    ] = None,
 ) -> Result:
     """Read a published speech LM, for eval and generate."""
     from twistlm.jobs.importing import import_published
 
-    lm = import_published(folder, tokenizer, out)
+    lm = import_published(folder, tokenizer, out, padding=padding)
     facts = {"model": str(out), "unit_spec": lm.spec.fingerprint, **lm.provenance}
     return Result(
         facts, f"{out}: {lm.provenance['layout']} layout, {lm.spec.n_units} units, believed to be {tokenizer}'s"

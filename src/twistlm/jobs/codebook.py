@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from twistlm.audio.clip import Clip
 from twistlm.compute.threads import in_order
+from twistlm.errors import BadInput
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
-from twistlm.units.encoder import SSLEncoder
+from twistlm.units.encoder import Encoder, SSLEncoder
 from twistlm.units.folder import save_tokenizer
+from twistlm.units.pretrained import pretrained
+from twistlm.units.published import encoder_files
 
 HELDOUT_EVERY = 20  # one clip in so many judges a codebook instead of making it
 
@@ -45,6 +54,8 @@ def fit_codebook(
     k: int,
     seed: int,
     hop: int | None = None,
+    normalize_input: bool = False,
+    padding: int = 0,
     max_frames: int = 500_000,
     progress: bool = False,
 ) -> Fitted:
@@ -55,24 +66,35 @@ def fit_codebook(
 
     Args:
         speech: folder of sound files or with a manifest; its split "train" is used.
-        encoder: folder with encoder.json and encoder.safetensors, or a bundled encoder's name.
+        encoder: folder with encoder.json and encoder.safetensors, or a bundled encoder's name; or one of others, as
+            `units.pretrained.pretrained` takes it: a transformers folder, a fairseq checkpoint, a hub id.
         out: the tokenizer's folder.
         layer: 1-based block whose output is clustered.
         k: units.
         hop: samples between two frames, see `SSLEncoder.load`; None takes the encoder's own.
         seed: of the clustering, and of the choice of frames. Held out is one clip in HELDOUT_EVERY, from the second on.
+        normalize_input, padding: as in UnitSpec.
         max_frames: frames used at most, and a tenth as many to judge by.
         progress: show a bar.
 
     Raises:
-        ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units.
+        ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units, features that
+            are not finite, a hop that the encoder cannot have.
     """
-    folder = Path(encoder) if Path(encoder).is_dir() else bundled(f"encoder/{encoder}")
-    model = SSLEncoder.load(folder, layer=layer, hop=hop)
+    model, fields, weights = _encoder(encoder, layer=layer, hop=hop, normalize_input=normalize_input)
+    if model.n_frames(2 * padding):
+        raise BadInput(f"{padding} samples of padding on each side make a frame without any sound: less is needed.")
     used = kmeans.Sample(max_frames, model.dim, seed=seed)
     heldout = kmeans.Sample(max(1, max_frames // 10), model.dim, seed=seed)
-    clips = (clip.samples for _, clip in clips_of(speech, progress=progress))
-    with closing(in_order(model, clips)) as made:
+    clips = (clip for _, clip in clips_of(speech, progress=progress))
+
+    def hear(clip: Clip) -> NDArray[np.float32]:
+        features = model(np.pad(clip.samples, padding))
+        if not np.isfinite(features).all():
+            raise BadInput(f"clip {clip.id!r}: its features behind layer {layer} of {encoder} are NaN or infinite.")
+        return features
+
+    with closing(in_order(hear, clips)) as made:
         for i, features in enumerate(made):
             (heldout if i % HELDOUT_EVERY == 1 else used).add(features)
     book = kmeans.fit(used.frames, k, seed=seed)
@@ -84,14 +106,15 @@ def fit_codebook(
     spec = save_tokenizer(
         out,
         name=Path(out).name,
-        encoder_config=read_json(folder / "encoder.json", "the configuration of an encoder"),
-        encoder_weights=(folder / "encoder.safetensors").read_bytes(),
+        encoder_config=fields,
+        encoder_weights=weights,
         layer=layer,
         codebook=book,
-        normalize_input=False,
+        normalize_input=normalize_input,
         sample_rate=RATE,
         hop=model.hop,
-        card=f"Encoder {folder.name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of {used.seen}, "
+        padding=padding,
+        card=f"Encoder {Path(encoder).name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of {used.seen}, "
         f"seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}.\n",
     )
     return Fitted(
@@ -101,3 +124,22 @@ def fit_codebook(
         inertia=inertia,
         heldout_inertia=heldout_inertia,
     )
+
+
+def _encoder(
+    encoder: str | Path, *, layer: int, hop: int | None, normalize_input: bool
+) -> tuple[Encoder, dict[str, Any], bytes]:
+    """The encoder, and its configuration and weights as a tokenizer's folder holds them."""
+    folder = Path(encoder)
+    if (folder.is_dir() and not (folder / "config.json").is_file()) or not (folder.exists() or "/" in str(encoder)):
+        found = folder if folder.is_dir() else bundled(f"encoder/{encoder}")
+        ours = SSLEncoder.load(found, layer=layer, normalize_input=normalize_input, hop=hop)
+        fields = read_json(found / "encoder.json", "the configuration of an encoder")
+        return ours, fields, (found / "encoder.safetensors").read_bytes()
+    model = pretrained(encoder, layer=layer, normalize_input=normalize_input)
+    if hop is not None and hop != model.hop:
+        if not isinstance(model, SSLEncoder) or model.hop % hop:
+            raise BadInput(f"{encoder} has a frame every {model.hop} samples, which is no multiple of {hop}.")
+        model = dataclasses.replace(model, phases=model.hop // hop)
+    fields, weights = encoder_files(model)
+    return model, fields, weights

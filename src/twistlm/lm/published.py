@@ -27,6 +27,15 @@ from twistlm.lm.weights import read_state, stored_tensors
 from twistlm.types import UnitSpec
 
 
+def is_slamkit(folder: str | Path) -> bool:
+    """Whether a folder holds SlamKit's wrapper, as far as its configuration says."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return False  # as `load_published` will say
+    said = read_json(path, "the configuration of a speech LM", error=CheckpointError)
+    return said.get("model_type") == "speech_language_model"
+
+
 def load_published(folder: str | Path, spec: UnitSpec) -> UnitLM:
     """Read a published speech LM, in float32 and evaluation mode; nothing is fetched.
 

@@ -19,6 +19,7 @@ from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
 from twistlm.files.jsonl import read_json
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
+from twistlm.units.fairseq import read_fairseq
 
 # What stands before the encoder's names when it was saved inside a larger model (with a CTC head, a decoder).
 _PREFIXES = {
@@ -33,8 +34,9 @@ def pretrained(encoder: str | Path, *, layer: int, normalize_input: bool) -> Enc
     """Load a published encoder: HuBERT, wav2vec 2.0, WavLM, data2vec-audio (base or large), or Whisper's.
 
     Args:
-        encoder: a folder with `config.json` and weights as transformers saves them, or a hub id such as
-            `"facebook/hubert-base-ls960"` (kept in the cache; a copy there needs no network).
+        encoder: a folder with `config.json` and weights as transformers saves them; a `.pt` of fairseq (HuBERT,
+            wav2vec 2.0); or a hub id such as `"facebook/hubert-base-ls960"` (kept in the cache; a copy there needs no
+            network).
         layer: 1-based block whose output is returned, `hidden_states[layer]` of transformers before any final norm.
         normalize_input: scale each clip to zero mean and unit variance first. It moves every unit: no default,
             and a `preprocessor_config.json` is not believed: mHuBERT-25Hz and HuBERT base were trained on raw samples,
@@ -45,18 +47,18 @@ def pretrained(encoder: str | Path, *, layer: int, normalize_input: bool) -> Enc
         ArtifactError: it could not be fetched, or tensors are missing or do not fit.
     """
     folder = encoder_folder(encoder)
-    fields, state = read_transformers(folder)
+    fields, state = read_transformers(folder) if folder.is_dir() else read_fairseq(folder)
     return build(fields, state, layer=layer, normalize_input=normalize_input, where=str(encoder))
 
 
 def encoder_folder(encoder: str | Path) -> Path:
-    """The folder itself, or the cached copy of a hub id, fetched when it is not there."""
-    if Path(encoder).is_dir():
+    """The folder or file itself, or the cached copy of a hub id, fetched when it is not there."""
+    if Path(encoder).is_dir() or Path(encoder).is_file():
         return Path(encoder)
     if str(encoder).count("/") != 1 or str(encoder).startswith((".", "/", "~")):
         raise BadInput(
             f"{str(encoder)!r} is neither a folder nor a hub id. Give the path of a transformers folder "
-            "(config.json and weights), or an id such as facebook/hubert-base-ls960."
+            "(config.json and weights) or of a fairseq checkpoint (.pt), or an id such as facebook/hubert-base-ls960."
         )
     hub = sources.Hub(repo=str(encoder), patterns=("config.json", "model*.safetensors", "pytorch_model*.bin"))
     named = sources.Artifact(

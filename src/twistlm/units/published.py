@@ -38,6 +38,9 @@ class Published:
         layer: the tap; None where it is not known to count transformer blocks.
         encoder: hub id of the encoder; None where only a checkpoint of another toolkit is published, whose address is
             then in `checkpoint`.
+        checkpoint_sha256: of that file, where it can be read: a HuBERT of fairseq.
+        padding: zero samples on both sides of each clip; see `UnitSpec`.
+        known_as: what the spec calls the encoder; "" for the entry's own name.
     """
 
     path: str
@@ -46,11 +49,16 @@ class Published:
     layer: int | None
     encoder: str | None = None
     checkpoint: str = ""
+    checkpoint_sha256: str = ""
+    padding: int = 0
+    known_as: str = ""
 
 
 _HUBERT, _MHUBERT_25HZ = "facebook/hubert-base-ls960", "slprl/mhubert-base-25hz"
 _VP = "hubert/mhubert_base_vp_en_es_fr_it3.pt"
+_VP_SHA256 = "23527cd6311a6617bfa199f574e2eed478cd6a58a634f4007165c10ec0019832"
 _8LANG = "hubert/mhubert_base_vp_mls_cv_8lang_it3.pt"
+_8LANG_SHA256 = "fa82eaccb557465f4732662e3a744c30c953059147ac6a4c92f1f3e0daeda61e"
 _CPC = "textless_nlp/gslm/cpc/cpc_big_ll6kh_top_ctc.pt"
 _EXPRESSO = "textless_nlp/expresso/checkpoints"
 
@@ -83,17 +91,26 @@ PUBLISHED = {
         path="textless_nlp/twist/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher_L11_km500.bin", n_units=500,
         layer=11, encoder=_MHUBERT_25HZ, sha256="03cc04a9c24fec4285e73e709c485756d8f116aa8e724eac555de6a7cf8d28ad",
     ),
+    # The same encoder and codebook as SlamKit uses them, with 40 samples on both sides of each clip: other units.
+    "slamkit-mhubert-base-25hz-kmeans-500": Published(
+        path="textless_nlp/twist/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher_L11_km500.bin", n_units=500,
+        layer=11, encoder=_MHUBERT_25HZ, sha256="03cc04a9c24fec4285e73e709c485756d8f116aa8e724eac555de6a7cf8d28ad",
+        padding=40, known_as="mhubert-base-25hz-kmeans-500",
+    ),
     "mhubert-base-vp_en_es_fr-layer-11-kmeans-1000": Published(
         path="hubert/mhubert_base_vp_en_es_fr_it3_L11_km1000.bin", n_units=1000, layer=11, checkpoint=_VP,
+        checkpoint_sha256=_VP_SHA256,
         sha256="c70f5416c38044d0c20e33fdeedf4533974a8ac4029985cdef3b755038381a0b",
     ),
     "mhubert-base-vp_mls_cv_8lang-kmeans-2000": Published(
         path="hubert/mhubert_base_vp_mls_cv_8lang_it3_L12_km2000.bin", n_units=2000, layer=12, checkpoint=_8LANG,
+        checkpoint_sha256=_8LANG_SHA256,
         sha256="05de230870427dcdce334d29922ccce354c7e7d0574edc645f5daed47b1ccc18",
     ),
     "mhubert-base-vp_mls_cv_8lang-kmeans-expresso-2000": Published(
         path=f"{_EXPRESSO}/mhubert_base_vp_mls_cv_8lang_it3_L12_km2000_expresso.bin", n_units=2000, layer=12,
-        checkpoint=_8LANG, sha256="bda2dbf5fe42bf59359799b281498a9d7fd0a9ec703d6dc54a4a4a0ff70a4e22",
+        checkpoint=_8LANG, checkpoint_sha256=_8LANG_SHA256,
+        sha256="bda2dbf5fe42bf59359799b281498a9d7fd0a9ec703d6dc54a4a4a0ff70a4e22",
     ),
     # Not a transformer: contrastive predictive coding, whose features come from an LSTM.
     "cpc-big-ll6k-kmeans-50": Published(
@@ -141,20 +158,40 @@ def published_folder(name: str) -> Path:
         ArtifactError: something could not be fetched.
     """
     entry = _entry(name)
-    if entry.encoder is None or entry.layer is None:
+    if entry.layer is None or not (entry.encoder or entry.checkpoint_sha256):
         raise BadInput(
             f"the codebook {name} can be read (published_codebook), but its encoder is published only as a checkpoint "
-            f"of another toolkit ({_FILES}/{entry.checkpoint}), which twistlm does not read. For a HuBERT: convert it "
-            "with transformers' conversion script, then import_tokenizer(folder, encoder=…, codebook=…)."
+            f"of another toolkit ({_FILES}/{entry.checkpoint}), which twistlm does not read: it is not a HuBERT."
         )
     folder = artifacts.cache_folder() / "tokenizers" / f"{name}-{_FOLDER_VERSION}"
     if not (folder / "spec.json").is_file():
         import_tokenizer(
-            folder, name=name, encoder=entry.encoder, codebook=published_codebook(name), layer=entry.layer,
+            folder, name=entry.known_as or name, encoder=published_encoder(name), codebook=published_codebook(name), layer=entry.layer,
             # The trainings of HuBERT base and of mHuBERT read raw samples (fairseq's recipe: `normalize: false`).
-            normalize_input=False,
+            normalize_input=False, padding=entry.padding,
         )  # fmt: skip
     return folder
+
+
+def published_encoder(name: str) -> str | Path:
+    """What `pretrained` takes for the encoder of a published codebook: a hub id, or a checkpoint fetched to the cache.
+
+    Raises:
+        BadInput: no such name, or its encoder cannot be read here.
+        ArtifactError: it could not be fetched.
+    """
+    entry = _entry(name)
+    if entry.encoder:
+        return entry.encoder
+    if not entry.checkpoint_sha256:
+        raise BadInput(f"the encoder of {name} is published only as {_FILES}/{entry.checkpoint}, which is not read here.")
+    file = Path(entry.checkpoint).name
+    source = sources.Url(url=f"{_FILES}/{entry.checkpoint}", sha256=entry.checkpoint_sha256)
+    named = sources.Artifact(
+        name=Path(file).stem, kind="encoder", sources=(source,), licence="not stated beside the file",
+        note="fairseq checkpoint",
+    )  # fmt: skip
+    return artifacts.resolve(named) / file
 
 
 def import_tokenizer(
@@ -194,7 +231,7 @@ def import_tokenizer(
         folder, name=name, encoder_config=fields, encoder_weights=weights, layer=layer, codebook=codebook,
         normalize_input=normalize_input, sample_rate=cut_encoder.sample_rate, hop=cut_encoder.hop, padding=padding,
         check=lambda made, spec: read_again(made, spec, cut_encoder, codebook),
-        card=f"# {name}\n\nEncoder: {encoder} ({artifacts.provenance(source)['source']}), cut at layer {layer}; "
+        card=f"# {name}\n\nEncoder: {encoder} ({artifacts.provenance(source if source.is_dir() else source.parent)['source']}), cut at layer {layer}; "
         f"{codebook.n_units} units. Data, recipe and licence: as its publisher says.\n",
     )  # fmt: skip
 
