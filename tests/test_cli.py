@@ -355,7 +355,9 @@ def test_a_corpus_in_archives_and_units_of_others(twist, tiny: Tiny, tmp_path):
     again = twist("import-units", published, "--tokenizer", spec, "--out", units, "--padding", 0)
     assert "0 clips taken over, 4 were there" in again.out
     published.write_text(json.dumps(lines[0] | {"units": [1, 2, 500]}))
-    twist("import-units", published, "--tokenizer", spec, "--out", units, "--padding", 0).refused("line 1", "do not fit")
+    twist("import-units", published, "--tokenizer", spec, "--out", units, "--padding", 0).refused(
+        "line 1", "do not fit"
+    )
 
 
 def test_what_files_say_reaches_no_terminal_as_a_control(twist, tmp_path: Path) -> None:

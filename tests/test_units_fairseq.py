@@ -113,7 +113,9 @@ def test_configurations_of_other_versions(tmp_path, omegaconf, monkeypatch):
         return made
 
     args = argparse.Namespace(**{**said, "arch": said["_name"]})
-    inside = {f"w2v_encoder.w2v_model.{n}": t for n, t in saved["model"].items()} | {"w2v_encoder.proj.weight": torch.ones(3)}
+    inside = {f"w2v_encoder.w2v_model.{n}": t for n, t in saved["model"].items()} | {
+        "w2v_encoder.proj.weight": torch.ones(3)
+    }
     tuned = {"_name": "hubert_ctc", "w2v_args": {"model": said, "task": {}}, "layer": 3}
     forms = [
         saved | {"cfg": wrap(saved["cfg"])}, saved | {"args": args, "cfg": None}, saved | {"task_state": task()},
@@ -143,7 +145,8 @@ def test_nothing_in_a_checkpoint_runs(tmp_path):
 def test_convolutions_are_text_that_is_not_run():
     assert parse_convolutions("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2") == [
         (512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2]  # fmt: skip
-    for text in ("[]", "open('x')", "[(1,2)]", "[(1,2,3)] * 10**9", "[(1,2,3)] * 1000000000", "[(1,2,True)]", "(" * 3000,
+    for text in ("[]", "open('x')", "[(1,2)]", "[(1,2,3)] * 10**9", "[(1,2,3)] * 1000000000", "[(1,2,True)]",
+                 "(" * 3000,
                  "[(1,2,-3)]", "[(1,2,3)]" + "+[(1,2,3)]" * 400):  # fmt: skip
         with pytest.raises(BadInput):
             parse_convolutions(text)

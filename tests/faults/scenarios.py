@@ -92,11 +92,12 @@ SCENARIOS = {
     ),
     "tokenize": Scenario(
         all_of(inputs.speech, inputs.tokenizer),
-        ["tokenize", "speech", "--out", "units", "--tokenizer", "tokenizer", "--padding", "0", "--json"], contents.units, _small_shards,
+        ["tokenize", "speech", "--out", "units", "--tokenizer", "tokenizer", "--json"], contents.units, _small_shards,
     ),
     "import-units": Scenario(
         all_of(inputs.tokenizer, inputs.unit_lines),
-        ["import-units", "features.jsonl", "--out", "units", "--tokenizer", "tokenizer", "--padding", "0", "--json"], contents.units,
+        ["import-units", "features.jsonl", "--out", "units", "--tokenizer", "tokenizer", "--padding", "0", "--json"],
+        contents.units,
     ),
     "kmeans": Scenario(
         all_of(inputs.little_speech, inputs.tokenizer),
@@ -105,7 +106,8 @@ SCENARIOS = {
     ),
     "import": Scenario(
         all_of(inputs.tokenizer, inputs.published),
-        ["import", "release", "--tokenizer", "tokenizer", "--padding", "0", "--out", "model", "--json"], lambda f: files(f, "model/*"),
+        ["import", "release", "--tokenizer", "tokenizer", "--padding", "0", "--out", "model", "--json"],
+        lambda f: files(f, "model/*"),
     ),
     "train": Scenario(all_of(inputs.units, inputs.text_lm), TRAIN, contents.trained),
     "eval": Scenario(

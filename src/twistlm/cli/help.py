@@ -20,11 +20,11 @@ EXAMPLES: dict[
     },
     "Units": {
         "tokenize": "twist tokenize data/librispeech.jsonl --out data/units",
-        "import-units": "twist import-units features.jsonl --tokenizer slamkit-mhubert-base-25hz-kmeans-500 --out units",
+        "import-units": "twist import-units features.jsonl --tokenizer slamkit-mhubert-base-25hz-kmeans-500 --out u",
         "units": "twist units quality speech --alignment phones.jsonl --seed 0",
         "hubert": "twist hubert speech --out runs/hubert --updates 20000",
         "kmeans": "twist kmeans speech --encoder runs/hubert/encoder --layer 6 --out runs/tokenizer",
-        "tokenizer": "twist tokenizer import km.bin --encoder facebook/hubert-base-ls960 --layer 9 --raw --out my-units",
+        "tokenizer": "twist tokenizer import km.bin --encoder facebook/hubert-base-ls960 --layer 9 --raw --out units",
     },
     "Train": {
         "train": "twist train data/units --out runs/warm --recipe laptop",

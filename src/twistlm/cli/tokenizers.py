@@ -15,7 +15,7 @@ NormalizeInput = Annotated[
     bool,
     typer.Option(
         "--normalize/--raw",
-        help="What the encoder hears: clips scaled to zero mean and unit variance, or as they are. It moves every unit.",
+        help="Scale each clip to zero mean and unit variance first, or not: it moves every unit.",
     ),
 ]
 
@@ -35,11 +35,14 @@ def import_(
         ),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Block whose output is quantised, from 1; default: a published codebook's.", min=1)
+        int | None,
+        typer.Option(help="Block whose output is quantised, from 1; default: a published codebook's.", min=1),
     ] = None,
     padding: Annotated[
         int | None,
-        typer.Option(help="Zero samples on both sides of each clip (SlamKit: 40); default: none, or as published.", min=0),
+        typer.Option(
+            help="Zero samples on both sides of each clip (SlamKit: 40); default: none, or as published.", min=0
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the encoder in the spec; default: the folder's.")] = None,
 ) -> Result:

@@ -114,8 +114,8 @@ def fit_codebook(
         sample_rate=RATE,
         hop=model.hop,
         padding=padding,
-        card=f"Encoder {Path(encoder).name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of {used.seen}, "
-        f"seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}.\n",
+        card=f"Encoder {Path(encoder).name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of "
+        f"{used.seen}, seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}.\n",
     )
     return Fitted(
         spec=spec,

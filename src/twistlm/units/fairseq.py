@@ -1,4 +1,4 @@
-"""HuBERT and wav2vec 2.0 encoders as fairseq saved them: one `.pt` with weights and configuration, read without fairseq.
+"""HuBERT and wav2vec 2.0 as fairseq saved them: one `.pt` of weights and configuration, read without fairseq.
 
 The weights get the names that transformers has for them; the configuration is taken from what the file says of itself
 and from the weights' shapes. Nothing in the file is run (`files.torch_files`).
@@ -174,7 +174,7 @@ def _fields(said: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, A
 
 def _one(said: dict[str, Any], name: str, kind: type) -> Any:
     if type(said.get(name)) is not kind:
-        raise BadInput(f"its configuration says of {name} {str(type(said.get(name)).__name__)}, not {kind.__name__}")
+        raise BadInput(f"its configuration says of {name} {type(said.get(name)).__name__}, not {kind.__name__}")
     return said[name]
 
 

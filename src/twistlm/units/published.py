@@ -166,7 +166,8 @@ def published_folder(name: str) -> Path:
     folder = artifacts.cache_folder() / "tokenizers" / f"{name}-{_FOLDER_VERSION}"
     if not (folder / "spec.json").is_file():
         import_tokenizer(
-            folder, name=entry.known_as or name, encoder=published_encoder(name), codebook=published_codebook(name), layer=entry.layer,
+            folder, name=entry.known_as or name, encoder=published_encoder(name),
+            codebook=published_codebook(name), layer=entry.layer,
             # The trainings of HuBERT base and of mHuBERT read raw samples (fairseq's recipe: `normalize: false`).
             normalize_input=False, padding=entry.padding,
         )  # fmt: skip
@@ -184,7 +185,9 @@ def published_encoder(name: str) -> str | Path:
     if entry.encoder:
         return entry.encoder
     if not entry.checkpoint_sha256:
-        raise BadInput(f"the encoder of {name} is published only as {_FILES}/{entry.checkpoint}, which is not read here.")
+        raise BadInput(
+            f"the encoder of {name} is published only as {_FILES}/{entry.checkpoint}, which is not read here."
+        )
     file = Path(entry.checkpoint).name
     source = sources.Url(url=f"{_FILES}/{entry.checkpoint}", sha256=entry.checkpoint_sha256)
     named = sources.Artifact(
@@ -226,12 +229,13 @@ def import_tokenizer(
         )
     if cut_encoder.n_frames(2 * padding):
         raise BadInput(f"{padding} samples of padding on each side make a frame without any sound: less is needed.")
+    origin = artifacts.provenance(source if source.is_dir() else source.parent)["source"]
     fields, weights = encoder_files(cut_encoder)
     return save_tokenizer(
         folder, name=name, encoder_config=fields, encoder_weights=weights, layer=layer, codebook=codebook,
         normalize_input=normalize_input, sample_rate=cut_encoder.sample_rate, hop=cut_encoder.hop, padding=padding,
         check=lambda made, spec: read_again(made, spec, cut_encoder, codebook),
-        card=f"# {name}\n\nEncoder: {encoder} ({artifacts.provenance(source if source.is_dir() else source.parent)['source']}), cut at layer {layer}; "
+        card=f"# {name}\n\nEncoder: {encoder} ({origin}), cut at layer {layer}; "
         f"{codebook.n_units} units. Data, recipe and licence: as its publisher says.\n",
     )  # fmt: skip
 
