@@ -152,7 +152,7 @@ def _measured(run: Path) -> list[Row]:
     if not rows:
         raise BadInput(
             f"{run} holds neither the results.json of a quickstart nor what twist eval writes about suites: run "
-            f"twist eval {run} SUITE --normalize both first."
+            f"twist eval {run} first."
         )
     return rows
 
