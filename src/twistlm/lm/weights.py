@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,7 +123,9 @@ _PICKLE = "{} holds more than tensors, and only tensors are read: nothing in it 
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     """Read a `.bin` by torch's restricted reader, which opens tensors and runs nothing."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it cannot be read, that is said
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_PICKLE.format(file)) from error
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, TypeError, RecursionError) as error:
