@@ -174,6 +174,32 @@ def lhotse(root: Path) -> Path:
 
 
 # Name, builder, splits with their number of clips, and one entry: id, speaker, text, whether it is a part, a member.
+def fairseq(root: Path) -> Path:
+    for i, name in enumerate("abc"):
+        put(root / "sounds" / f"{name}.flac", encoded(i))
+    put(root / "train.tsv", "sounds\na.flac\t4800\nb.flac\t4800\n")
+    put(root / "valid.tsv", f"{root.absolute() / 'sounds'}\nc.flac\t4800\n")
+    return root
+
+
+def nemo(root: Path) -> Path:
+    put(root / "a.flac", encoded(0, 2.0))
+    rows = [{"audio_filepath": "a.flac", "duration": 2.0, "text": "one"},
+            {"audio_filepath": "a.flac", "duration": 0.5, "offset": 1.0, "text": "two", "speaker": 7}]  # fmt: skip
+    put(root / "train_manifest.json", "\n".join(map(json.dumps, rows)))
+    put(root / "dev_manifest.json", json.dumps(rows[0]))
+    return root
+
+
+def kaldi(root: Path) -> Path:
+    place = put(root / "train" / "a.flac", encoded(0, 2.0)).absolute()
+    put(root / "train" / "wav.scp", f"call {place}\n")
+    put(root / "train" / "segments", "s1-a call 0.0 0.5\ns1-b call 1.0 1.5\n")
+    put(root / "train" / "text", "s1-a eins\ns1-b zwei Worte\n")
+    put(root / "train" / "utt2spk", "s1-a s1\ns1-b s1\n")
+    return root / "train"
+
+
 LAYOUTS = [
     ("librispeech", librispeech, {"train": 4, "dev-clean": 2, "test-other": 2},
      ("103-1240-0001", "103", "MISSUS RACHEL LYNDE", False, False)),
@@ -194,6 +220,9 @@ LAYOUTS = [
     ("webdataset", webdataset, {"train": 2, "validation": 1},
      ("valid-000000/x/c", "voice c", "text c", False, True)),
     ("lhotse", lhotse, {"train": 3, "validation": 1}, ("b", "84", "text b", True, False)),
+    ("fairseq", fairseq, {"train": 2, "validation": 1}, ("valid/c.flac", "", "", False, False)),
+    ("nemo", nemo, {"train": 2, "validation": 1}, ("train_manifest/2", "7", "two", True, False)),
+    ("kaldi", kaldi, {"train": 1, "heldout": 1}, ("s1-b", "s1", "zwei Worte", True, False)),
 ]  # fmt: skip
 
 
@@ -223,6 +252,9 @@ def test_every_reader_is_tried_and_says_its_source_licence_and_splits() -> None:
         room.parquet.huggingface,
         room.webdataset.webdataset,
         room.lhotse.lhotse,
+        room.listed.fairseq,
+        room.listed.nemo,
+        room.listed.kaldi,
     ):
         said = " ".join((read.__doc__ or "").split())
         missing = [word for word in ("Source", "icence", "Layout", "Splits: ", "Raises: ") if word not in said]
@@ -425,3 +457,24 @@ def test_a_bar_in_a_text_and_repeated_rows_are_named(tmp_path: Path) -> None:
         BadInput, match=r"'x_1' is in both .*9_hours-00000.parquet and .*train-00000.parquet.*one subset"
     ):
         read_corpus(tmp_path / "hf", corpus="huggingface")
+
+
+def test_manifests_of_others_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = kaldi(tmp_path / "kaldi")
+    put(folder / "wav.scp", f"call touch {tmp_path / 'RAN'} |\n")
+    with pytest.raises(BadInput, match="Commands are never run"):
+        read_corpus(folder, corpus="kaldi")
+    assert not (tmp_path / "RAN").exists()
+    put(folder / "wav.scp", "other a.flac\n")
+    with pytest.raises(BadInput, match="'s1-a' is of 'call', which wav"):
+        read_corpus(folder, corpus="kaldi")
+    folder = fairseq(tmp_path / "fairseq")
+    (folder / "sounds" / "b.flac").unlink()
+    with pytest.raises(BadInput, match=r"sounds that are not there: .*b\.flac"):
+        read_corpus(folder, corpus="fairseq")
+    put(folder / "train.tsv", "sounds\n../../x.flac\t10\n")
+    with pytest.raises(BadInput, match="points out of"):
+        read_corpus(folder, corpus="fairseq")
+    put(nemo(tmp_path / "nemo") / "dev_manifest.json", '{"audio_filepath": "a.flac", "duration": "2"}')
+    with pytest.raises(BadInput, match="line 1: needs audio_filepath, and numbers"):
+        read_corpus(tmp_path / "nemo", corpus="nemo")

@@ -34,7 +34,7 @@ def manifest(
         str,
         typer.Option(
             help="What lies there: folder, librispeech, libri-light, mls, ljspeech, peoples-speech, voxpopuli, "
-            "stinystories, webdataset (tar), huggingface (Parquet) or lhotse (cuts)."
+            "stinystories, webdataset (tar), huggingface (Parquet), lhotse (cuts); manifests: fairseq, nemo, kaldi."
         ),
     ] = "folder",
     split: Annotated[list[str] | None, typer.Option(help="Keep this split only. Can be repeated.")] = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twistlm.corpus.manifest import Entry, build, checked, held_out
-from twistlm.corpus.readers import lhotse, librivox, parquet, peoples_speech, voxpopuli, webdataset
+from twistlm.corpus.readers import lhotse, librivox, listed, parquet, peoples_speech, voxpopuli, webdataset
 from twistlm.errors import BadInput, offenders
 from twistlm.files.urls import UrlPath, as_path
 
@@ -51,6 +51,9 @@ READERS: dict[str, Reader] = {
     "webdataset": Reader(read=_whole(webdataset.webdataset), own_splits=False),
     "huggingface": Reader(read=_whole(parquet.huggingface), own_splits=False),
     "lhotse": Reader(read=_whole(lhotse.lhotse), own_splits=False),
+    "fairseq": Reader(read=_whole(listed.fairseq), own_splits=False),
+    "nemo": Reader(read=_whole(listed.nemo), own_splits=False),
+    "kaldi": Reader(read=_whole(listed.kaldi), own_splits=False),
 }
 
 
