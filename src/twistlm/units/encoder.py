@@ -347,7 +347,9 @@ def loaded(model: Any, state: dict[str, torch.Tensor]) -> Any:
     except RuntimeError as error:
         raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
     # One such number is enough for every frame of every clip to be NaN, and the centroid nearest to NaN is unit 0.
-    if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+    # A sum that is finite says so in one pass; one that is not may be of finite numbers, so then each is looked at.
+    odd = [name for name, tensor in state.items() if not torch.isfinite(tensor.sum())]
+    if bad := [name for name in odd if not torch.isfinite(state[name]).all()]:
         raise ArtifactError(
             f"the encoder has weights that are NaN or infinite: {offenders(bad)}. It diverged, or overflowed where it "
             "was saved in half precision: fetch or train it again."
