@@ -40,7 +40,7 @@ def read_csv(path: str | Path, fields: Sequence[str], *, optional: Sequence[str]
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
         if lost := [field for field in fields if field not in (reader.fieldnames or [])]:
-            has = offenders(reader.fieldnames or ["nothing"], limit=20)
+            has = offenders([name[:40] for name in reader.fieldnames or ["nothing"]], limit=20)
             raise BadInput(f"{path} lacks the columns {offenders(lost)}; its first line has {has}.")
         rows = []
         for row in reader:

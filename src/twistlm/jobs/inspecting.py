@@ -130,5 +130,5 @@ def _flat_spec(spec: UnitSpec) -> Facts:
 
 
 def _json(path: Path) -> Facts:
-    found: Facts = read_json(path, "a file that describes a model, a run or its results", nan=True)
+    found: Facts = read_json(path, "a file that describes a model, a run or its results")
     return found

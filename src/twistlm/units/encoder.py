@@ -278,8 +278,10 @@ class SSLEncoder:
         folder = Path(folder)
         if not (folder / "encoder.json").is_file() or not (folder / "encoder.safetensors").is_file():
             raise ArtifactError(f"{folder} holds no encoder: expected encoder.json and encoder.safetensors in it.")
+        file = folder / "encoder.json"
         config = configuration(
-            read_json(folder / "encoder.json", "the configuration of an encoder", error=ArtifactError)
+            read_json(file, "the configuration of an encoder", shape={"model_type?": str}, error=ArtifactError),
+            where=str(file),
         )
         if not 1 <= layer <= config.num_hidden_layers:
             raise BadInput(f"layer {layer} asked of an encoder with {config.num_hidden_layers} blocks in {folder}.")
@@ -293,7 +295,7 @@ class SSLEncoder:
         return cls(cut(config, state, layer), layer, normalize_input=normalize_input, phases=phases)
 
 
-def configuration(fields: dict[str, Any]) -> Any:
+def configuration(fields: dict[str, Any], *, where: str = "this configuration") -> Any:
     """The transformers configuration of these fields; HuBERT's where `model_type` is not said.
 
     Raises:
@@ -301,7 +303,9 @@ def configuration(fields: dict[str, Any]) -> Any:
     """
     family = fields.get("model_type", "hubert")
     if family not in FAMILIES:
-        raise BadInput(f"an encoder of type {family!r} is not supported here. Known: {', '.join(FAMILIES)}, whisper.")
+        raise BadInput(
+            f"{where}: an encoder of type {family!r} is not supported here. Known: {', '.join(FAMILIES)}, whisper."
+        )
     return getattr(transformers, f"{FAMILIES[family]}Config")(**fields)
 
 

@@ -146,7 +146,8 @@ def load_encoder(folder: Path, *, layer: int, normalize_input: bool, hop: int) -
         BadInput: a layer, a family or a hop there is not.
     """
     file = folder / "encoder.json"
-    fields = read_json(file, "the configuration of an encoder", error=ArtifactError) if file.is_file() else {}
+    kind, shape = "the configuration of an encoder", {"model_type?": str}
+    fields = read_json(file, kind, shape=shape, error=ArtifactError) if file.is_file() else {}
     if fields.get("model_type") != "whisper":
         return SSLEncoder.load(folder, layer=layer, normalize_input=normalize_input, hop=hop)
     if not (folder / "encoder.safetensors").is_file():
