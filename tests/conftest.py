@@ -11,7 +11,7 @@ import soundfile
 from standins import Tiny, babble, make_suite, make_text_lm, make_tokenizer, make_vocoder
 
 # Bits are compared, and a busy machine must not decide how they are made. Inherited by the processes tests start.
-os.environ.setdefault("TWISTLM_CHOICES", "products=onednn,drafts=int8,clips=alone")
+os.environ.setdefault("TWISTLM_CHOICES", "products=onednn,drafts=int8")
 
 
 @pytest.fixture(scope="session")

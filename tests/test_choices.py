@@ -46,7 +46,7 @@ def test_the_environment_decides_without_timing(monkeypatch: pytest.MonkeyPatch)
     found = choose("products", "a", never)
     assert (found.took, found.because) == ("onednn", "asked for")
     assert choose("drafts", "a", never).took == "none"
-    assert choose("clips", "a", lambda: {"alone": 1.0, "together": 0.5}).because == "timed"
+    assert choose("precision", "a", lambda: {"float32": 1.0, "bf16": 0.5}).because == "timed"
     for wrong in ("products=blas", "product=mkl", "mkl"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(ConfigError, match="products=mkl"):

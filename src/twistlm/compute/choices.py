@@ -32,7 +32,6 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "precision": ("float32", "bf16"),  # of the products of training, where the setting is "auto"
     "products": ("mkl", "onednn"),  # whose float32 products inference uses
     "drafts": ("none", "int8"),  # whether one continuation is drafted with int8 weights
-    "clips": ("alone", "together"),  # whether short clips are encoded one by one or in batches
 }
 
 
