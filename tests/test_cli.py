@@ -277,7 +277,7 @@ def test_a_run_without_results(twist, tmp_path):
     (tmp_path / "results.json").write_text('{"warm":')
     twist("report", tmp_path).refused("not JSON")
     (tmp_path / "results.json").write_text("{}")
-    twist("report", tmp_path).refused("lack")
+    twist("report", tmp_path).refused("warm is missing")
     assert not (tmp_path / "report.html").exists()
 
 

@@ -119,7 +119,7 @@ def test_it_learns_and_says_how(tmp_path: Path) -> None:
     assert result.tokens == sum(row["tokens"] for row in result.history[1:]) and result.tokens <= 30 * 2 * 24
     assert result.seconds == pytest.approx(sum(row["seconds"] for row in result.history[1:]))
     assert "loss" not in result.history[0] and {"val_nll", "eval_seconds"} <= result.history[8].keys()
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.jsonl", "lm", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json", "metrics.jsonl", "lm", "result.json"}
 
 
 def test_the_record_is_written_before_the_first_update(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from twistlm import recipes
 from twistlm.config import TrainConfig
 from twistlm.train.optim import adamw, learning_rate
 
-BASE = recipes.quickstart().warm
+BASE = dataclasses.replace(recipes.quickstart().warm, table_rate=1.0)
 CPU = torch.device("cpu")
 
 

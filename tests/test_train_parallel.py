@@ -144,6 +144,7 @@ def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
     assert said(root, "straight") == ([0, 0], [])
     assert_close_run(root / "alone", root / "straight")
     assert {path.name for path in (root / "straight").iterdir()} == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "lm",

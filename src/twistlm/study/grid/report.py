@@ -30,7 +30,7 @@ def report(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        study = read_json(folder / STUDY, "the settings of a study", shape={"config": dict, "inputs": dict})
+        study = read_json(folder / STUDY, "the settings of a study", shape={"config": dict, "inputs": str})
         config = _grid(study["config"])
     except (BadInput, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
