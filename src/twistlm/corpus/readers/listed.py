@@ -15,7 +15,7 @@ def fairseq(folder: Path) -> list[Entry]:
 
     Source and licence: those of the corpus.
 
-    Layout: `train.tsv`, `valid.tsv` …, or one such file: the first line is the folder of the sounds (a relative one is
+    Layout: a TSV a split, or one such file: the first line is the folder of the sounds (a relative one is
     seen from the table), each other "path<tab>samples". From memory of the format. The id is split and path.
 
     Splits: by the words in the table's name, as of Hugging Face data sets.
