@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
@@ -70,7 +71,8 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
         TrainingError: training failed, or was interrupted (its state is saved).
     """
     stages = Stages(config.out)
-    with stages.locked(), _all_cores():
+    # What was the faster way when the job began stays so: a rerun, or the next process, rounds as it did.
+    with stages.locked(), choices.kept(stages.out / "choices.json"), _all_cores():
         entries = _read_speech(config.speech, progress=progress)
         tok = SpeechTokenizer.load(config.tokenizer)
         voc = Vocoder.load(config.vocoder)
