@@ -191,10 +191,10 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
     """Return what the finished runs in `folder` say of `arm` and `against`: only pairs of one seed and one numerics.
 
     Keys: `pairs`, a list of {seed, numerics, nll, against_nll, lead, share} (lead: nats by which `arm` is lower; share:
-    of the updates after which it has the other's final loss, None if never); `lower`, how many leads are above 0, `of`
-    `n`; `failed`, how many of `arm`'s runs diverged or ended no better than they began; `lead` and `share`: mean, ci (t
-    over seeds, each seed's mean over its numerics), lowest and highest; `over_seeds`: standard deviation over seeds of
-    each arm's loss; `over_numerics`: the largest difference within one seed.
+    of the updates after which it has the other's final loss, None if never); `lower`, how many leads are above 0, of
+    `n`; `failed`, how many of `arm`'s runs diverged or ended no better than they began; `lead` and `share`: lowest,
+    highest, and mean and ci (t) over seeds of each seed's mean over its numerics; `over_seeds`: standard deviation over
+    seeds of each arm's loss; `over_numerics`: the largest difference within one seed; `grad_norm`: of each arm.
 
     Raises:
         BadInput: no such pair is there.
@@ -263,14 +263,14 @@ def text(found: Values) -> str:
 
 
 def _summary(pairs: Sequence[Values], name: str) -> Values | None:
-    """The mean and its interval over seeds; None when a pair has no such value."""
+    """The mean over seeds, of each seed's mean, and its interval; None when a pair has no such value."""
     if any(pair[name] is None for pair in pairs):
         return None if name == "share" else _summary([p for p in pairs if p[name] is not None], name)
     seeds = sorted({pair["seed"] for pair in pairs})
     means = [statistics.fmean(pair[name] for pair in pairs if pair["seed"] == seed) for seed in seeds]
     values = [pair[name] for pair in pairs]
     return {
-        "mean": statistics.fmean(values), "ci": t_interval(means), "lowest": min(values), "highest": max(values),
+        "mean": statistics.fmean(means), "ci": t_interval(means), "lowest": min(values), "highest": max(values),
     }  # fmt: skip
 
 
