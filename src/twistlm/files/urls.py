@@ -22,7 +22,8 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
 
-from twistlm.errors import BadInput, TwistError, UrlError
+from twistlm.errors import ArtifactError, BadInput, TwistError, UrlError
+from twistlm.files.downloads import MOST_UNTOLD, Watch, in_thread, require_space
 
 _URL = re.compile(r"[A-Za-z][\w+.-]+://")
 _FOLDED = re.compile(r"[A-Za-z][\w+.-]+:/[^/]")  # what `Path` makes of a URL
@@ -250,9 +251,30 @@ class Fetched(UrlPath):
         with ExitStack() as stack:
             stack.callback(remove)
             with self._asked("fetched", FileNotFoundError, IsADirectoryError) as (fs, path):
-                fs.get_file(path, name)
+                try:
+                    _get(fs, path, Path(name))
+                except ArtifactError as error:
+                    raise UrlError(f"{self}: could not be fetched: {error}.") from error
             stack.pop_all()
         return Path(name)
+
+
+def _get(fs: Any, path: str, target: Path) -> None:
+    """Copy a file of a filesystem to `target`, bounded by the size that the filesystem says it has, and in time."""
+    from fsspec.callbacks import Callback
+
+    told = fs.info(path).get("size")
+    if told is not None:
+        require_space(target.parent, told, variable="TMPDIR")
+
+    class Checked(Callback):
+        def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002  as fsspec calls it
+            watch.check()
+
+    watch = Watch(target, MOST_UNTOLD if told is None else told)
+    in_thread(lambda: fs.get_file(path, str(target), callback=Checked()), watch)
+    if told is not None and (came := target.stat().st_size) != told:
+        raise OSError(f"{came} bytes came, and it has {told}")
 
 
 class _Named:
