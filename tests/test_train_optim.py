@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup, get_wsd_schedule
 
 from twistlm import recipes
 from twistlm.config import TrainConfig
-from twistlm.train.optim import adamw, learning_rate
+from twistlm.train.optim import adamw, decay_begins, learning_rate
 
 BASE = dataclasses.replace(recipes.quickstart().warm, table_rate=1.0)
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         warmup=draw(st.integers(0, 20)),
         lr=lr,
         lr_floor=lr * draw(st.floats(0.0, 1.0)),
-        schedule=draw(st.sampled_from(["inverse_sqrt", "cosine"])),
+        schedule=draw(st.sampled_from(["inverse_sqrt", "cosine", "wsd"])),
     )
 
 
@@ -56,6 +56,19 @@ def test_cosine_equals_transformers() -> None:
     ours = [learning_rate(update, config) for update in range(5, 40)]
     assert ours == pytest.approx([theirs(update) for update in range(5, 40)])
     assert ours[0] == 1.0 and ours[-1] == pytest.approx(0.0)
+
+
+def test_wsd_equals_transformers() -> None:
+    """Theirs reaches the floor one update after the last, so it is asked one update later in the decay."""
+    config = dataclasses.replace(BASE, lr=1.0, lr_floor=0.1, warmup=5, updates=40, schedule="wsd")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_wsd_schedule(
+        optimizer, num_warmup_steps=5, num_stable_steps=27, num_decay_steps=8, decay_type="1-sqrt", min_lr_ratio=0.1
+    ).lr_lambdas[0]
+    ours = [learning_rate(update, config) for update in range(5, 40)]
+    assert decay_begins(config) == 32
+    assert ours == pytest.approx([*(theirs(u) for u in range(5, 32)), *(theirs(u + 1) for u in range(32, 40))])
+    assert ours[-1] == pytest.approx(0.1)
 
 
 def tiny() -> LlamaForCausalLM:

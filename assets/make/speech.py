@@ -3,6 +3,7 @@
     python assets/make/speech.py corpus --out .assets-work/tok  --hours 10   many voices, for the tokenizer
     python assets/make/speech.py gold   --out .assets-work/gold              held-out text with phone alignments
     python assets/make/speech.py slt    --out .assets-work/slt  --hours 2.5  one voice, for the vocoder
+    python assets/make/speech.py long   --out .assets-work/long --hours 100  many voices, each text by two
     python assets/make/speech.py real   --out .assets-work/real              LibriVox with phone alignments
     python assets/make/speech.py sample --out assets/speech                  the sample that ships
 
@@ -204,26 +205,48 @@ def corpus(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: in
     a person, 35 % espeak's variants, half of them shifted too. Each clip at a rate and pitch of its own.
     """
     rng = np.random.default_rng(seed)
-    recorded = [*(voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN), voices.FESTIVAL["ked"]]
-
-    def draw() -> Voice:
-        kind, one = rng.random(), rng.integers(1 << 30)
-        base = recorded[one % len(recorded)]
-        if kind < 0.2:
-            return base
-        if kind < 0.65:
-            return voices.shifted(base.name, float(rng.uniform(*voices.SHIFT_RANGE[base.name])))
-        variant = list(voices.ESPEAK.values())[one % len(voices.ESPEAK)]
-        return variant if kind < 0.82 else replace(variant, shift=float(rng.uniform(0.85, 1.18)))
 
     def jobs() -> Iterator[Job]:
         for number, text in enumerate(passages([s for s in sentences if s.split == "train"], rng=rng)):
-            voice = voices.vary(draw(), rng, rate=0.2, pitch=0.2)
+            voice = voices.vary(draw(rng), rng, rate=0.2, pitch=0.2)
             yield Job(id=f"tok-{number:06d}", voice=voice, text=text, split="train", aligned=True)
 
     spoken = make(jobs(), out, suffix=".flac", seconds=3600 * hours, description="tokenizer corpus")
     write_phones(spoken, out)
     return [*spoken, *prompts(out)]
+
+
+def draw(rng: np.random.Generator) -> Voice:
+    """Draw one of the many voices of `corpus` and `long`."""
+    recorded = [*(voice for name, voice in voices.FLITE.items() if name != voices.UNSEEN), voices.FESTIVAL["ked"]]
+    kind, one = rng.random(), rng.integers(1 << 30)
+    base = recorded[one % len(recorded)]
+    if kind < 0.2:
+        return base
+    if kind < 0.65:
+        return voices.shifted(base.name, float(rng.uniform(*voices.SHIFT_RANGE[base.name])))
+    variant = list(voices.ESPEAK.values())[one % len(voices.ESPEAK)]
+    return variant if kind < 0.82 else replace(variant, shift=float(rng.uniform(0.85, 1.18)))
+
+
+def long(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
+    """The voices of `corpus` on training text, each passage by two of them, and 20 minutes of held-out text.
+
+    There is text for about 120 hours: two voices are what keeps a model from learning one reading by heart.
+    """
+    rows: list[Row] = []
+    for number, (split, seconds) in enumerate((("heldout_text", 1200.0), ("train", 3600 * hours))):
+        rng = np.random.default_rng([seed, 300 + number])
+        part = "train" if split == "train" else "heldout"
+
+        def jobs(rng: np.random.Generator = rng, split: str = split, part: str = part) -> Iterator[Job]:
+            for at, text in enumerate(passages([s for s in sentences if s.split == part], rng=rng)):
+                for which in "ab":
+                    voice = voices.vary(draw(rng), rng, rate=0.2, pitch=0.2)
+                    yield Job(id=f"long-{split}-{at:06d}{which}", voice=voice, text=text, split=split)
+
+        rows += make(jobs(), out, suffix=".flac", seconds=seconds, description=f"long, {split}")
+    return rows
 
 
 def write_phones(rows: list[Row], out: Path) -> None:
@@ -326,7 +349,7 @@ def real(_sentences: list[texts.Sentence], out: Path, **_unused: Any) -> list[Ro
 
 PRODUCTS: dict[str, tuple[Callable[..., list[Row]], float]] = {
     "corpus": (corpus, 10.0), "gold": (gold, 1.0), "slt": (slt, 2.5), "sample": (sample, 52 / 60),
-    "real": (real, 1.0),
+    "long": (long, 100.0), "real": (real, 1.0),
 }  # fmt: skip
 
 

@@ -60,7 +60,9 @@ class TrainConfig(_Checked):
         lr: the highest learning rate, reached after the warm-up.
         table_rate: the embedding and the output layer, which are new, learn at this multiple of the rate.
         lr_floor: the lowest learning rate after the warm-up.
-        schedule: how the rate falls: `"inverse_sqrt"` of the update, or half a `"cosine"` that ends at the floor.
+        schedule: how the rate falls: `"inverse_sqrt"` of the update, or half a `"cosine"` that ends at the floor, or
+            `"wsd"` (warm-up, stable, decay): not before the last fifth of the updates. The state where that begins is
+            kept in the run's `stable/`, and longer runs go on from there (`twist train --fork`).
         warmup: updates during which the rate rises linearly.
         weight_decay: of AdamW; weight matrices and embeddings only, not norms and biases.
         betas: of AdamW.
@@ -88,7 +90,7 @@ class TrainConfig(_Checked):
     lr: float
     table_rate: float
     lr_floor: float
-    schedule: Literal["inverse_sqrt", "cosine"]
+    schedule: Literal["inverse_sqrt", "cosine", "wsd"]
     warmup: int
     weight_decay: float
     betas: tuple[float, float]

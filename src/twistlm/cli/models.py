@@ -64,6 +64,10 @@ def train(
         int | None,
         typer.Option(min=1, help="Go on with the finished run by so many updates, in its settings and --set's."),
     ] = None,
+    fork: Annotated[
+        Path | None,
+        typer.Option(help='A shorter run on schedule "wsd", same settings: begin where its rate began to fall.'),
+    ] = None,
     recipe: Recipe = "quickstart",
     set_: Set = None,
     track: Annotated[
@@ -95,7 +99,7 @@ def train(
         raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
     frozen = None if freeze is None else parse_freeze(freeze)
     if more is not None:
-        if plan or text_lm or rows or head or head_start or layers or init == "cold" or recipe != "quickstart":
+        if plan or fork or text_lm or rows or head or head_start or layers or init == "cold" or recipe != "quickstart":
             raise BadInput(
                 "--more goes on with the model and the settings of the run itself: change them with --set, and what "
                 "trains with --freeze or --lora-rank; leave other options out."
@@ -132,6 +136,7 @@ def train(
         layers=layers,
         freeze=frozen,
         lora=lora,
+        forked=fork,
         seed=seed,
         trackers=track or (),
         progress=progress,

@@ -169,6 +169,44 @@ def steady(
     return Result({"comparisons": found}, "\n\n".join(made.text(one) for one in found))
 
 
+@grid_verb
+def long(
+    units: Annotated[Path, typer.Argument(help="Folder of units with something held out.")],
+    out: Annotated[Path, typer.Option(help="Folder of the finished runs; run again to go on.")],
+    budgets: Annotated[
+        str,
+        typer.Option(help="Rising numbers of updates, with commas; each is a run whose rate falls in its last fifth."),
+    ] = "40,128,256,512,1024,2048",
+    recipe: Recipe = "quickstart",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+    sides: Annotated[str, typer.Option(help="warm, cold, or both with a comma.")] = "warm,cold",
+    suites: Annotated[
+        str, typer.Option(help="Suites that every finished model is judged on, with commas; empty: none.")
+    ] = "mini-swuggy,mini-sblimp,mini-storycloze,mini-topic-storycloze",
+    set_: Set = None,
+    report_only: Annotated[bool, typer.Option("--report", help="Train nothing: say what is finished.")] = False,
+    search: Search = None,
+    progress: bool = True,
+) -> Result:
+    """Train warm and cold longer and longer: does the lead last?"""
+    from twistlm import recipes
+    from twistlm.study import long as made
+
+    if not report_only:
+        from twistlm.config import override
+        from twistlm.jobs.judging import hear
+
+        config = recipes.load_training(recipe)
+        changed = {side: override(getattr(config, side), set_ or []) for side in ("warm", "cold")}
+        names = [name for name in suites.split(",") if name]
+        spoken = hear(names, units, out / "suites", search=search or (), progress=progress)
+        how: dict[str, Any] = {"sides": sides.split(","), "spoken": spoken, "progress": progress}
+        how |= {"budgets": [int(n) for n in budgets.split(",")], "seeds": [int(n) for n in seeds.split(",")]}
+        made.long(dataclasses.replace(config, **changed), units, out, **how, tell=tell)
+    found = made.report(out)
+    return Result(found, made.text(found))
+
+
 def _grid(name: str, changes: list[str] | None) -> Any:
     from twistlm import recipes
     from twistlm.config import override

@@ -10,13 +10,15 @@ from typing import Any, Literal
 from twistlm.corpus.shards import UnitCorpus, open_corpus, shard_paths
 from twistlm.errors import BadInput
 from twistlm.evaluate.perplexity import compare_per_second
-from twistlm.evaluate.suites.catalogue import BUNDLED
+from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
+from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json, without_nan
 from twistlm.jobs.evaluating import evaluate
-from twistlm.jobs.parts import parts_of_model
+from twistlm.jobs.parts import parts_of_model, tokenizer_for
 from twistlm.lm.folders import load_model, model_spec, run_folder
 from twistlm.study.judging import Values, perplexity, perplexity_values
+from twistlm.units.tokenizer import SpeechTokenizer
 
 CONTEXT = 256  # tokens, for a model without a record of its training
 
@@ -114,6 +116,26 @@ def judge(
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
         values |= found
     return values | {"notes": notes}
+
+
+def hear(
+    names: Sequence[str],
+    units: str | Path,
+    cache: str | Path,
+    *,
+    search: Sequence[str | Path] = (),
+    progress: bool = False,
+) -> list[SpokenSuite]:
+    """Return suites in the units of a folder of units, cut by the tokenizer that made these; kept in `cache`.
+
+    Raises:
+        As `tokenizer_for`, `open_suite` and `tokenize_suite`.
+    """
+    if not names:
+        return []
+    spec = open_corpus(units, split=None).spec
+    tok = SpeechTokenizer.load(tokenizer_for(spec, whose=f"the units in {units}", search=search).folder)
+    return [tokenize_suite(open_suite(name), tok, cache=cache, progress=progress) for name in names]
 
 
 def units_of_run(run: Path, *, split: str) -> tuple[Path | None, str]:

@@ -21,6 +21,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, continued, warm_start
 from twistlm.study.judging import perplexity
+from twistlm.train.fork import fork
 from twistlm.train.loop import OnEval, TrainResult, train
 from twistlm.train.plan import Plan, plan
 
@@ -41,6 +42,7 @@ def train_units(
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
+    forked: str | Path | None = None,
     seed: int,
     trackers: Sequence[str] = (),
     progress: bool = False,
@@ -59,12 +61,13 @@ def train_units(
         rows: how a warm model's new unit rows begin.
         head, head_start: of the output layer, see `warm_start`; a head is "fitted" to training documents.
         layers, freeze, lora: which layers are kept and what trains; see `warm_start`.
+        forked: a shorter run of the same settings that this one goes on from, see `train.fork`.
         seed: of the new weights and of the choice of held-out documents.
         trackers: where the metrics are shown as well.
         progress: show a bar.
 
     Raises:
-        As `warm_start`, `open_corpus` and `train`.
+        As `warm_start`, `open_corpus`, `fork` and `train`.
     """
     corpus = open_corpus(units, split=None)
     train_corpus = open_corpus(units, split="train")
@@ -75,6 +78,8 @@ def train_units(
         lm = warm_start(text_lm, corpus.spec, rows=rows, **start)
     else:
         lm = cold_start(text_lm, corpus.spec, **start)
+    if forked is not None:
+        fork(forked, config, out)
     on_eval = _on_eval(units, corpus, config, seed=seed)
     return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
 

@@ -128,6 +128,12 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def newest(folder: Path) -> Path | None:
+    """Return the folder of the last state, or None when there is none."""
+    saved = _saved(folder)
+    return saved[max(saved)] if saved else None
+
+
 def _saved(folder: Path) -> dict[int, Path]:
     """Return the checkpoints by update: the last one, and the one before it where a kill left that too."""
     found = {path.name.removeprefix("update-"): path for path in folder.glob("update-*")}

@@ -27,7 +27,7 @@ from twistlm.train import checkpoint, parallel
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.compile import compiled_layers
 from twistlm.train.interrupt import Interrupts
-from twistlm.train.optim import adamw
+from twistlm.train.optim import adamw, decay_begins
 from twistlm.train.record import open_record, write_json
 from twistlm.train.step import take_step
 from twistlm.train.track import open_trackers
@@ -82,8 +82,8 @@ def train(
         corpus: documents of units of the same spec.
         config: see `TrainConfig`.
         out: folder; gets config.json before the first update, choices.json (which ways of computing its evaluations
-            take, see `compute.choices`), metrics.jsonl line by line, checkpoint/ while unfinished,
-            lm/ and result.json at the end.
+            take, see `compute.choices`), metrics.jsonl line by line, checkpoint/ while unfinished, stable/ where the
+            rate of "wsd" begins to fall (see `fork`), lm/ and result.json at the end.
         on_eval: called with the model (in eval mode) and the number of updates made: before the first update, every
             `config.eval_every`, and after the last. What it returns is added to that line of metrics.jsonl; it must not
             change the model. On several ranks every one calls it, since they hold the model together; it must do the
@@ -123,9 +123,9 @@ def train(
         stack.enter_context(compiled_layers(lm, enabled=config.compile))
         send = stack.enter_context(open_trackers(trackers if ranks.first else (), out, record, done=done))
 
-        def keep(update: int) -> None:
+        def keep(update: int, folder: Path = saved) -> None:
             log.sync()
-            checkpoint.save(saved, lm.model, optimizer, update=update, fingerprint=run, ranks=ranks)
+            checkpoint.save(folder, lm.model, optimizer, update=update, fingerprint=run, ranks=ranks)
 
         if done is None:
             log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
@@ -154,6 +154,8 @@ def train(
                 row |= _evaluate(lm, done, on_eval)
             log.append(row)
             send(row)
+            if config.schedule == "wsd" and done == decay_begins(config):
+                keep(done, out / "stable")
             signalled = int(ranks.max(interrupts.number))
             if not last and (signalled or (config.checkpoint_every and done % config.checkpoint_every == 0)):
                 keep(done)

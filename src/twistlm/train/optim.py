@@ -44,14 +44,24 @@ def _tables(model: torch.nn.Module) -> set[int]:
 def learning_rate(update: int, config: TrainConfig) -> float:
     """Return the rate of update 0 … updates-1: a linear rise to `lr` over `warmup` updates, then the schedule.
 
-    Both schedules continue at `lr` where the rise ends and never go below `lr_floor`; the cosine reaches it at the last
-    update. During the rise the floor does not hold.
+    All schedules continue at `lr` where the rise ends and never go below `lr_floor`; the cosine and "wsd" reach it at the
+    last update. During the rise the floor does not hold. "wsd" falls as one less the square root (Hägele et al. 2024,
+    arXiv 2405.18392), from `decay_begins` on.
     """
     if update < config.warmup:
         return config.lr * (update + 1) / config.warmup
     if config.schedule == "inverse_sqrt":
         # Counted from 1, so that the first update after the rise goes on falling from lr.
         return max(config.lr_floor, config.lr * math.sqrt(max(config.warmup, 1) / (update + 1)))
+    if config.schedule == "wsd":
+        begins = decay_begins(config)
+        progress = max(update + 1 - begins, 0) / (config.updates - begins)
+        return config.lr_floor + (config.lr - config.lr_floor) * (1 - math.sqrt(progress))
     falling = max(config.updates - 1 - config.warmup, 1)
     progress = min((update - config.warmup) / falling, 1.0)
     return config.lr_floor + (config.lr - config.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def decay_begins(config: TrainConfig) -> int:
+    """Return the first update of the last fifth, in which the rate of "wsd" falls (0.2: as in Hägele et al.)."""
+    return config.updates - max(config.updates // 5, 1)

@@ -54,7 +54,7 @@ def open_record(
         **same,
         "config": to_dict(config),
         "fingerprint": fingerprint(config),
-        "run_fingerprint": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
+        "run_fingerprint": run_fingerprint(same),
         "unit_spec": corpus.spec.to_dict(),
         "units": corpus.folder,  # where twist eval finds what was held out; moves no number
         "start": lm.provenance,
@@ -66,6 +66,13 @@ def open_record(
     }
     write_json(path, record)
     return record
+
+
+def run_fingerprint(record: dict[str, Any]) -> str:
+    """Return the name of a run: of its configuration, what moves no number aside, and of its inputs."""
+    config = {name: value for name, value in record["config"].items() if name not in NO_NUMBER}
+    same = {"config": config, "inputs": record["inputs"]}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+"""Does the lead last? One long training a side and seed, whose rate falls at several budgets on its way.
+
+The rate is on schedule "wsd": constant, and in the last fifth falling. A longer run goes on from where a shorter one's
+rate began to fall (`train.fork`), so that all budgets together cost a fifth of each more than the longest alone, and
+each is exactly the run of that budget. Every one that is finished is a line of study.jsonl, with its curve and scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from twistlm.config import PairConfig, QuickstartConfig, TrainConfig, to_dict
+from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.errors import BadInput
+from twistlm.evaluate.stats import t_interval, updates_to_reach
+from twistlm.evaluate.unit_cache import SpokenSuite
+from twistlm.lm.model import UnitLM
+from twistlm.study.grid import rows
+from twistlm.study.grid.cells import digest
+from twistlm.study.judging import pair_values, perplexity, perplexity_values
+from twistlm.study.run import train_units
+from twistlm.train.loop import TrainResult
+
+Values = dict[str, Any]
+Side = Literal["warm", "cold"]
+
+
+def long(
+    config: QuickstartConfig | PairConfig,
+    units: str | Path,
+    out: str | Path,
+    *,
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    sides: Sequence[Side] = ("warm", "cold"),
+    spoken: Sequence[SpokenSuite] = (),
+    progress: bool = False,
+    tell: Callable[[str], None],
+) -> Path:
+    """Train every budget of every side and seed that is not in `out`'s study.jsonl yet; return that folder.
+
+    The last finished run of each side and seed stays in `out/runs`, with the state that longer ones go on from.
+
+    Args:
+        config: of its `warm` and `cold` all but the updates and the schedule is kept.
+        units: folder of units with something held out.
+        out: folder of the lines.
+        budgets: updates, each of `batch_rows` x `context` tokens.
+        seeds: of the new weights, the order of documents and the choice of held-out ones for the curve.
+        sides: which; several processes may share the work, a side and seed each.
+        spoken: suites that every finished model is judged on.
+        progress: show a bar for each training.
+        tell: called with a line of text for every finished run.
+
+    Raises:
+        BadInput: budgets that are not rising, or nothing held out. As `train_units` and `pair_values`.
+    """
+    if list(budgets) != sorted(set(budgets)) or not budgets or budgets[0] < 2:
+        raise BadInput(f"budgets are {list(budgets)}; they must be rising numbers of updates, from 2 on.")
+    corpus = open_corpus(units, split=None)
+    if set(corpus.splits) == {"train"}:
+        raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
+    out = Path(out)
+    for seed in seeds:
+        for side in sides:
+            home = out / "runs" / f"{side}-{seed}"
+            home.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(home.with_suffix(".lock"), timeout=0):
+                    _climb(config, units, corpus, out, budgets, side, seed, spoken, progress, tell)
+            except Timeout:  # another process is at it
+                continue
+    return out
+
+
+def _climb(
+    config: QuickstartConfig | PairConfig,
+    units: str | Path,
+    corpus: UnitCorpus,
+    out: Path,
+    budgets: Sequence[int],
+    side: Side,
+    seed: int,
+    spoken: Sequence[SpokenSuite],
+    progress: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """One side and seed, budget by budget."""
+    home, before = out / "runs" / f"{side}-{seed}", None
+    for updates in budgets:
+        train: TrainConfig = dataclasses.replace(getattr(config, side), updates=updates, schedule="wsd", seed=seed)
+        made_from = {
+            "cell": [side, seed, updates], "train": to_dict(train), "corpus": corpus.fingerprint,
+            "text_lm": config.text_lm, "start": [config.rows, config.head, config.head_start],
+            "suites": sorted((s.suite.name, s.checksum) for s in spoken),
+        }  # fmt: skip
+        key, run = digest(made_from), home / str(updates)
+        if key not in rows.read(out):
+            result = train_units(
+                units,
+                config.text_lm,
+                train,
+                run,
+                init=side,
+                rows=config.rows,
+                head=config.head,
+                head_start=config.head_start,
+                forked=before,
+                seed=seed,
+                progress=progress,
+            )
+            row = {**_curve(result), **_scores(result.lm, units, train, spoken, seed=seed)}
+            cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens}
+            rows.append(out, {"key": key, "cell": cell, **row})
+            tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
+        if (run / "stable").is_dir():
+            if before is not None:
+                shutil.rmtree(before)
+            before = run
+
+
+def _curve(result: TrainResult) -> Values:
+    history = [{"update": r["update"], "val_nll": r["val_nll"]} for r in result.history if "val_nll" in r]
+    norms = [r["grad_norm"] for r in result.history if "grad_norm" in r]
+    return {
+        "history": history,
+        "grad_norm": {"median": float(np.median(norms)), "highest": max(norms)},
+        "seconds": result.seconds,
+    }
+
+
+def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence[SpokenSuite], *, seed: int) -> Values:
+    """The loss over all that is held out, and the suites."""
+    held = perplexity(lm, open_corpus(units, split="heldout"), context=config.context, seed=seed)
+    suites: dict[str, Values] = {
+        s.suite.name: {**pair_values(lm, s.suite, s.units, seed=seed), "checksum": s.checksum} for s in spoken
+    }
+    return {"nll": held.nll, "heldout": perplexity_values(held), "suites": suites}
+
+
+def report(folder: str | Path) -> Values:
+    """Return what the finished runs say: `budgets`, for each {updates, tokens, seeds, warm, cold, lead, share, suites}.
+
+    `warm`, `cold`: nats a unit by seed. `lead`: cold less warm, mean and t interval over seeds. `share`: of cold's
+    updates after which warm's curve has cold's final loss, by seed, None if never; both curves fall their rates there,
+    so it is pessimistic for warm. `suites`: name -> side -> accuracies by seed. Only seeds that have both sides count.
+
+    Raises:
+        BadInput: no budget has both sides.
+    """
+    cells = {(r["cell"]["updates"], r["cell"]["seed"], r["cell"]["side"]): r for r in rows.read(folder).values()}
+    budgets = []
+    for updates in sorted({key[0] for key in cells}):
+        seeds = sorted({s for u, s, _ in cells if u == updates and all((u, s, x) in cells for x in ("warm", "cold"))})
+        if not seeds:
+            continue
+        pairs = [(cells[updates, seed, "warm"], cells[updates, seed, "cold"]) for seed in seeds]
+        leads = [cold["nll"] - warm["nll"] for warm, cold in pairs]
+        reached = [updates_to_reach(warm["history"], cold["history"][-1]["val_nll"]) for warm, cold in pairs]
+        names = pairs[0][0]["suites"]
+        budgets.append({
+            "updates": updates, "tokens": pairs[0][0]["cell"]["tokens"], "seeds": seeds,
+            "warm": [warm["nll"] for warm, _ in pairs], "cold": [cold["nll"] for _, cold in pairs],
+            "lead": {"mean": float(np.mean(leads)), "ci": t_interval(leads)},
+            "share": [None if r is None else r / updates for r in reached],
+            "suites": {
+                name: {side: [pair[i]["suites"][name] for pair in pairs] for i, side in enumerate(("warm", "cold"))}
+                for name in names
+            },
+        })  # fmt: skip
+    if not budgets:
+        raise BadInput(f"{folder} holds no budget that both warm and cold have finished with one seed.")
+    return {"budgets": budgets}
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """Return the report as a table in markdown."""
+    names = list(found["budgets"][0]["suites"])
+    lines = [
+        f"| tokens | seeds | warm | cold | lead | cold's loss after | {' | '.join(names)} |",
+        "|---" * (6 + len(names)) + "|",
+    ]
+    for at in found["budgets"]:
+        low, high = at["lead"]["ci"]
+        ci = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+        share = ", ".join("never" if s is None else f"{s:.0%}" for s in at["share"])
+        suites = [
+            " / ".join(
+                f"{100 * np.mean([v['accuracy'] for v in at['suites'][n][side]]):.1f}" for side in ("warm", "cold")
+            )
+            for n in names
+        ]
+        cells = [f"{at['tokens']:,}", str(len(at["seeds"])), *(f"{np.mean(at[s]):.3f}" for s in ("warm", "cold"))]
+        lines.append("| " + " | ".join([*cells, f"{at['lead']['mean']:+.3f}{ci}", share, *suites]) + " |")
+    return "\n".join([*lines, "", "Losses in nats a unit; suites in %, warm / cold, means over seeds."])
