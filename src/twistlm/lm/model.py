@@ -103,7 +103,7 @@ class UnitLM:
             )
         if segments is None:
             arguments = {} if positions is None else {"position_ids": positions}
-        elif self._obeys_mask(tokens.shape[1]):
+        elif self.obeys_mask(tokens.shape[1]):
             arguments = {
                 "attention_mask": self._mask(segments),
                 "position_ids": _restart_positions(segments) if positions is None else positions,
@@ -188,7 +188,8 @@ class UnitLM:
         finally:
             config._attn_implementation = "sdpa"
 
-    def _obeys_mask(self, length: int) -> bool:
+    def obeys_mask(self, length: int) -> bool:
+        """Tell whether, in rows of so many tokens, the model obeys a 4-D mask and explicit positions (`MASKED`)."""
         config = self.model.config
         window = getattr(config, "sliding_window", None)
         return (

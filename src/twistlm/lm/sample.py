@@ -15,9 +15,11 @@ Shapes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -104,47 +106,89 @@ def generate_batch(
     stop_at_end: bool = True,
 ) -> list[Units]:
     """Return `generate` of each prompt with its own seed, computed together; arguments and errors as there."""
+    if len(seeds) != len(prompts):
+        raise BadInput(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}.")
+    asked = [
+        begin(
+            lm,
+            prompt,
+            temperature=temperature,
+            seed=seed,
+            seconds=seconds,
+            mean_run=mean_run,
+            max_units=max_units,
+            top_k=top_k,
+            stop_at_end=stop_at_end,
+        )
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    if not asked:
+        return []
+    alone = asked[0] if len(asked) == 1 else None
+    drafts = drafting(lm, len(alone.draws)) if alone else {}
+    rows = len(asked) if alone is None else DRAFTS + 1 if drafts and len(alone.draws) >= LAID_OUT_FROM else None
+    with lm.inference(), quick_products(lm.model, rows=rows):
+        made = [_decode_drafted(lm, alone, drafts)] if alone and drafts else _decode(lm, asked)
+    return [one.units(lm, new) for one, new in zip(asked, made, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What is fixed of a continuation before it begins: nothing of it depends on what is computed beside it.
+
+    Attributes:
+        start: the prompt.
+        tokens: int64, the open document that is continued.
+        draws: one number in 0 … 1 for each unit to come, from the seed.
+        choose: picks each token.
+    """
+
+    start: Units
+    tokens: NDArray[np.int64]
+    draws: tuple[float, ...]
+    choose: Choose
+
+    def units(self, lm: UnitLM, new: Sequence[int]) -> Units:
+        """Return the prompt and the units of the new tokens behind it, each of run length 1."""
+        made = lm.vocab.decode(np.array(new))
+        return Units(
+            ids=np.concatenate([self.start.ids, made]),
+            runs=np.concatenate([self.start.runs, np.ones(len(made), dtype=np.int32)]),
+            spec=lm.spec,
+            id=self.start.id,
+        )
+
+
+def begin(
+    lm: UnitLM,
+    prompt: Units | None,
+    *,
+    temperature: float,
+    seed: int,
+    seconds: float | None = None,
+    mean_run: float | None = None,
+    max_units: int | None = None,
+    top_k: int | None = None,
+    stop_at_end: bool = True,
+) -> Continuation:
+    """Return what `generate` computes with these arguments; errors as there."""
     if not math.isfinite(temperature) or temperature < 0:
         raise BadInput(f"temperature is {temperature}; use 0 (the likeliest unit) or more.")
     if top_k is not None and top_k < 1:
         raise BadInput(f"top_k is {top_k}; use 1 or more, or None for all units.")
-    if len(seeds) != len(prompts):
-        raise BadInput(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}.")
-    if not prompts:
-        return []
-    starts = [_start(lm, prompt) for prompt in prompts]
-    limits = [_limit(lm, start, seconds, mean_run, max_units) for start in starts]
-    opened = [lm.vocab.prompt(start.ids) for start in starts]
-    if not all(map(len, opened)):
+    start = _start(lm, prompt)
+    limit = _limit(lm, start, seconds, mean_run, max_units)
+    tokens = lm.vocab.prompt(start.ids)
+    if not len(tokens):
         raise BadInput("this model has no <s> to begin from: give it a prompt of at least one unit.")
-    longest = max(len(tokens) + limit for tokens, limit in zip(opened, limits, strict=True))
-    if lm.max_tokens is not None and longest > lm.max_tokens:
-        raise BadInput(f"prompt and continuation make {longest} tokens; the model has positions for {lm.max_tokens}.")
-    # One number for each unit to come, drawn before anything is known of the batch: a sequence's randomness depends on
-    # its seed alone.
-    draws = [
-        torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
-        for n, s in zip(limits, seeds, strict=True)
-    ]
+    if lm.max_tokens is not None and len(tokens) + limit > lm.max_tokens:
+        raise BadInput(
+            f"prompt and continuation make {len(tokens) + limit} tokens; the model has positions for {lm.max_tokens}."
+        )
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
-    choose = _chooser(lm, temperature, top_k, stop_at_end)
-    drafts = _drafts(lm, limits[0]) if len(prompts) == 1 else {}
-    rows = len(prompts) if len(prompts) > 1 else DRAFTS + 1 if drafts and limits[0] >= LAID_OUT_FROM else None
-    with lm.inference(), quick_products(lm.model, rows=rows):
-        if drafts:
-            made = [_decode_drafted(lm, opened[0], draws[0].tolist(), choose, drafts)]
-        else:
-            made = _decode(lm, opened, draws, choose)
-    return [
-        Units(
-            ids=np.concatenate([start.ids, new]),
-            runs=np.concatenate([start.runs, np.ones(len(new), dtype=np.int32)]),
-            spec=lm.spec,
-            id=start.id,
-        )
-        for start, new in zip(starts, map(lm.vocab.decode, map(np.array, made)), strict=True)
-    ]
+    draws = torch.rand(limit, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Continuation(start, tokens, tuple(draws.tolist()), _chooser(lm, temperature, top_k, stop_at_end))
 
 
 def _start(lm: UnitLM, prompt: Units | None) -> Units:
@@ -183,8 +227,9 @@ def _chooser(lm: UnitLM, temperature: float, top_k: int | None, stop_at_end: boo
     return choose
 
 
-def _decode(lm: UnitLM, prompts: list[NDArray[np.int64]], draws: list[torch.Tensor], choose: Choose) -> list[list[int]]:
+def _decode(lm: UnitLM, asked: Sequence[Continuation]) -> list[list[int]]:
     """Return the new tokens of each sequence. Prompts are padded on the left, so that all continue at one column."""
+    prompts = [one.tokens for one in asked]
     vocab, n_rows, width = lm.vocab, len(prompts), max(map(len, prompts))
     tokens = torch.full((n_rows, width), vocab.pad)
     seen = torch.zeros(n_rows, width, dtype=torch.int64)
@@ -210,19 +255,19 @@ def _decode(lm: UnitLM, prompts: list[NDArray[np.int64]], draws: list[torch.Tens
         for i in range(n_rows):
             if not running[i]:
                 continue
-            last[i] = choose(logits[i], last[i], float(draws[i][len(new[i])]))
+            last[i] = asked[i].choose(logits[i], last[i], asked[i].draws[len(new[i])])
             if last[i] == vocab.eos:
                 running[i] = False
             else:
                 new[i].append(last[i])
-                running[i] = len(new[i]) < len(draws[i])
+                running[i] = len(new[i]) < len(asked[i].draws)
         tokens = torch.tensor(last, device=lm.device)[:, None]
         seen = torch.cat([seen, seen.new_ones(n_rows, 1)], dim=1)
         positions = positions[:, -1:] + 1
     return new
 
 
-def _drafts(lm: UnitLM, limit: int) -> Mapping[nn.Linear, Product]:
+def drafting(lm: UnitLM, limit: int) -> Mapping[nn.Linear, Product]:
     """Return what drafts are multiplied by; nothing where they are not faster, or were not tried and are not worth it.
 
     They are tried once for a shape of model and number of threads, on steps of the model itself: a plain one, a drafted
@@ -230,26 +275,34 @@ def _drafts(lm: UnitLM, limit: int) -> Mapping[nn.Linear, Product]:
     """
     if limit < DRAFTED_FROM or not _can_go_back(lm):
         return {}
-    n_weights = sum(p.numel() for p in lm.model.parameters())
-    what = f"{lm.model.config.model_type} of {n_weights} weights, {torch.get_num_threads()} threads"
-    choice = choices.known("drafts", what)
+    choice = choices.known("drafts", _in_words(lm, 1))
     if choice is not None and choice.took == "none":
         return {}
     if choice is None and limit < TRIED_FROM:
         return {}
     drafts = int8_products(lm.model)
-    if drafts and choices.choose("drafts", what, lambda: _step_seconds(lm, drafts)).took == "none":
-        return {}
-    return drafts
+    return drafts if drafts and pays(lm, drafts) else {}
 
 
-def _step_seconds(lm: UnitLM, drafts: Mapping[nn.Linear, Product]) -> dict[str, float]:
+def pays(lm: UnitLM, drafts: Mapping[nn.Linear, Product], *, rows: int = 1) -> bool:
+    """Tell whether `rows` sequences are continued faster with drafts; tried here if it never was."""
+    seconds = functools.partial(_step_seconds, lm, drafts, rows)
+    return choices.choose("drafts", _in_words(lm, rows), seconds).took != "none"
+
+
+def _in_words(lm: UnitLM, rows: int) -> str:
+    n_weights = sum(p.numel() for p in lm.model.parameters())
+    threads = f"{torch.get_num_threads()} threads{f', {rows} rows' if rows > 1 else ''}"
+    return f"{lm.model.config.model_type} of {n_weights} weights, {threads}"
+
+
+def _step_seconds(lm: UnitLM, drafts: Mapping[nn.Linear, Product], rows: int) -> dict[str, float]:
     """Return the seconds a unit takes plainly, and with as many drafts as serve best where RIGHT of them are right."""
     seen = min(64, (lm.max_tokens or 10**6) - DRAFTS - 1)
-    cache, token = DynamicCache(config=lm.model.config), torch.full((1, DRAFTS + 1), lm.vocab.offset)
+    cache, token = DynamicCache(config=lm.model.config), torch.full((rows, DRAFTS + 1), lm.vocab.offset)
 
     def step(n: int) -> None:
-        places = torch.arange(seen, seen + n)[None]
+        places = torch.arange(seen, seen + n).expand(rows, n)
         lm.model(input_ids=token[:, :n], position_ids=places, past_key_values=cache, use_cache=True)
         _forget(cache, n)
 
@@ -262,7 +315,7 @@ def _step_seconds(lm: UnitLM, drafts: Mapping[nn.Linear, Product]) -> dict[str, 
 
     with lm.inference():
         with quick_products(lm.model):
-            lm.model(input_ids=token[:, :1].expand(1, seen), past_key_values=cache, use_cache=True)
+            lm.model(input_ids=token[:, :1].expand(rows, seen), past_key_values=cache, use_cache=True)
             found = choices.race({"none": lambda: step(1), "a draft": drafted}, seconds=TRIAL_SECONDS / 2)
         with quick_products(lm.model, rows=DRAFTS + 1):
             judging = choices.race({"judging": judged}, seconds=TRIAL_SECONDS / 2)["judging"]
@@ -280,13 +333,12 @@ def _can_go_back(lm: UnitLM) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=lm.model.config).layers)
 
 
-def _decode_drafted(
-    lm: UnitLM, prompt: NDArray[np.int64], draws: list[float], choose: Choose, drafts: Mapping[nn.Linear, Product]
-) -> list[int]:
+def _decode_drafted(lm: UnitLM, asked: Continuation, drafts: Mapping[nn.Linear, Product]) -> list[int]:
     """Return the new tokens of one sequence: `_decode`'s, whatever `drafts` multiplies by.
 
     While drafts are made they stand in the cache with keys and values of `drafts`, after exact ones of all before.
     """
+    prompt, draws, choose = asked.tokens, asked.draws, asked.choose
     cache = DynamicCache(config=lm.model.config)
 
     def logits(tokens: list[int]) -> torch.Tensor:

@@ -1,0 +1,296 @@
+"""Several listeners, one thread that computes: units for all of them together, sound for each as its units come.
+
+A listener waits in a bounded queue, gets a row of its model's batch (`lm.continuous`), and is told of each piece of
+units and sound as it is made, then of the end. Whoever leaves, waits too long or takes too long loses the row at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twistlm.errors import TwistError
+from twistlm.lm.continuous import Batch, Row
+from twistlm.lm.model import UnitLM
+from twistlm.lm.sample import Continuation
+
+# Units that are spoken at once: few until the first sound, then more and more, since each piece has a cost of its own.
+FIRST, MOST = 2, 32
+
+Reason = Literal["done", "cancelled", "late", "failed"]
+
+
+class Busy(TwistError):
+    """As many listeners are being served and waiting as may."""
+
+
+class Stream(Protocol):
+    """A voice that speaks units as they come."""
+
+    def push(self, ids: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Take units; return the samples that no later unit can change, maybe none."""
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many the engine serves.
+
+    Attributes:
+        listeners: continued at once, at least 1.
+        waiting: in the queue behind those.
+        wait_seconds: in the queue, before a listener is told that it is too late.
+        work_seconds: from leaving the queue to the end.
+    """
+
+    listeners: int = 4
+    waiting: int = 16
+    wait_seconds: float = 30.0
+    work_seconds: float = 180.0
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """New units, and new sound: of these units or of earlier ones.
+
+    Attributes:
+        ids: uint16 [R], maybe none.
+        samples: float32 [N] at the voice's rate, maybe none.
+    """
+
+    ids: NDArray[np.uint16]
+    samples: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The last a listener hears.
+
+    Attributes:
+        reason: "done"; "cancelled"; "late", after a limit of time; "failed".
+        message: why, in words; "" when done.
+        waited: seconds in the queue.
+        first: seconds from leaving the queue to the first sound; None when there was none.
+        worked: seconds from leaving the queue to the end.
+        samples: how many there were.
+        units: how many there were.
+    """
+
+    reason: Reason
+    message: str
+    waited: float
+    first: float | None
+    worked: float
+    samples: int
+    units: int
+
+
+@dataclass(eq=False)
+class Listener:
+    """One continuation that is waited for."""
+
+    model: str
+    asked: Continuation
+    stream: Stream
+    deliver: Callable[[Piece | End], None]
+    came: float
+    began: float | None = None
+    first: float | None = None
+    row: Row | None = None
+    held: list[int] = field(default_factory=list)  # units that are not spoken yet
+    at_once: int = FIRST
+    samples: int = 0
+    leaving: bool = False
+
+
+class Engine:
+    """Continue for many listeners. `start` it, `submit` to it from any thread, `close` it."""
+
+    def __init__(self, models: Mapping[str, UnitLM], room: Room) -> None:
+        """Take models by name; nothing is computed before `start`."""
+        self.models, self.room = dict(models), room
+        self._batches = {name: Batch(lm, rows=room.listeners) for name, lm in self.models.items()}
+        self._waiting: deque[Listener] = deque()
+        self._served: list[Listener] = []
+        self._change = threading.Condition()
+        self._closing = False
+        self._warm = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to compute; returns when the models are ready."""
+        self._thread.start()
+        while self._thread.is_alive() and not self._warm.wait(0.1):
+            pass
+
+    @property
+    def alive(self) -> bool:
+        """Whether it computes; when False it never will again."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many are being served, and how many wait."""
+        with self._change:
+            return len(self._served), len(self._waiting)
+
+    def submit(
+        self, model: str, asked: Continuation, stream: Stream, deliver: Callable[[Piece | End], None]
+    ) -> Listener:
+        """Queue a continuation.
+
+        Args:
+            model: its name.
+            asked: made by `lm.sample.begin` with that model.
+            stream: speaks its units.
+            deliver: is given each `Piece` and at last one `End`, on the engine's thread; it must return at once and
+                raise nothing.
+
+        Raises:
+            Busy: the queue is full, or the engine has stopped.
+        """
+        listener = Listener(model, asked, stream, deliver, came=time.monotonic())
+        with self._change:
+            if not self.alive:
+                raise Busy("the engine has stopped: start the server again.")
+            if len(self._waiting) >= self.room.waiting and len(self._served) >= self.room.listeners:
+                raise Busy(
+                    f"{len(self._served)} listeners are being served and {len(self._waiting)} wait: try again in a "
+                    "few seconds."
+                )
+            self._waiting.append(listener)
+            self._change.notify()
+        return listener
+
+    def cancel(self, listener: Listener) -> None:
+        """Stop a continuation; its `End` still comes, unless it came already."""
+        with self._change:
+            listener.leaving = True
+            self._change.notify()
+
+    def position(self, listener: Listener) -> int:
+        """How many listeners wait before this one; 0 when it is next, or being served."""
+        with self._change:
+            return self._waiting.index(listener) if listener in self._waiting else 0
+
+    def close(self) -> None:
+        """Stop computing; everyone is told. Returns when the thread has ended."""
+        with self._change:
+            self._closing = True
+            self._change.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with ExitStack() as stack:
+                for batch in self._batches.values():
+                    stack.enter_context(batch.computing())
+                self._warm.set()
+                while self._admit():
+                    for name, batch in self._batches.items():
+                        if len(batch):
+                            self._step(name, batch)
+        finally:
+            self._closing = True
+            with self._change:
+                everyone = [*self._served, *self._waiting]
+                self._waiting.clear()
+            for listener in everyone:
+                self._end(listener, "failed", "the server is stopping.")
+
+    def _admit(self) -> bool:
+        """Let listeners in and out until there is something to compute; False when the engine closes."""
+        while not self._closing:
+            now = time.monotonic()
+            over: list[tuple[Listener, Reason, str]] = []
+            with self._change:
+                for one in [*self._served, *self._waiting]:
+                    since = one.came if one.began is None else one.began
+                    limit = self.room.wait_seconds if one.began is None else self.room.work_seconds
+                    if one.leaving:
+                        over.append((one, "cancelled", "the listener left."))
+                    elif now - since > limit:
+                        what = "in the queue" if one.began is None else "of computing"
+                        over.append((one, "late", f"not done after {limit:g} s {what}."))
+                for one, _, _ in over:
+                    if one in self._waiting:
+                        self._waiting.remove(one)
+            for one, reason, message in over:
+                self._end(one, reason, message)
+            with self._change:
+                while self._waiting and len(self._served) < self.room.listeners:
+                    one = self._waiting.popleft()
+                    one.began = time.monotonic()
+                    one.row = self._batches[one.model].join(one.asked)
+                    self._served.append(one)
+                if self._served:
+                    return not self._closing
+                if not self._closing:
+                    self._change.wait(1.0)
+        return False
+
+    def _step(self, name: str, batch: Batch) -> None:
+        here = {one.row: one for one in self._served if one.model == name}
+        try:
+            made = batch.step()
+        except (RuntimeError, MemoryError) as error:  # of torch: no memory, a device that failed
+            batch.clear()
+            for one in here.values():
+                self._end(one, "failed", f"the model could not go on: {error}")
+            return
+        for row, new in made.items():
+            one = here[row]
+            one.held += [token - batch.lm.vocab.offset for token in new]
+            if row.done or len(one.held) >= one.at_once:
+                self._speak(one, last=row.done)
+
+    def _speak(self, one: Listener, *, last: bool) -> None:
+        ids = np.array(one.held, dtype=np.uint16)
+        one.held.clear()
+        try:
+            with torch.inference_mode():
+                samples = one.stream.push(ids) if len(ids) else np.zeros(0, np.float32)
+                if last:
+                    samples = np.concatenate([samples, one.stream.finish()])
+        except (RuntimeError, MemoryError, TwistError) as error:
+            self._end(one, "failed", f"the voice could not go on: {error}")
+            return
+        if len(samples):
+            one.first = one.first or time.monotonic()
+            one.samples += len(samples)
+            one.at_once = min(MOST, 2 * one.at_once)
+        if len(ids) or len(samples):
+            one.deliver(Piece(ids, samples))
+        if last:
+            self._end(one, "done", "")
+
+    def _end(self, one: Listener, reason: Reason, message: str) -> None:
+        now = time.monotonic()
+        if one.row is not None:
+            self._batches[one.model].leave(one.row)
+        with self._change:
+            if one in self._served:
+                self._served.remove(one)
+        began = now if one.began is None else one.began
+        one.deliver(
+            End(
+                reason=reason,
+                message=message,
+                waited=began - one.came,
+                first=None if one.first is None else one.first - began,
+                worked=now - began,
+                samples=one.samples,
+                units=0 if one.row is None else len(one.row.new),
+            )
+        )
