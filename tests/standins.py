@@ -78,7 +78,9 @@ def make_vocoder(tiny: Tiny) -> None:
     import torch
 
     from twistlm.types import UnitSpec
-    from twistlm.vocoder.hifigan import DurationConfig, HiFiGANConfig, UnitHiFiGAN
+    from twistlm.vocoder.durations import DurationConfig
+    from twistlm.vocoder.hifigan import HiFiGANConfig
+    from twistlm.vocoder.synthesizer import Synthesizer
     from twistlm.vocoder.vocoder import Vocoder
 
     config = HiFiGANConfig(
@@ -98,7 +100,7 @@ def make_vocoder(tiny: Tiny) -> None:
     spec = UnitSpec.from_json((tiny.tokenizer / "spec.json").read_text())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        Vocoder(UnitHiFiGAN(config).fold().eval(), spec, name="tiny").save(tiny.vocoder)
+        Vocoder(Synthesizer(config).fold().eval(), spec, name="tiny").save(tiny.vocoder)
 
 
 def make_text_lm(folder: Path) -> None:

@@ -16,8 +16,11 @@ from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4THi
 from twistlm.errors import ArtifactError, BadInput, UnitSpecMismatch
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder import vocoder as vocoder_module
-from twistlm.vocoder.durations import fit_durations
-from twistlm.vocoder.hifigan import DurationConfig, HiFiGANConfig, UnitHiFiGAN, durations
+from twistlm.vocoder.configs import read_shape
+from twistlm.vocoder.duration_fitting import fit_durations
+from twistlm.vocoder.durations import DurationConfig, durations
+from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.synthesizer import Synthesizer
 from twistlm.vocoder.vocoder import Vocoder, load_published
 
 SPEC = UnitSpec(
@@ -40,10 +43,10 @@ CONFIG = HiFiGANConfig(
 )
 
 
-def generator(seed: int = 0) -> UnitHiFiGAN:
+def generator(seed: int = 0) -> Synthesizer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return UnitHiFiGAN(CONFIG).eval()
+        return Synthesizer(CONFIG).eval()
 
 
 def make_vocoder(seed: int = 0) -> Vocoder:
@@ -69,7 +72,7 @@ def test_generator_equals_transformers_hifigan() -> None:
             upsample_kernel_sizes=[11, 4, 4],
         )
     ).eval()  # fmt: skip
-    state = {k.replace("ups.", "upsampler."): v for k, v in ours.state_dict().items()}
+    state = {k.replace("ups.", "upsampler."): v for k, v in ours.weights().items()}
     theirs.load_state_dict({k: v for k, v in state.items() if not k.startswith(("dict", "dur_predictor"))})
     frames = torch.from_numpy(random_frames(40).astype(np.int64))[None]
     with torch.no_grad():
@@ -88,7 +91,7 @@ def test_duration_predictor_equals_transformers() -> None:
 
 
 def test_parameters_have_the_published_names() -> None:
-    names = set(generator().fold().state_dict())
+    names = set(generator().fold().weights())
     published = """dict.weight conv_pre.weight ups.2.bias resblocks.5.convs1.1.weight resblocks.0.convs2.0.bias
         conv_post.weight dur_predictor.conv1.0.weight dur_predictor.conv2.0.bias dur_predictor.ln1.weight
         dur_predictor.ln2.bias dur_predictor.proj.weight"""
@@ -99,7 +102,7 @@ def test_published_checkpoint_speaks_as_the_generator_that_made_it(tmp_path) -> 
     made = generator(3)
     new = ".parametrizations.weight.original"
     old_names = {
-        k.replace(f"{new}0", ".weight_g").replace(f"{new}1", ".weight_v"): v for k, v in made.state_dict().items()
+        k.replace(f"{new}0", ".weight_g").replace(f"{new}1", ".weight_v"): v for k, v in made.weights().items()
     }
     assert "ups.0.weight_g" in old_names
     torch.save({"generator": old_names}, tmp_path / "g.pt")
@@ -132,21 +135,35 @@ def test_folding_weight_norm_changes_nothing() -> None:
 def test_trim_speaks_the_middle_with_the_first_convolution_hearing_the_ends() -> None:
     model = generator().fold()
     frames = torch.from_numpy(random_frames(60).astype(np.int64))[None]
-    margin = CONFIG.context * CONFIG.hop
+    margin = max(CONFIG.reach.left, CONFIG.reach.right) * CONFIG.hop
     with torch.no_grad():
         whole, trimmed = model(frames), model(frames, trim=3)
     assert trimmed.shape[1] == 54 * CONFIG.hop
     torch.testing.assert_close(trimmed[:, margin:-margin], whole[:, 60 + margin : -60 - margin], atol=1e-6, rtol=1e-5)
 
 
-def test_context_covers_what_a_frame_depends_on() -> None:
-    model = generator().fold()
+@pytest.mark.parametrize(
+    ("rates", "kernels", "residual"),
+    [
+        ((5, 2, 2), (11, 4, 4), ((3, (1, 3)), (5, (1, 2)))),
+        ((5, 4, 4, 2, 2), (11, 8, 8, 4, 4), ((3, (1, 3, 5)), (7, (1, 3, 5)), (11, (1, 3, 5)))),
+        ((2, 3), (2, 3), ((3, (1,)),)),
+    ],
+)
+def test_reach_is_what_a_frame_depends_on(rates, kernels, residual) -> None:
+    config = dataclasses.replace(
+        CONFIG, upsample_rates=rates, upsample_kernel_sizes=kernels, upsample_initial_channel=64,
+        resblock_kernel_sizes=tuple(k for k, _ in residual), resblock_dilation_sizes=tuple(d for _, d in residual),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Synthesizer(config).fold().double()
     frames = torch.from_numpy(random_frames(61).astype(np.int64))[None]
-    changed = frames.clone()
-    changed[0, 30] = (changed[0, 30] + 1) % SPEC.n_units
-    with torch.no_grad():
-        moved = (model(frames) != model(changed))[0].reshape(61, -1).any(1).nonzero().squeeze(1)
-    assert 30 - CONFIG.context <= moved.min() < 30 < moved.max() <= 30 + CONFIG.context
+    features = model.features(frames).detach().requires_grad_()
+    for at in (30, 31):
+        (gradient,) = torch.autograd.grad(model.generator(features)[0].unflatten(0, (61, -1))[at].sum(), features)
+        heard = gradient[0].abs().sum(0).nonzero().squeeze(1)
+        assert (at - heard.min(), heard.max() - at) == (config.reach.left, config.reach.right)
 
 
 @settings(max_examples=20, deadline=None)
@@ -165,9 +182,9 @@ def test_speaking_in_chunks_equals_speaking_at_once(n: int, chunk: int, seed: in
 
 def test_memory_of_a_long_clip_is_bounded_by_the_chunk() -> None:
     voc, longest = make_vocoder(), []
-    voc.generator.conv_pre.register_forward_pre_hook(lambda _, args: longest.append(args[0].shape[-1]))
+    voc.synthesizer.generator.conv_pre.register_forward_pre_hook(lambda _, args: longest.append(args[0].shape[-1]))
     voc(make_units(random_frames(5_000)), durations="given")
-    assert max(longest) <= vocoder_module.CHUNK + 2 * CONFIG.context
+    assert max(longest) <= vocoder_module.CHUNK + CONFIG.reach.left + CONFIG.reach.right
 
 
 def test_predicted_durations_decide_the_length_and_ignore_the_runs() -> None:
@@ -207,7 +224,7 @@ def test_saved_vocoder_speaks_alike_and_is_half_precision(tmp_path) -> None:
     voc, units = make_vocoder(), make_units(random_frames(20))
     voc.save(tmp_path / "v", card="# Card\n")
     again = Vocoder.load(tmp_path / "v")
-    assert again.spec == SPEC and again.generator.config == CONFIG
+    assert again.spec == SPEC and again.synthesizer.shape == CONFIG
     files = sorted(p.name for p in (tmp_path / "v").iterdir())
     assert files == ["CARD.md", "config.json", "model.safetensors", "unit_spec.json"]
     difference = again(units, durations="given").samples - voc(units, durations="given").samples
@@ -260,7 +277,7 @@ def test_what_cannot_be_spoken_is_refused() -> None:
     units = Units(ids=random_frames(5), runs=np.ones(5, np.int32), spec=spec)
     with pytest.raises(BadInput, match="not deduplicated"):
         plain(units, durations="predicted")
-    silent = Vocoder(UnitHiFiGAN(dataclasses.replace(CONFIG, dur_predictor_params=None)).fold(), SPEC, name="toy")
+    silent = Vocoder(Synthesizer(dataclasses.replace(CONFIG, dur_predictor_params=None)).fold(), SPEC, name="toy")
     with pytest.raises(BadInput, match="no duration predictor"):
         silent(make_units(random_frames(5)), durations="predicted")
 
@@ -289,6 +306,6 @@ def test_impossible_configs_are_refused(change: dict) -> None:
 @pytest.mark.parametrize("change", [{"multispkr": "_"}, {"resblock": "2"}])
 def test_unsupported_published_configs_are_refused(change: dict) -> None:
     with pytest.raises(BadInput, match="supported"):
-        HiFiGANConfig.from_json(json.dumps({**json.loads(CONFIG.to_json()), **change}))
+        read_shape(json.dumps({**json.loads(CONFIG.to_json()), **change}))
     with pytest.raises(BadInput, match="upsample_rates"):
-        HiFiGANConfig.from_json("{}")
+        read_shape("{}")

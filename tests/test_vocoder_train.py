@@ -17,7 +17,8 @@ from twistlm.errors import BadInput, CheckpointError, TrainingError, UnitSpecMis
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops
 from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losses
-from twistlm.vocoder.hifigan import DurationConfig, HiFiGANConfig
+from twistlm.vocoder.durations import DurationConfig
+from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.mel import RESOLUTIONS, Resolution, SpectralLoss, mel_filters
 from twistlm.vocoder.train import VocoderConfig, train_vocoder
 
@@ -63,7 +64,7 @@ def tones(n_clips: int = 4, frames: int = 40) -> list[tuple[Units, np.ndarray]]:
 
 
 def weights(vocoder) -> dict[str, torch.Tensor]:
-    return vocoder.generator.state_dict()
+    return vocoder.synthesizer.weights()
 
 
 def test_stopped_and_resumed_equals_straight_bit_for_bit(tmp_path) -> None:

@@ -33,7 +33,8 @@ from twistlm.types import Units, UnitSpec
 from twistlm.units.runs import dedup
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.crops import Crops, heldout_distance
-from twistlm.vocoder.hifigan import DurationConfig, HiFiGANConfig
+from twistlm.vocoder.durations import DurationConfig
+from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.mel import SpectralLoss
 from twistlm.vocoder.train import VocoderConfig, train_vocoder, training_step
 from twistlm.vocoder.vocoder import Vocoder
@@ -122,7 +123,7 @@ def tokenized(
 
 def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict[str, Tensor]:
     """An earlier vocoder's weights, with embeddings for these units in place of the `old` ones of the same clips."""
-    weights = earlier.generator.state_dict()
+    weights = earlier.synthesizer.weights()
     counts = np.zeros((units[0].spec.n_units, earlier.spec.n_units))  # [new, old]
     for new, was in zip(units, old, strict=True):
         n = min(len(new.frames), len(was.frames))
@@ -185,7 +186,7 @@ def measure(vocoder: Vocoder, heldout: list[Pair], entries: list[Entry], threads
         return wer(texts, [*in_order(lambda pair: whisper.transcribe(speak(pair)), heldout)]).value
 
     numbers = {
-        "heldout_mel": heldout_distance(vocoder.generator, Crops(heldout, vocoder.spec), SpectralLoss(RATE)),
+        "heldout_mel": heldout_distance(vocoder.synthesizer, Crops(heldout, vocoder.spec), SpectralLoss(RATE)),
         "wer_original": errors(lambda pair: Clip(pair[1], RATE)),
         "wer_given": errors(lambda pair: vocoder(pair[0], durations="given")),
         "wer_predicted": errors(lambda pair: vocoder(pair[0], durations="predicted")),
@@ -209,7 +210,7 @@ def card(
     """The model card."""
     hours = sum(e.seconds or 0 for e in entries) / 3600
     voices = ", ".join(sorted({e.speaker for e in entries}))
-    n_parameters = sum(p.numel() for p in vocoder.generator.parameters())
+    n_parameters = sum(p.numel() for p in vocoder.synthesizer.parameters())
     stage = "from the vocoder of an earlier tokenizer" if carried else "from random weights"
     critics = max(0, updates - config.adversarial_from)
     return f"""# A vocoder for 25 Hz units

@@ -18,7 +18,7 @@ from twistlm.jobs.speech import clips_of
 from twistlm.types import Units
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.catalogue import vocoder_folder, vocoder_like
-from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.train import VocoderConfig, train_vocoder
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -64,7 +64,7 @@ def fit_vocoder(
         )
     if speaker is not None and speaker not in voices:
         raise BadInput(f"{speech} has no clips of {speaker!r} to train on; there are: {', '.join(voices)}.")
-    shape = HiFiGANConfig.from_json(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
+    shape = read_shape(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
     config = VocoderConfig(
         model=dataclasses.replace(shape, num_embeddings=tok.spec.n_units),
         updates=updates,

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from twistlm.errors import BadInput, TrainingError, offenders
 from twistlm.types import Units, UnitSpec
-from twistlm.vocoder.hifigan import UnitHiFiGAN
 from twistlm.vocoder.mel import SpectralLoss
+from twistlm.vocoder.synthesizer import Synthesizer
 
 TRIM = 3  # frames at each end of a crop that are heard but not spoken: what conv_pre reaches
 
@@ -72,7 +72,7 @@ class Crops:
         return self.cut(np.random.default_rng([seed, update]).integers(0, places, rows), frames)
 
 
-def heldout_distance(generator: UnitHiFiGAN, crops: Crops, spectral: SpectralLoss) -> float:
+def heldout_distance(synthesizer: Synthesizer, crops: Crops, spectral: SpectralLoss) -> float:
     """Log-mel L1 in nepers over clips not trained on, in crops of 50 frames, or one shorter one if there are fewer."""
     frames = min(50, len(crops) - 2 * TRIM)
     if frames < 1:
@@ -82,5 +82,5 @@ def heldout_distance(generator: UnitHiFiGAN, crops: Crops, spectral: SpectralLos
     with torch.no_grad():
         for part in np.array_split(starts, math.ceil(len(starts) / 8)):  # a few at a time, to bound memory
             units, true = crops.cut(part, frames)
-            total += float(spectral(generator(units, trim=TRIM), true)[0]) * len(part)
+            total += float(spectral(synthesizer(units, trim=TRIM), true)[0]) * len(part)
     return round(total / len(starts), 5)

@@ -1,61 +1,62 @@
-"""Fit the duration predictor: how many frames each unit lasts, from the units around it.
+"""How long each unit lasts: the predictor of the published vocoders, and their rule for frames.
 
-Shapes: B batch, R units.
+Shapes: B batch, R units before expansion, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from twistlm.types import Units
-from twistlm.vocoder.hifigan import UnitHiFiGAN, durations
-
-ROWS, LENGTH = 8, 64  # of a batch: rows of so many consecutive units
+from twistlm.errors import BadInput
 
 
-def fit_durations(
-    generator: UnitHiFiGAN, corpus: Sequence[Units], *, updates: int, seed: int, lr: float = 1e-3
-) -> None:
-    """Train `generator.dur_predictor` in place on the runs of a corpus; the embeddings stay as they are.
+@dataclass(frozen=True, kw_only=True)
+class DurationConfig:
+    """The duration predictor, in the published names."""
 
-    The loss is the mean squared error of log(run + 1), the published one. Its optimum is a geometric mean, which makes
-    speech too fast, so at the end one constant is added to all predictions that makes the predicted total duration of
-    the corpus the true one.
+    encoder_embed_dim: int
+    var_pred_hidden_dim: int
+    var_pred_kernel_size: int
+    var_pred_dropout: float
 
-    Units that are not deduplicated have no durations, and a generator may have no predictor: then nothing is done.
-    """
-    if generator.dur_predictor is None or not corpus or not corpus[0].spec.deduplicate:
-        return
-    ids = torch.from_numpy(np.concatenate([u.ids for u in corpus]).astype(np.int64))
-    runs = torch.from_numpy(np.concatenate([u.runs for u in corpus]).astype(np.int64))
-    length = min(LENGTH, len(ids))
-    predictor = generator.dur_predictor.train()
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=0.0)
-    rng = np.random.default_rng([seed, 1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the dropout
-        for update in range(updates):
-            optimizer.param_groups[0]["lr"] = lr * (1 - update / updates)
-            at = torch.from_numpy(rng.integers(0, len(ids) - length + 1, (ROWS, 1)) + np.arange(length))
-            embedded = generator.dict(ids[at]).detach()
-            loss = (predictor(embedded) - (runs[at] + 1).float().log()).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    predictor.eval()
-    with torch.no_grad():
-        predicted = torch.cat([generator.log_durations(part[None])[0] for part in ids.split(4096)])
-        predictor.proj.bias.add_(_offset(predicted, int(runs.sum())))
+    def __post_init__(self) -> None:
+        if self.var_pred_kernel_size % 2 == 0:
+            raise BadInput(
+                f"vocoder config: the duration predictor's kernel must be odd, got {self.var_pred_kernel_size}."
+            )
+
+    @property
+    def reach(self) -> int:
+        """Units on each side that a unit's duration depends on."""
+        return self.var_pred_kernel_size - 1
 
 
-def _offset(predicted: Tensor, total: int) -> float:
-    """The constant that, added to log durations, makes them last `total` frames; found by bisection."""
-    low, high = -3.0, 3.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if int(durations(predicted + middle).sum()) < total else (low, middle)
-    return (low + high) / 2
+class DurationPredictor(nn.Module):
+    """Predict log(frames + 1) of each unit from the units around it: [B, R, C] to [B, R]."""
+
+    def __init__(self, config: DurationConfig) -> None:
+        super().__init__()
+        width, kernel = config.var_pred_hidden_dim, config.var_pred_kernel_size
+        padding = (kernel - 1) // 2
+        # nn.Sequential gives the published names conv1.0 and conv2.0.
+        self.conv1 = nn.Sequential(nn.Conv1d(config.encoder_embed_dim, width, kernel, padding=padding), nn.ReLU())
+        self.ln1 = nn.LayerNorm(width)
+        self.conv2 = nn.Sequential(nn.Conv1d(width, width, kernel, padding=padding), nn.ReLU())
+        self.ln2 = nn.LayerNorm(width)
+        self.proj = nn.Linear(width, 1)
+        self.dropout = config.var_pred_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in ((self.conv1, self.ln1), (self.conv2, self.ln2)):
+            x = norm(conv(x.transpose(1, 2)).transpose(1, 2))
+            x = F.dropout(x, self.dropout, self.training)
+        return self.proj(x).squeeze(2)
+
+
+def durations(log_durations: Tensor) -> Tensor:
+    """Published rule for frames from the predictor's output: exp(d) - 1, rounded, at least 1. int64, same shape."""
+    return torch.clamp(torch.round(torch.exp(log_durations) - 1), min=1).long()

@@ -37,10 +37,13 @@ from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops, heldout_distance
 from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losses
-from twistlm.vocoder.durations import fit_durations
-from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN
+from twistlm.vocoder.duration_fitting import fit_durations
+from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.mel import SpectralLoss
+from twistlm.vocoder.synthesizer import Synthesizer, inner_name
 from twistlm.vocoder.vocoder import Vocoder
+
+LAYOUT = 2  # of a checkpoint's tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +65,7 @@ class VocoderConfig:
         seed: of the weights and of the crops.
     """
 
-    model: HiFiGANConfig
+    model: InputShape
     updates: int
     adversarial_from: int
     rows: int = 8
@@ -96,10 +99,10 @@ class _State:
     def __init__(self, config: VocoderConfig) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = UnitHiFiGAN(config.model)
+            self.synthesizer = Synthesizer(config.model)
             self.critics = Critics(config.periods, config.spectra, config.critic_channels)
-        self.average = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
-        spoken = [p for name, p in self.generator.named_parameters() if not name.startswith("dur_predictor")]
+        self.average = {name: p.detach().clone() for name, p in self.synthesizer.named_parameters()}
+        spoken = [p for name, p in self.synthesizer.named_parameters() if not name.startswith("dur_predictor")]
         self.optimizer = torch.optim.AdamW(spoken, config.lr, betas=(0.8, 0.99), weight_decay=0.0)
         self.critics_optimizer = torch.optim.AdamW(
             self.critics.parameters(), config.critic_lr, betas=(0.8, 0.99), weight_decay=0.0
@@ -110,25 +113,25 @@ class _State:
         """Take folded weights over; weight normalisation is laid around them again."""
         with torch.no_grad():
             for name, value in weights.items():
-                owner, _, leaf = name.rpartition(".")
-                module = self.generator.get_submodule(owner)
+                owner, _, leaf = inner_name(name).rpartition(".")
+                module = self.synthesizer.get_submodule(owner)
                 if parametrize.is_parametrized(module, leaf):
                     setattr(module, leaf, value)  # splits into direction and length
                 else:
                     module.get_parameter(leaf).copy_(value)
-        self.average = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        self.average = {name: p.detach().clone() for name, p in self.synthesizer.named_parameters()}
 
     def follow(self, decay: float) -> None:
         """Move the average a step towards the weights, faster in the beginning."""
         decay = min(decay, (1 + self.update) / (10 + self.update))
         with torch.no_grad():
-            for name, p in self.generator.named_parameters():
+            for name, p in self.synthesizer.named_parameters():
                 self.average[name].lerp_(p, 1 - decay)
 
-    def averaged(self) -> UnitHiFiGAN:
-        """A copy of the generator with the averaged weights."""
+    def averaged(self) -> Synthesizer:
+        """A copy of the network with the averaged weights."""
         with torch.random.fork_rng(devices=[]):
-            copy = UnitHiFiGAN(self.generator.config)
+            copy = Synthesizer(self.synthesizer.shape)
         copy.load_state_dict(self.average)
         return copy.eval()
 
@@ -137,7 +140,7 @@ class _State:
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
         tensors: dict[str, Tensor] = {}
-        for part, module in (("generator", self.generator), ("critics", self.critics)):
+        for part, module in (("synthesizer", self.synthesizer), ("critics", self.critics)):
             tensors |= {f"{part}.{name}": p.detach() for name, p in module.named_parameters()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         for part, optimizer in self._optimizers().items():
@@ -168,7 +171,7 @@ class _State:
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts.setdefault(part, {})[name] = value
-        _copy(self.generator, parts["generator"])
+        _copy(self.synthesizer, parts["synthesizer"])
         _copy(self.critics, parts["critics"])
         self.average = parts["average"]
         for part, optimizer in self._optimizers().items():
@@ -243,7 +246,7 @@ def _train(
 ) -> Vocoder:  # fmt: skip
     model = config.model
     held_crops = Crops(held_out, spec) if held_out else None
-    identity = {**dataclasses.asdict(config), "unit_spec": spec.fingerprint, "data": crops.sha256}
+    identity = {**dataclasses.asdict(config), "layout": LAYOUT, "unit_spec": spec.fingerprint, "data": crops.sha256}
     identity = json.loads(json.dumps(identity))
     state = _State(config)
     if start is not None:
@@ -273,9 +276,9 @@ def _train(
         if whole:
             log.sync()
             state.save(out / "checkpoint", identity)
-    generator = state.averaged()
-    fit_durations(generator, crops.units, updates=config.duration_updates, seed=config.seed)
-    return Vocoder(generator.fold().eval(), spec, name=str(out))
+    synthesizer = state.averaged()
+    fit_durations(synthesizer, crops.units, updates=config.duration_updates, seed=config.seed)
+    return Vocoder(synthesizer.fold().eval(), spec, name=str(out))
 
 
 def training_step(config: VocoderConfig) -> Callable[[tuple[Tensor, Tensor]], dict[str, float]]:
@@ -291,7 +294,7 @@ def _step(
     units, true = batch
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate(state.update)
-    spoken = state.generator(units, trim=TRIM)
+    spoken = state.synthesizer(units, trim=TRIM)
     mel, convergence = spectral(spoken, true)
     losses = {"mel": mel, "convergence": convergence}
     loss = mel + convergence
@@ -311,7 +314,7 @@ def _step(
         loss = config.mel_weight * loss + adversarial + config.matching_weight * matching
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    losses["gradient"] = nn.utils.clip_grad_norm_(state.generator.parameters(), 100.0)
+    losses["gradient"] = nn.utils.clip_grad_norm_(state.synthesizer.parameters(), 100.0)
     state.optimizer.step()
     state.follow(config.average)
     return {name: round(value.item(), 5) for name, value in losses.items()}

@@ -5,9 +5,9 @@ Shapes: R units, F frames, N samples.
 
 from __future__ import annotations
 
-import math
+import copy
 import pickle
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,50 +16,83 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from twistlm.audio.clip import Clip
+from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.threads import in_order
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.artifacts import bundled_or_folder
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
-from twistlm.vocoder.hifigan import HiFiGANConfig, UnitHiFiGAN, durations
+from twistlm.vocoder.configs import read_shape
+from twistlm.vocoder.durations import durations as frames_of
+from twistlm.vocoder.generator import Reach
+from twistlm.vocoder.streaming import Stream
+from twistlm.vocoder.synthesizer import Synthesizer
+from twistlm.vocoder.windows import through
 
 CHUNK = 250  # frames spoken at once; bounds the memory of an hour of units
 CHUNK_UNITS = 4096  # units whose durations are predicted at once
-DURATION_CONTEXT = 16  # units on each side that a chunk of them also sees; the predictor reaches kernel - 1
+MOST = {"cpu": 0, "cuda": 8_000}  # frames of a batch; on a CPU batches gain nothing, so a clip a core goes alone
+
+Durations = Literal["given", "predicted"]
 
 
 class Vocoder:
     """Speak units. `Vocoder.load(name_or_folder)` reads one, `train_vocoder` makes one.
 
+    `voc(units, durations=…)` speaks one clip, `voc.batch(many, durations=…)` many, and `voc.stream(ids, …)` or
+    `voc.open_stream(…)` speak while units arrive. All give the same samples, up to float32 rounding.
+
     Attributes:
+        synthesizer: the network; nothing here knows which generator it has.
         spec: the units it speaks.
         name: what it is called in messages.
     """
 
-    def __init__(self, generator: UnitHiFiGAN, spec: UnitSpec, *, name: str) -> None:
-        """Take a folded generator in eval mode.
+    def __init__(self, synthesizer: Synthesizer, spec: UnitSpec, *, name: str) -> None:
+        """Take a folded network in eval mode.
 
         Raises:
-            BadInput: the generator makes another rate, hop or number of units than `spec` says.
+            BadInput: the network makes another rate, hop or number of units than `spec` says.
         """
-        config = generator.config
-        if (config.sampling_rate, config.hop, config.num_embeddings) != (spec.sample_rate, spec.hop, spec.n_units):
+        shape = synthesizer.shape
+        if (shape.sampling_rate, shape.hop, shape.num_embeddings) != (spec.sample_rate, spec.hop, spec.n_units):
             raise BadInput(
-                f"the vocoder {name} makes {config.hop} samples a frame at {config.sampling_rate} Hz from "
-                f"{config.num_embeddings} units, but its unit spec says {spec.hop}, {spec.sample_rate} and "
+                f"the vocoder {name} makes {shape.hop} samples a frame at {shape.sampling_rate} Hz from "
+                f"{shape.num_embeddings} units, but its unit spec says {spec.hop}, {spec.sample_rate} and "
                 f"{spec.n_units}."
             )
-        self.generator = generator
+        self.synthesizer = synthesizer
         self.spec = spec
         self.name = name
+        # In float64, so that no rounding of products of other shapes (a batch, a stream) turns a duration another way.
+        self._pace = None if synthesizer.dur_predictor is None else copy.deepcopy(synthesizer.dur_predictor).double()
 
     @property
     def sample_rate(self) -> int:
         """Hz, of what it speaks."""
-        return self.generator.config.sampling_rate
+        return self.synthesizer.shape.sampling_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.synthesizer.dict.weight.device
+
+    @property
+    def predicts_durations(self) -> bool:
+        """Whether `durations="predicted"` can be had: it has a predictor, and its units are deduplicated."""
+        return self.spec.deduplicate and self.synthesizer.dur_predictor is not None
+
+    def on(self, device: torch.device | str) -> Vocoder:
+        """This vocoder, computing on `device`. This one stays where it is."""
+        device = torch.device(device)
+        if self.device == device:
+            return self
+        return Vocoder(copy.deepcopy(self.synthesizer).to(device), self.spec, name=self.name)
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> Self:
@@ -71,7 +104,7 @@ class Vocoder:
         folder = bundled_or_folder(name_or_folder, "vocoder")
         try:
             spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
-            config = HiFiGANConfig.from_json(read_text(folder / "config.json", "the shape of a vocoder"))
+            shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
         except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise ArtifactError(
@@ -79,16 +112,16 @@ class Vocoder:
                 "unit_spec.json, whole: copy or make it again."
             ) from error
         with torch.random.fork_rng(devices=[]):  # the first weights are overwritten and must not move the global RNG
-            generator = UnitHiFiGAN(config).fold().eval()
-        expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
+            synthesizer = Synthesizer(shape).fold().eval()
+        expected = {key: tuple(value.shape) for key, value in synthesizer.weights().items()}
         found = {key: tuple(value.shape) for key, value in weights.items()}
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         if wrong:
             raise ArtifactError(
                 f"the vocoder {folder} does not fit its config.json: {offenders(wrong)}. Copy or make it again."
             )
-        generator.load_state_dict({key: value.float() for key, value in weights.items()})
-        return cls(generator, spec, name=str(name_or_folder))
+        synthesizer.take({key: value.float() for key, value in weights.items()})
+        return cls(synthesizer, spec, name=str(name_or_folder))
 
     def save(self, folder: str | Path, *, card: str = "") -> None:
         """Write `model.safetensors` (fp16), `config.json` (published keys), `unit_spec.json`, and `CARD.md` when given.
@@ -96,14 +129,14 @@ class Vocoder:
         The folder appears whole or not at all; one that is there is replaced.
         """
         with atomic_folder(folder) as temporary:
-            weights = {key: value.half().contiguous() for key, value in self.generator.state_dict().items()}
+            weights = {key: value.half().cpu().contiguous() for key, value in self.synthesizer.weights().items()}
             (temporary / "model.safetensors").write_bytes(save(weights))  # save_file would make it unreadable to others
-            (temporary / "config.json").write_text(self.generator.config.to_json())
+            (temporary / "config.json").write_text(self.synthesizer.shape.to_json())
             (temporary / "unit_spec.json").write_text(self.spec.to_json() + "\n")
             if card:
                 (temporary / "CARD.md").write_text(card)
 
-    def __call__(self, units: Units, *, durations: Literal["given", "predicted"]) -> Clip:
+    def __call__(self, units: Units, *, durations: Durations) -> Clip:
         """Speak.
 
         Args:
@@ -119,11 +152,79 @@ class Vocoder:
             UnitSpecMismatch: the units are of another tokenizer.
             BadInput: no units, or predicted durations where there can be none.
         """
-        self.spec.require(units.spec, mine=f"the vocoder {self.name}", theirs=f"the units {units.id!r}")
-        if len(units) == 0:
-            raise BadInput(f"the units {units.id!r} are empty: there is nothing to speak.")
-        frames = units.frames if durations == "given" else np.repeat(units.ids, self.predict_runs(units))
-        return Clip(samples=self._speak(frames), sample_rate=self.sample_rate, id=units.id)
+        return self._spoken([units], durations, most=0)[0]
+
+    def batch(self, many: Sequence[Units], *, durations: Durations) -> list[Clip]:
+        """Speak many clips: the samples of each alone, up to float32 rounding (1e-5), in any company and order.
+
+        On a GPU they share batches. On a CPU each is spoken alone by one core: there a batch is no faster.
+        Arguments, errors and clips as of a call; the clips are in the order of `many`.
+        """
+        most = MOST.get(self.device.type, MOST["cuda"])
+        if most:
+            return self._spoken(many, durations, most=most)
+        self._require(many, durations)
+        if len(many) < torch.get_num_threads():
+            return self._spoken(many, durations, most=0)
+        return list(in_order(lambda units: self(units, durations=durations), many))
+
+    def open_stream(
+        self, *, durations: Durations, look_ahead: int | None = None, first: int = 4, chunk: int = 12, id: str = ""
+    ) -> Stream:
+        """Return a `Stream` for one listener: push units as they come, get sound as soon as it can be made.
+
+        Args:
+            durations: "predicted": units come without runs, and each lasts as long as the predictor says, once it has
+                seen the units in its reach behind it. "given": units come with their runs, or are frames.
+            look_ahead: frames of the future that a frame waits for before it is spoken; less is sooner and less
+                exact. None: the generator's whole reach (`stream.whole_look_ahead`), with which the stream gives the
+                samples of the whole clip.
+            first: frames of sound that are worth a first computation.
+            chunk: frames of sound that are worth each later one. More is cheaper, less comes sooner.
+            id: what the stream is called in messages.
+
+        Raises:
+            BadInput: predicted durations where there can be none; a number out of range.
+        """
+        if durations == "predicted":
+            self._require_durations()
+        return Stream(
+            lambda frames: self._samples(frames.to(self.device))[0],
+            lambda units: self._lasting(units.to(self.device))[0],
+            self.spec,
+            durations=durations,
+            reach=self.synthesizer.reach,
+            duration_reach=self.synthesizer.duration_reach,
+            look_ahead=look_ahead,
+            first=first,
+            chunk=chunk,
+            name=f"the vocoder {self.name}{f', {id}' if id else ''}",
+        )
+
+    def stream(
+        self,
+        ids: Iterable[int],
+        *,
+        durations: Durations,
+        look_ahead: int | None = None,
+        first: int = 4,
+        chunk: int = 12,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield sound, float32 [n] at `sample_rate`, as units arrive from an iterable; laid end to end it is the clip.
+
+        Args:
+            ids: units one by one (with durations="given" each lasts one frame: give a unit as often as it lasts).
+            durations, look_ahead, first, chunk: as of `open_stream`.
+
+        Raises:
+            BadInput: as `open_stream`; or a unit that is none, when it comes; or there were no units at all.
+        """
+        stream = self.open_stream(durations=durations, look_ahead=look_ahead, first=first, chunk=chunk)
+        for unit in ids:
+            if len(sound := stream.push([unit])):
+                yield sound
+        if len(sound := stream.finish()):
+            yield sound
 
     def predict_runs(self, units: Units) -> NDArray[np.int64]:
         """Frames each unit should last, int64 [R], at least 1; the units' own runs are not looked at.
@@ -131,24 +232,64 @@ class Vocoder:
         Raises:
             BadInput: there is no duration predictor, or the units are not deduplicated and so last one frame each.
         """
+        self._require_durations()
+        return self._runs([units], most=0)[0].numpy()
+
+    def _require_durations(self) -> None:
         if not self.spec.deduplicate:
             raise BadInput(f"the units of {self.name} are not deduplicated, each is one frame: use durations='given'.")
-        ids = torch.from_numpy(units.ids.astype(np.int64))
-        with torch.inference_mode():
-            parts = [
-                durations(self.generator.log_durations(ids[None, low:high]))[0, start - low : stop - low]
-                for start, stop, low, high in _chunks(len(ids), CHUNK_UNITS, DURATION_CONTEXT)
-            ]
-        return torch.cat(parts).numpy()
+        if self.synthesizer.dur_predictor is None:
+            raise BadInput(
+                f"the vocoder {self.name} has no duration predictor, so nothing says how long its units last: use "
+                "durations='given' with units that have runs, as those of a recording do."
+            )
 
-    def _speak(self, frames: NDArray[np.uint16]) -> NDArray[np.float32]:
-        hop = self.generator.config.hop
-        samples = np.empty(len(frames) * hop, np.float32)
-        with torch.inference_mode():
-            for start, stop, low, high in _chunks(len(frames), CHUNK, self.generator.config.context):
-                part = self.generator(torch.from_numpy(frames[None, low:high].astype(np.int64)))[0]
-                samples[start * hop : stop * hop] = part[(start - low) * hop : (stop - low) * hop].numpy()
-        return samples
+    def _require(self, many: Sequence[Units], durations: Durations) -> None:
+        for units in many:
+            self.spec.require(units.spec, mine=f"the vocoder {self.name}", theirs=f"the units {units.id!r}")
+            if len(units) == 0:
+                raise BadInput(f"the units {units.id!r} are empty: there is nothing to speak.")
+        if durations == "predicted":
+            self._require_durations()
+
+    def _spoken(self, many: Sequence[Units], durations: Durations, *, most: int) -> list[Clip]:
+        self._require(many, durations)
+        if durations == "predicted":
+            ids = [_tensor(units.ids) for units in many]
+            frames = [unit.repeat_interleave(run) for unit, run in zip(ids, self._runs(many, most=most), strict=True)]
+        else:
+            frames = [_tensor(units.frames) for units in many]
+        spoken = through(
+            lambda rows, _: self._samples(rows),
+            frames,
+            self.synthesizer.reach,
+            size=CHUNK,
+            most=most,
+            device=self.device,
+        )
+        return [
+            Clip(samples=samples.numpy(), sample_rate=self.sample_rate, id=units.id)
+            for samples, units in zip(spoken, many, strict=True)
+        ]
+
+    def _runs(self, many: Sequence[Units], *, most: int) -> list[Tensor]:
+        reach = self.synthesizer.duration_reach
+        return through(
+            lambda rows, _: self._lasting(rows),
+            [_tensor(units.ids) for units in many],
+            Reach(left=reach, right=reach),
+            size=CHUNK_UNITS,
+            most=most,
+            device=self.device,
+        )
+
+    def _samples(self, frames: Tensor) -> Tensor:
+        with float32_convolutions(self.device):
+            return self.synthesizer(frames)
+
+    def _lasting(self, units: Tensor) -> Tensor:
+        assert self._pace is not None
+        return frames_of(self._pace(self.synthesizer.dict(units).double()))
 
 
 def load_published(checkpoint: str | Path, config: str | Path, spec: UnitSpec) -> Vocoder:
@@ -163,23 +304,20 @@ def load_published(checkpoint: str | Path, config: str | Path, spec: UnitSpec) -
     """
     checkpoint = Path(checkpoint)
     try:
-        shape = HiFiGANConfig.from_json(read_text(config, "the shape of a vocoder", error=ArtifactError))
+        shape = read_shape(read_text(config, "the shape of a vocoder", error=ArtifactError))
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["generator"]
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise ArtifactError(
             f"the published vocoder {checkpoint} cannot be read: {error!r}. Download it again."
         ) from error
     with torch.random.fork_rng(devices=[]):
-        generator = UnitHiFiGAN(shape)
+        synthesizer = Synthesizer(shape)
     try:
-        generator.load_state_dict(weights)  # torch's weight norm also reads the old names weight_g and weight_v
+        synthesizer.take(weights)  # torch's weight norm also reads the old names weight_g and weight_v
     except RuntimeError as error:
         raise ArtifactError(f"the published vocoder {checkpoint} does not fit {config}: {error}") from error
-    return Vocoder(generator.fold().eval(), spec, name=checkpoint.name)
+    return Vocoder(synthesizer.fold().eval(), spec, name=checkpoint.name)
 
 
-def _chunks(n: int, size: int, context: int) -> list[tuple[int, int, int, int]]:
-    """Cut 0 … n into near-equal pieces (start, stop) of at most `size`; each with the (low, high) it needs."""
-    count = math.ceil(n / size)
-    edges = [n * i // count for i in range(count + 1)]
-    return [(start, stop, max(0, start - context), min(n, stop + context)) for start, stop in pairwise(edges)]
+def _tensor(ids: NDArray[np.uint16]) -> Tensor:
+    return torch.from_numpy(ids.astype(np.int64))
