@@ -15,12 +15,13 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import corpora_standins as corpora
 from test_corpus_sounds import encoded, wave, write_parquet, write_tar
 from test_corpus_tokenize import FakeTokenizer, by_id
 from twistlm.corpus import manifest
 from twistlm.corpus import readers as room
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.readers import READERS, read_corpus
+from twistlm.corpus.readers import READERS, Options, read_corpus
 from twistlm.corpus.readers.librivox import MAX_PAUSE, _join
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.tokenize import tokenize
@@ -223,6 +224,22 @@ LAYOUTS = [
     ("fairseq", fairseq, {"train": 2, "validation": 1}, ("valid/c.flac", "", "", False, False)),
     ("nemo", nemo, {"train": 2, "validation": 1}, ("train_manifest/2", "7", "two", True, False)),
     ("kaldi", kaldi, {"train": 1, "heldout": 1}, ("s1-b", "s1", "zwei Worte", True, False)),
+    ("libritts", corpora.libritts, {"train": 2, "dev-other": 2},
+     ("116_288045_000001_000000", "116", "mister Cuthbert 1.", False, False)),
+    ("common-voice", corpora.common_voice, {"train": 2, "dev": 1, "test": 1},
+     ("common_voice_en_c", "voice c", 'He said "c, twice.', False, False)),
+    ("vctk", corpora.vctk, {"train": 3, "heldout": 2}, ("p225_002", "p225", "Please call Stella 2.", False, False)),
+    ("gigaspeech", corpora.gigaspeech, {"train": 2, "dev": 1},
+     ("YOU2_S1", "", "AS THEY'RE LEAVING, CAN KASH PULL ZAHRA ASIDE?", True, False)),
+    ("fisher", corpora.fisher, {"train": 2, "heldout": 2},
+     ("fe_03_00001-B-0001250-0002750", "1790", "it is me [laughter]", True, False)),
+    ("huggingface", corpora.saved, {"train": 5, "test": 1},
+     ("train/data-00001-of-00002/0", "3", "text 3", False, True)),
+    ("audiofolder", corpora.audiofolder, {"train": 2, "validation": 1},
+     ("validation/sounds/c.wav", "7", "well, text c", False, False)),
+    ("audiofolder", corpora.classes, {"train": 2, "test": 1}, ("test/dog/evaluation.wav", "dog", "", False, False)),
+    ("csv", corpora.table, {"train": 2, "validation": 1},
+     ("wavs/2.wav@0.5", "", 'one; "two" 2', True, False)),
 ]  # fmt: skip
 
 
@@ -255,6 +272,13 @@ def test_every_reader_is_tried_and_says_its_source_licence_and_splits() -> None:
         room.listed.fairseq,
         room.listed.nemo,
         room.listed.kaldi,
+        room.librivox.libritts,
+        room.common_voice.common_voice,
+        room.vctk.vctk,
+        room.gigaspeech.gigaspeech,
+        room.fisher.fisher,
+        room.named.csv,
+        room.named.audiofolder,
     ):
         said = " ".join((read.__doc__ or "").split())
         missing = [word for word in ("Source", "icence", "Layout", "Splits: ", "Raises: ") if word not in said]
@@ -283,10 +307,10 @@ def test_clips_of_marked_speech_hold_all_of_it_and_no_long_pause(gaps: list, max
 
 def test_libri_light_joins_near_speech_and_one_subset_may_be_given(tmp_path: Path) -> None:
     root = libri_light(tmp_path)
-    entries = read_corpus(root / "small", corpus="libri-light", max_seconds=1.6)
+    entries = read_corpus(root / "small", corpus="libri-light", options=Options(max_seconds=1.6))
     parts = [(e.start, e.seconds) for e in entries if e.speaker == "960"]
     assert parts == [(0.4, 1.6), (3.5, 1.4)]
-    assert len(read_corpus(root, corpus="libri-light", max_seconds=0.5)) == 2 + 2 + 3 + 2
+    assert len(read_corpus(root, corpus="libri-light", options=Options(max_seconds=0.5))) == 2 + 2 + 3 + 2
     by_speaker = {e.speaker: e.split for e in entries}
     assert all(e.split == by_speaker[e.speaker] for e in entries) and set(by_speaker.values()) == {"train", "heldout"}
 
@@ -411,7 +435,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="share"):
         read_corpus(root, corpus="ljspeech", heldout=1.5)
     with pytest.raises(BadInput, match="longer than 0 s"):
-        read_corpus(root, corpus="ljspeech", max_seconds=0)
+        read_corpus(root, corpus="ljspeech", options=Options(max_seconds=0))
     with pytest.raises(BadInput, match="no such folder"):
         read_corpus(root / "elsewhere", corpus="ljspeech")
 

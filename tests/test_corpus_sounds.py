@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from test_corpus_tokenize import FakeTokenizer, by_id
 from twistlm.audio.clip import decode, read
-from twistlm.corpus import manifest, sounds
+from twistlm.corpus import archives, manifest
+from twistlm.corpus.archives import tar_members
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.sounds import Sounds, check_header, read_clip, tar_members
+from twistlm.corpus.sounds import Sounds, check_header, read_clip
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError
 
@@ -127,7 +128,7 @@ def test_missing_members_are_named(tmp_path: Path) -> None:
         (parquet, "audio", "among its 2 rows"),
         (parquet, "sound[0]", "no column 'sound.bytes'"),
         (parquet, "audio[1]", "row 1 of 'audio' holds no sound"),
-        (tmp_path / "a.zip", "a.flac", ".tar or .parquet"),
+        (tmp_path / "a.zip", "a.flac", "can lie in .tar, .parquet, .arrow files"),
         (tmp_path / "b.tar", "a.flac", "no such file"),
     ]
     with Sounds() as found:
@@ -190,8 +191,8 @@ def test_units_are_the_same_wherever_the_sound_lies(tmp_path: Path, monkeypatch:
     apart, packed = shards_and_files(tmp_path)
     manifest.write([packed[i] for i in (8, 0, 4, 1, 3, 7, 2, 5, 6)], tmp_path / "m.jsonl")  # shuffled over the files
     opened: list[str] = []
-    real = sounds.tar_members
-    monkeypatch.setattr(sounds, "tar_members", lambda path: (opened.append(path.name), real(path))[1])
+    real = archives.tar_members
+    monkeypatch.setattr(archives, "tar_members", lambda path: (opened.append(path.name), real(path))[1])
     tokenize(apart, tmp_path / "apart", FakeTokenizer())
     report = tokenize(tmp_path / "m.jsonl", tmp_path / "packed", FakeTokenizer())
     assert (report.n_done, report.failures, opened) == (9, (), ["a.tar"])

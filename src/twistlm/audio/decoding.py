@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from twistlm.audio import ffmpeg, sndfile
 from twistlm.audio.defects import channels_cancel, empty, no_channel, not_finite, truncated
 from twistlm.audio.sndfile import TOLERANCE_SECONDS
-from twistlm.audio.window import Window, open_regular
+from twistlm.audio.window import Window
 from twistlm.errors import AudioError, BadInput, UrlError
+from twistlm.files.regular import open_regular
 from twistlm.files.urls import UrlPath, as_path
 
 OpenSound: TypeAlias = "sndfile.Sound | ffmpeg.Decoded"

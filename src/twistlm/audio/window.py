@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import BinaryIO
-
-from twistlm.files.urls import UrlPath
 
 
 class Window:
@@ -74,24 +70,3 @@ class Window:
 
     def seekable(self) -> bool:
         return True
-
-
-def open_regular(path: Path | UrlPath) -> BinaryIO:
-    """Open a regular file for reading; a pipe, device or socket, which may never answer, is not waited for.
-
-    Raises:
-        OSError: as `Path.open`, and for what is no regular file.
-    """
-    if isinstance(path, UrlPath):
-        return path.open("rb")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except ValueError as error:  # a NUL in the path
-        raise FileNotFoundError(f"{str(path)!r} can be no file's path") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(f"{path} is a folder")
-        raise OSError("no regular file, but a pipe, a device or a socket")
-    return os.fdopen(descriptor, "rb")

@@ -33,10 +33,17 @@ def manifest(
     corpus: Annotated[
         str,
         typer.Option(
-            help="What lies there: folder, librispeech, libri-light, mls, ljspeech, peoples-speech, voxpopuli, "
-            "stinystories, webdataset (tar), huggingface (Parquet), lhotse (cuts); manifests: fairseq, nemo, kaldi."
+            help="What lies there: folder, librispeech, libri-light, libritts, mls, ljspeech, common-voice, "
+            "peoples-speech, gigaspeech, voxpopuli, vctk, fisher, stinystories; huggingface (Parquet, save_to_disk), "
+            "audiofolder, webdataset (tar); tables: csv, lhotse (cuts), fairseq, nemo, kaldi."
         ),
     ] = "folder",
+    path_column: Annotated[str | None, typer.Option(help="Column with the sounds; default: by its name.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column with what is said; '' for none.")] = None,
+    speaker_column: Annotated[str | None, typer.Option(help="Column with who speaks; '' for none.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column with the split; '' for none.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column with ids; '' for none.")] = None,
+    subset: Annotated[str, typer.Option(help="Of GigaSpeech, as much of the training set: XL, L, M, S, XS.")] = "",
     split: Annotated[list[str] | None, typer.Option(help="Keep this split only. Can be repeated.")] = None,
     heldout: Annotated[
         float | None,
@@ -57,12 +64,15 @@ def manifest(
     """List a corpus's clips and hold some out."""
     from twistlm.audio.finding import UNREAD, is_sound
     from twistlm.corpus.manifest import on_channel, write
-    from twistlm.corpus.readers import read_corpus
+    from twistlm.corpus.readers import Options, read_corpus
+    from twistlm.corpus.readers.named import unread_tables
     from twistlm.errors import offenders
 
-    entries = read_corpus(
-        speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, max_seconds=max_seconds
-    )
+    options = Options(
+        max_seconds=max_seconds, subset=subset, path=path_column, text=text_column, speaker=speaker_column,
+        split=split_column, id=id_column,
+    )  # fmt: skip
+    entries = read_corpus(speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, options=options)
     if channel is not None:
         entries = on_channel(entries, channel)
     facts: dict[str, Any] = {}
@@ -70,6 +80,9 @@ def manifest(
     if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
         facts["unread"] = unread
         notes = f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"
+    if corpus == "folder" and (tables := unread_tables(speech)):
+        facts["metadata"] = tables
+        notes += f"; transcripts are not read from {offenders(tables)}: --corpus audiofolder reads them"
     if vad:
         from twistlm.corpus.cuts import cut_by_voice
 

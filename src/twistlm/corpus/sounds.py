@@ -1,7 +1,6 @@
-"""The sound of an entry, wherever it lies: a file, a part of one, a member of a tar, a row of a Parquet file.
+"""The sound of an entry, wherever it lies: a file, a part of one, or inside another file (`archives`).
 
-Nothing is ever unpacked to the disk, and a name in an archive is only looked up, never followed. What lies behind a URL
-is copied to a temporary file, which goes with the clips that are cut from it. N samples.
+What lies behind a URL is copied to a temporary file, which goes with the clips that are cut from it. N samples.
 """
 
 from __future__ import annotations
@@ -10,33 +9,19 @@ import dataclasses
 import functools
 import hashlib
 import os
-import re
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Self
 
 from twistlm.audio.clip import Clip, decode, read
 from twistlm.audio.decoding import TOLERANCE_SECONDS, info
-from twistlm.audio.window import open_regular
-from twistlm.corpus.manifest import Entry, is_safe
-from twistlm.errors import AudioError, BadInput, UrlError, offenders
+from twistlm.corpus.archives import Archive, open_archive
+from twistlm.corpus.manifest import Entry
+from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import Fetched, Stat, UrlPath
-
-_MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
-_MAX_HEADER = 1 << 20  # bytes of what a tar says of one member
-_ROWS = 8  # rows of a Parquet file in memory at once
-_FREE, _RATIO = 64 << 20, 200  # bytes a column may unpack to, or so many times its packed size
-_BUFFER = 1 << 20  # bytes: without it pyarrow reads a column of a row group at once, whatever the size of its pages
-_ROW = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +81,7 @@ class Sounds:
     def __init__(self) -> None:
         self._path: Path | UrlPath | None = None
         self._file: Path | Fetched = Path()
-        self._archive: _Archive | BadInput | None = None
+        self._archive: Archive | BadInput | None = None
 
     def fetch(self, entry: Entry) -> Sound:
         """Return the sound; of a member of an archive its bytes, read now.
@@ -115,11 +100,10 @@ class Sounds:
         data = self._open(self._file).read(entry.member) if entry.member else None
         return Sound(entry=entry, file=self._file, data=data, n_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
-    def _open(self, path: Path | Fetched) -> _Archive:
+    def _open(self, path: Path | Fetched) -> Archive:
         if self._archive is None:
-            kind = _KINDS.get(path.suffix.lower())
             try:
-                self._archive = kind(path) if kind else _unknown(path)
+                self._archive = open_archive(path)
             except BadInput as error:
                 self._archive = error  # for the other members: a broken archive is not read again for each
         if isinstance(self._archive, BadInput):
@@ -172,166 +156,6 @@ def check_header(entry: Entry) -> float | None:
     if end > held + TOLERANCE_SECONDS:
         raise AudioError(f"{entry.path}: the clip {entry.id!r} ends at {end:g} s, the file at {held:.2f} s.")
     return entry.seconds
-
-
-def tar_members(path: Path | UrlPath) -> list[tarfile.TarInfo]:
-    """Return every member of a tar file, having read its headers alone.
-
-    Raises:
-        BadInput: not a tar file, compressed (there is no way into the middle of one), truncated, a damaged header, or
-            a member whose name points out of the archive.
-    """
-    try:
-        with open_regular(path) as file, tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
-            members = tar.getmembers()
-            file.seek(tar.offset)
-            # tarfile takes a damaged header for the end, which is a block of zeros.
-            whole = not any(file.read(tarfile.BLOCKSIZE))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise BadInput(
-            f"{path}: not a whole tar file ({error}). Fetch it again if it is a download that was interrupted; if it "
-            "is compressed (.tar.gz, .tgz), unpack or decompress it first: only plain tar files can be read in place."
-        ) from error
-    if not whole:
-        raise BadInput(f"{path}: damaged behind byte {tar.offset}: no member begins there. Fetch it again.")
-    unsafe = [repr(member.name) for member in members if not is_safe(member.name)]
-    if unsafe:
-        raise BadInput(
-            f"{path}: has members that point out of the archive: {offenders(unsafe)}. Nobody makes such names by "
-            "accident: do not use this archive."
-        )
-    return members
-
-
-class _Headers:
-    """A file of which only short pieces can be read: a tar's headers, though one may claim to be of any size."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, n: int = -1) -> bytes:
-        if not 0 <= n <= _MAX_HEADER:
-            raise tarfile.ReadError(f"a header in it claims {n} bytes, which no name or note has")
-        return self._file.read(n)
-
-
-class _Archive(Protocol):
-    def read(self, member: str) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class _Tar:
-    """Members by name; their places are found once, then each is one read."""
-
-    def __init__(self, path: Path | Fetched) -> None:
-        self._path = path
-        self._places = {m.name: (m.offset_data, m.size) for m in tar_members(path) if m.isreg() and not m.issparse()}
-        self._file = path.open("rb")
-
-    def read(self, member: str) -> bytes:
-        place = self._places.get(member)
-        if place is None:
-            raise BadInput(f"{self._path}: has no file {member!r}. The manifest belongs to another archive.")
-        offset, size = place
-        if size > _MAX_BYTES:
-            raise BadInput(f"{self._path}: {member!r} has {size} bytes; unpack files of more than {_MAX_BYTES} first.")
-        data = os.pread(self._file.fileno(), size, offset)
-        if len(data) != size:
-            raise BadInput(f"{self._path}: {member!r} ends after {len(data)} of {size} bytes: fetch the archive again.")
-        return data
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Parquet:
-    """Rows of the `bytes` of a struct column, as Hugging Face stores sounds; quick when read in order.
-
-    Memory holds the page being read, packed and unpacked. A page can be as large as its row group: pyarrow, writing,
-    ends pages only after batches of rows (1024 by default), however large these are.
-    """
-
-    def __init__(self, path: Path | Fetched) -> None:
-        self._path = path
-        self._file = open_parquet(path)
-        metadata = self._file.metadata
-        counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-        self._ends = np.cumsum(counts, dtype=np.int64)
-        self._column = ""
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rows: list[Any] = []  # of the batch that is held, from row _first on
-        self._first = 0
-
-    def read(self, member: str) -> bytes:
-        match = _ROW.fullmatch(member)
-        n_rows = int(self._ends[-1]) if len(self._ends) else 0
-        if match is None or int(match[2]) >= n_rows:
-            raise BadInput(f"{self._path}: has no {member!r} among its {n_rows} rows; a member is as 'audio[0]'.")
-        column, row = match[1], int(match[2])
-        try:
-            self._move_to(column, row)
-        except (pa.ArrowException, OSError) as error:
-            self._column = ""  # what was begun is of no use
-            raise BadInput(f"{self._path}: cannot be read at row {row} ({error}). Fetch the file again.") from error
-        data = self._rows[row - self._first]
-        if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
-            raise AudioError(
-                f"{self._path}: row {row} of {column!r} holds no sound, or one of more than {_MAX_BYTES} bytes. Rows "
-                "that only name a path need the sound files themselves: make the manifest from those."
-            )
-        return data
-
-    def _move_to(self, column: str, row: int) -> None:
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        begin = int(self._ends[group - 1]) if group else 0
-        if column != self._column or row < self._first or begin > self._first + len(self._rows):
-            leaf = f"{column}.bytes"
-            if leaf not in {self._file.schema.column(i).path for i in range(len(self._file.schema))}:
-                raise pa.ArrowKeyError(f"no column {leaf!r}")
-            groups = list(range(group, len(self._ends)))
-            self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=[leaf])
-            self._column, self._first, self._rows = column, begin, []
-        while row >= self._first + len(self._rows):
-            batch = next(self._batches)
-            self._first += len(self._rows)
-            self._rows = [None if cell is None else cell["bytes"] for cell in batch.column(0).to_pylist()]
-
-    def close(self) -> None:
-        self._batches = iter(())
-        self._file.close()
-
-
-_KINDS: dict[str, type[_Tar] | type[_Parquet]] = {".tar": _Tar, ".parquet": _Parquet}
-
-
-def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
-    """Open a Parquet file so that its columns are read piece by piece.
-
-    Raises:
-        BadInput: it is none, or not whole; or its footer promises more rows, or unpacked bytes, than such a file can
-            hold without having been made to fill the memory.
-    """
-    try:
-        file = pq.ParquetFile(open_regular(path), buffer_size=_BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: not a whole Parquet file ({error}). Fetch it again.") from error
-    facts = file.metadata
-    for group in (facts.row_group(g) for g in range(facts.num_row_groups)):
-        for column in (group.column(c) for c in range(group.num_columns)):
-            packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
-            if unpacked > max(_FREE, _RATIO * packed) or group.num_rows > max(_FREE, _RATIO * path.stat().st_size):
-                file.close()
-                raise BadInput(
-                    f"{path}: the column {column.path_in_schema!r} unpacks {packed} bytes to {unpacked}, in "
-                    f"{group.num_rows} rows, which no sound or text does: damaged, or made to fill the memory."
-                )
-    return file
-
-
-def _unknown(path: object) -> _Archive:
-    raise BadInput(f"{path}: a member can lie in {' or '.join(_KINDS)} files. Unpack others, and use their files.")
 
 
 @functools.lru_cache(maxsize=64)  # the clips of one long file come together

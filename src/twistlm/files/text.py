@@ -9,13 +9,13 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
 from twistlm.errors import BadInput, TwistError
+from twistlm.files.regular import open_kind
 from twistlm.files.urls import UrlPath
 
 MOST_LINE = 64 << 20  # bytes of one line, far above any clip's units or transcript
@@ -36,7 +36,7 @@ def read_bytes(
         most: bytes.
         error: what is raised when it cannot be read: no such file, no regular one, too large.
     """
-    with _opened(path, kind, error) as file:
+    with open_kind(path, kind, error=error) as file:
         data = _read(file, most + 1, path, kind, error)
     if len(data) > most:
         raise error(f"{path} has more than {most >> 20} MB, which is too much. It should be {kind}.")
@@ -70,7 +70,7 @@ def lines(path: str | Path | UrlPath, kind: str) -> Iterator[tuple[int, str]]:
         BadInput: no such file, not UTF-8, a line over `MOST_LINE`, or a gzip file that is damaged or unpacks to more
             than any text does.
     """
-    with _opened(path, kind, BadInput) as raw:
+    with open_kind(path, kind) as raw:
         packed = str(path).lower().endswith(".gz")
         file = cast(IO[bytes], io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)) if packed else raw
         number = unpacked = 0
@@ -95,25 +95,6 @@ def is_text(value: str) -> bool:
     Halves come from JSON's escapes, and from file names that are not UTF-8.
     """
     return not _NO_TEXT.search(value)
-
-
-def _opened(path: str | Path | UrlPath, kind: str, error: type[TwistError]) -> IO[bytes]:
-    """Open a regular file."""
-    place = Path(path) if isinstance(path, str) else path
-    try:
-        # Looked at first: opening a pipe waits for somebody to write into it.
-        if isinstance(place, Path) and not stat.S_ISREG(place.stat().st_mode):
-            what = "a folder" if place.is_dir() else "no regular file (a pipe, a device or a socket)"
-            raise error(f"{path} is {what}. It should be {kind}.")
-        return place.open("rb")
-    except FileNotFoundError as wrong:
-        raise error(f"{path}: no such file. It should be {kind}.") from wrong
-    except ValueError as wrong:  # a NUL in the path
-        raise error(f"{str(path)!r} cannot be the path of a file ({wrong}). It should be {kind}.") from wrong
-    except OSError as wrong:
-        if isinstance(wrong, TwistError):
-            raise
-        raise error(f"{path} cannot be read: {wrong.strerror or wrong}. It should be {kind}.") from wrong
 
 
 def _read(file: IO[bytes], most: int, path: str | Path | UrlPath, kind: str, error: type[TwistError]) -> bytes:

@@ -1,4 +1,4 @@
-"""Corpora of LibriVox audiobooks: LibriSpeech, Libri-Light, Multilingual LibriSpeech, LJ Speech."""
+"""Corpora of LibriVox audiobooks: LibriSpeech, Libri-Light, Multilingual LibriSpeech, LibriTTS, LJ Speech."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.readers.options import Options
 from twistlm.corpus.readers.tables import by_stem, columns, lines, pair
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_json
+from twistlm.files.text import read_text
 
 LIBRISPEECH = (
     "train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other",
@@ -54,7 +56,7 @@ def librispeech(folder: Path) -> list[Entry]:
     return entries
 
 
-def libri_light(folder: Path, max_seconds: float) -> list[Entry]:
+def libri_light(folder: Path, options: Options) -> list[Entry]:
     """Libri-Light: 60,000 h of read English without transcripts, each file with the speech in it marked.
 
     Source: github.com/facebookresearch/libri-light (Kahn et al. 2020). Licence: the readings are LibriVox's, which are
@@ -65,9 +67,9 @@ def libri_light(folder: Path, max_seconds: float) -> list[Entry]:
     medium, large, duplicate, or is one of them. Checked against that repository's description of its data.
 
     Clips: stretches of marked speech, in order; neighbours are one clip while the pause between them is at most
-    `MAX_PAUSE` and the clip at most `max_seconds` long. A longer stretch is cut into equal clips. A clip is one part of
-    its file, pauses included; the repository's script instead joins stretches up to a length with the pauses cut out. A
-    file in which no speech is marked gives no clip.
+    `MAX_PAUSE` and the clip at most `options.max_seconds` long. A longer stretch is cut into equal clips. A clip is one
+    part of its file, pauses included; the repository's script instead joins stretches up to a length with the pauses
+    cut out. A file in which no speech is marked gives no clip.
 
     Splits: none of its own (its papers use LibriSpeech's); all is "train" here, and speakers are held out whole.
 
@@ -91,7 +93,7 @@ def libri_light(folder: Path, max_seconds: float) -> list[Entry]:
         for stem in sorted(sounds):
             speaker, speech = _marks(marked[stem])
             name = stem.relative_to(folder).as_posix()
-            for i, (start, end) in enumerate(_join(speech, max_seconds)):
+            for i, (start, end) in enumerate(_join(speech, options.max_seconds)):
                 length = round(end - start, 6)
                 entries.append(
                     Entry(
@@ -133,6 +135,36 @@ def mls(folder: Path) -> list[Entry]:
             pair(listed, found, where=str(root / split))
             for id, text in texts.items():
                 entries.append(Entry(id=id, path=found[id], speaker=id.split("_")[0], split=split, text=text))
+    return entries
+
+
+def libritts(folder: Path) -> list[Entry]:
+    """LibriTTS and LibriTTS-R: 585 h of LibriSpeech's readings at 24 kHz, cut at sentences; R is restored by a model.
+
+    Source: openslr.org/60 and openslr.org/141 (Zen et al. 2019, Koizumi et al. 2023). Licence: CC BY 4.0.
+
+    Layout: `train-clean-100/103/1241/103_1241_000000_000001.wav` (subset, speaker, chapter) with the text in
+    `103_1241_000000_000001.normalized.txt` beside it; `folder` is what holds the subsets, or what holds `LibriTTS/` or
+    `LibriTTS_R/`. Any of the seven subsets may be absent. Checked against torchaudio's and Lhotse's readers; the
+    original texts and the tables of chapters are not read.
+
+    Splits: as of LibriSpeech: the train subsets are "train", the others keep their names.
+
+    Raises:
+        BadInput: as `librispeech`.
+    """
+    folder = next((folder / name for name in ("LibriTTS", "LibriTTS_R") if (folder / name).is_dir()), folder)
+    entries = []
+    for subset in _subsets(folder, LIBRISPEECH, prefixes=("train-", "dev-", "test-")):
+        found = by_stem(folder / subset, (".wav", ".flac"), pattern="*/*/*")
+        told = {
+            path.name.removesuffix(".normalized.txt"): path for path in visible(folder / subset, "*/*/*.normalized.txt")
+        }
+        pair(told, found, where=str(folder / subset))
+        split = "train" if subset.startswith("train-") else subset
+        for id, path in told.items():
+            text = read_text(path, "a transcript of LibriTTS").strip()
+            entries.append(Entry(id=id, path=found[id], speaker=id.split("_")[0], split=split, text=text))
     return entries
 
 

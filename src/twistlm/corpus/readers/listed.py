@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.readers.tables import below, lines, objects, split_of
+from twistlm.corpus.readers.tables import all_there, below, lines, objects, split_of
 from twistlm.errors import BadInput, offenders
 
 
@@ -33,7 +33,7 @@ def fairseq(folder: Path) -> list[Entry]:
                 raise BadInput(f"{table}, line {number}: not a path, a tab and a count of samples.")
             path = below(root, name, where=f"{table}, line {number}")
             entries.append(Entry(id=f"{table.stem}/{name}", path=path, split=split_of(table.name, where=table.parent)))
-    return _there(entries, folder)
+    return all_there(entries, folder)
 
 
 def nemo(folder: Path) -> list[Entry]:
@@ -68,7 +68,7 @@ def nemo(folder: Path) -> list[Entry]:
                     speaker=str(speaker) if isinstance(speaker, str | int) else "",
                 )
             )
-    return _there(entries, folder)
+    return all_there(entries, folder)
 
 
 def kaldi(folder: Path) -> list[Entry]:
@@ -121,7 +121,7 @@ def kaldi(folder: Path) -> list[Entry]:
         )
         for id, (recording, start, seconds) in parts.items()
     ]
-    return _there(entries, folder)
+    return all_there(entries, folder)
 
 
 def _tables(folder: Path, *suffixes: str) -> list[Path]:
@@ -143,9 +143,3 @@ def _keyed(path: Path) -> dict[str, str]:
             raise BadInput(f"{path}, line {number}: {id!r} stands there twice.")
         found[id] = rest.strip()
     return found
-
-
-def _there(entries: list[Entry], folder: Path) -> list[Entry]:
-    if lost := sorted({str(entry.path) for entry in entries if not entry.path.is_file()}):
-        raise BadInput(f"{folder}: lists sounds that are not there: {offenders(lost)}. The copy is not whole.")
-    return entries

@@ -1,46 +1,55 @@
-"""Data sets with the sound in Parquet, as the Hugging Face hub stores them. Its library `datasets` is not needed."""
+"""Data sets with the sound in tables, as the Hugging Face hub and its library `datasets` store them: Parquet and Arrow.
+
+The library is not needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from twistlm.audio.finding import visible
+from twistlm.corpus.archives import ArrowFile, open_parquet
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.readers.tables import split_of
-from twistlm.corpus.sounds import open_parquet
+from twistlm.corpus.readers.options import PATHS, Options, choose, column, split_told
+from twistlm.corpus.readers.tables import all_there, below, split_of
 from twistlm.errors import BadInput, offenders
+from twistlm.files.jsonl import read_json
 
-# Names of columns that are understood, the first that is there wins.
-IDS = ("id",)
-TEXTS = ("text", "normalized_text", "sentence", "transcription", "transcript", "raw_text")
-SPEAKERS = ("speaker_id", "speaker", "client_id")
 MILLISECONDS = ("duration_ms",)
+_STATE, _DICT = "state.json", "dataset_dict.json"  # what save_to_disk writes beside one split, and above several
 
 
-def huggingface(folder: Path) -> list[Entry]:
-    """A data set of the Hugging Face hub with an audio column, downloaded as Parquet files.
+def huggingface(folder: Path, options: Options) -> list[Entry]:
+    """A data set of the Hugging Face hub with an audio column: Parquet files, or what `save_to_disk` wrote.
 
     Source and licence: the data set's card says.
 
-    Layout: `*.parquet` at any depth below `folder`, each with one audio column: a struct with the field `bytes`, a
-    whole sound file (which is what the library `datasets` writes). The id is the column `id` where there is one, else
-    the file's path and the row; text and speaker come from the columns that `TEXTS` and `SPEAKERS` name, the first that
-    is there, and are "" otherwise. Sounds are read in place, in the order of the rows.
+    Layout: `*.parquet` at any depth below `folder`; or `state.json` and the `.arrow` files it lists, one split; or
+    `dataset_dict.json` and such a folder for each split (checked against datasets 5). Each has one audio column: a
+    struct with the field `bytes`, a whole sound file (which is what the library writes), or binary. In Arrow files rows
+    without bytes, or with a path alone, are read from there; a relative path is seen from where the process stands, as
+    by the library. The id is the column `id` where there is one, else the file's path and the row; text, speaker and
+    split come from the columns that are named, or from the first of `options.TEXTS`, `SPEAKERS` and `SPLITS` that is
+    there. Sounds are read in place, in the order of the rows.
 
-    Splits: by the words that file and folder names hold, as the hub does: train, validation (also valid, val, dev),
-    test (also eval); without such a word "train". Where all is train, clips are held out.
+    Splits: the column's, or those of `dataset_dict.json`; else by the words that file and folder names hold, as the hub
+    does: train, validation (also valid, val, dev), test (also eval); without such a word "train". Where all is train,
+    clips are held out.
 
     Raises:
-        BadInput: no Parquet files; a broken one; none or several audio columns; a name that tells two splits.
+        BadInput: no such files; a broken one; none or several audio columns; a column of texts that holds none; a name
+            that tells two splits; a listed `.arrow` file, or a sound by its path, that is not there.
     """
-    return parquet_entries(folder)
+    if (folder / _DICT).exists() or (folder / _STATE).exists():
+        return _saved(folder, options)
+    return parquet_entries(folder, options)
 
 
-def stinystories(folder: Path) -> list[Entry]:
+def stinystories(folder: Path, options: Options) -> list[Entry]:
     """sTinyStories: the synthetic children's stories of TinyStories spoken by a machine, one voice.
 
     Source: huggingface.co/datasets/slprl/sTinyStories (Maimon et al. 2025, first suggested by Cuervo and Marxer 2024),
@@ -54,23 +63,50 @@ def stinystories(folder: Path) -> list[Entry]:
     Raises:
         BadInput: as `huggingface`.
     """
-    return parquet_entries(folder, speaker="LJ")
+    return parquet_entries(folder, options, speaker="LJ")
 
 
-def parquet_entries(folder: Path, *, speaker: str = "", leave_out: tuple[str, ...] = ()) -> list[Entry]:
+def parquet_entries(
+    folder: Path, options: Options, *, speaker: str = "", leave_out: tuple[str, ...] = ()
+) -> list[Entry]:
     """Return the rows of every Parquet file below `folder`; the sounds are not read.
 
     Args:
         folder: where to look.
+        options: which columns are used.
         speaker: who speaks where no column says so.
         leave_out: names of folders directly below that are not read.
     """
     names = [path.relative_to(folder).as_posix() for path in visible(folder, "**/*", (".parquet",))]
     names = [name for name in names if name.split("/")[0] not in leave_out]
     if not names:
-        raise BadInput(f"{folder}: no .parquet files below it. Download the data set's files, or give their folder.")
-    entries = [entry for name in names for entry in _rows(folder, name, speaker)]
+        raise BadInput(
+            f"{folder}: no .parquet files below it, and nothing that save_to_disk wrote. Download the data set's "
+            "files, or give their folder."
+        )
+    entries = [entry for name in names for entry in _of_parquet(folder, name, options, speaker)]
     _require_unique(folder, entries)
+    return entries
+
+
+def _saved(folder: Path, options: Options) -> list[Entry]:
+    """Return the rows of a folder of `save_to_disk`."""
+    splits = {"": folder}
+    if (folder / _DICT).exists():
+        found = read_json(folder / _DICT, "the list of splits that save_to_disk wrote", shape={"splits": [str]})
+        splits = {name: below(folder, name, where=str(folder / _DICT)) for name in found["splits"]}
+    entries: list[Entry] = []
+    for split, home in splits.items():
+        shape = {"_data_files": [{"filename": str}], "_split?": (str, None)}
+        state = read_json(home / _STATE, "what save_to_disk wrote beside its .arrow files", shape=shape)
+        if state.get("_indices_data_files") or state.get("_indices_files"):
+            raise BadInput(f"{home / _STATE}: lists indices, as datasets before 2.0 did. Save the data set again.")
+        told = split or state.get("_split") or split_of(home.resolve().name, where=folder)
+        for file in state["_data_files"]:
+            path = below(home, file["filename"], where=str(home / _STATE))
+            stem = path.relative_to(folder).as_posix().removesuffix(".arrow")
+            entries += _of_arrow(path, stem, split_told(told, default="train"), options)
+    _require_unique(folder, all_there(entries, folder))
     return entries
 
 
@@ -87,50 +123,117 @@ def _require_unique(folder: Path, entries: list[Entry]) -> None:
         )
 
 
-def _rows(folder: Path, name: str, speaker: str) -> list[Entry]:
+def _of_parquet(folder: Path, name: str, options: Options, speaker: str) -> Iterator[Entry]:
     path = folder / name
     file = open_parquet(path)
     try:
-        audio = _audio_column(file, path)
-        there = file.schema_arrow.names
-        chosen = [next((c for c in known if c in there), None) for known in (IDS, TEXTS, SPEAKERS, MILLISECONDS)]
-        table = file.read(columns=[column for column in chosen if column])
-        n_rows = file.metadata.num_rows
+        schema = file.schema_arrow
+        audio = _audio_column(schema, path, options)
+        names = _wanted(schema, path, options)
+        table = file.read(columns=[column for column in names.values() if column])
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: cannot be read ({error}). Fetch the file again.") from error
     finally:
         file.close()
-    values: list[list[Any]] = [table.column(column).to_pylist() if column else [None] * n_rows for column in chosen]
-    ids, texts, speakers, milliseconds = values
-    if empty := [row for row, id in enumerate(ids) if chosen[0] and id in (None, "")]:
-        raise BadInput(f"{path}: the column {chosen[0]!r} is empty in the rows {offenders(empty)}.")
     split, stem = split_of(name, where=folder), name.removesuffix(".parquet")
-    return [
-        Entry(
-            id=f"{stem}/{row}" if ids[row] is None else str(ids[row]),
-            path=path,
-            speaker=speaker if speakers[row] is None else str(speakers[row]),
-            split=split,
-            text=texts[row] if isinstance(texts[row], str) else "",
-            seconds=None if milliseconds[row] is None else milliseconds[row] / 1000,
-            member=f"{audio}[{row}]",
-        )
-        for row in range(n_rows)
-    ]
+    for row, cells in enumerate(_cells(table, names, path, n_rows=file.metadata.num_rows)):
+        yield _entry(cells, stem=stem, row=row, split=split, speaker=speaker, path=path, member=f"{audio}[{row}]")
 
 
-def _audio_column(file: pq.ParquetFile, path: Path) -> str:
-    found = [
-        field.name
-        for field in file.schema_arrow
-        if pa.types.is_struct(field.type)
-        and field.type.get_field_index("bytes") >= 0
-        and (pa.types.is_binary(kind := field.type.field("bytes").type) or pa.types.is_large_binary(kind))
-    ]
-    if len(found) != 1:
-        what = f"several audio columns: {', '.join(found)}" if found else "no audio column"
+def _of_arrow(path: Path, stem: str, split: str, options: Options) -> Iterator[Entry]:
+    file = ArrowFile(path)
+    with file:
+        names = _wanted(file.schema, path, options)
+        by_path = column(file.schema.names, "path", PATHS, options, where=path)
+        alone = by_path and _is_text(file.schema.field(by_path).type)
+        if alone and (options.path or not _sounds(file.schema)):
+            audio, held = "", None
+        else:
+            audio, by_path = _audio_column(file.schema, path, options), ""
+            held = file.schema.field(audio).type
+        row = 0
+        for batch in file.batches():
+            table = pa.Table.from_batches([batch.select([column for column in names.values() if column])])
+            paths = _paths(batch, audio, by_path, held)
+            for cells, place in zip(_cells(table, names, path, n_rows=len(batch)), paths, strict=True):
+                at = {"path": Path(place).absolute()} if place else {"path": path, "member": f"{audio}[{row}]"}
+                yield _entry(cells, stem=stem, row=row, split=split, speaker="", **at)
+                row += 1
+
+
+def _paths(batch: pa.RecordBatch, audio: str, by_path: str, held: pa.DataType | None) -> list[str | None]:
+    """Return where each row's sound lies as a file of its own; None for those that are in the row."""
+    if by_path:
+        return [path or None for path in batch.column(by_path).to_pylist()]
+    if held is None or not pa.types.is_struct(held) or held.get_field_index("path") < 0:
+        return [None] * len(batch)
+    cells = batch.column(audio)
+    inside = cells.field("bytes").is_valid().to_pylist()
+    return [None if there else path for there, path in zip(inside, cells.field("path").to_pylist(), strict=True)]
+
+
+def _wanted(schema: pa.Schema, path: Path, options: Options) -> dict[str, str]:
+    """Return field -> column ("" for none) of what is read besides the sound; texts are columns of text."""
+    chosen = choose(schema.names, options, where=path)
+    names = {"id": chosen.id, "text": chosen.text, "speaker": chosen.speaker, "split": chosen.split}
+    names["ms"] = column(schema.names, "", MILLISECONDS, options, where=path)
+    for field, name in names.items():
+        kind = schema.field(name).type if name else pa.null()
+        number = pa.types.is_integer(kind)
+        fits = {"text": False, "split": False, "ms": number or pa.types.is_floating(kind)}.get(field, number)
+        if not fits and (field == "ms" or not _is_text(kind)) and not pa.types.is_null(kind):
+            out = "Leave that column out." if field == "ms" else f"Name another with --{field}-column, or '' for none."
+            raise BadInput(
+                f"{path}: the column {name!r} holds {kind}, which is no {'number' if field == 'ms' else field}. {out}"
+            )
+    return names
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
+
+
+def _cells(table: pa.Table, names: dict[str, str], path: Path, *, n_rows: int) -> Iterator[dict[str, Any]]:
+    """Yield each row's cells by field."""
+    values = {field: table.column(name).to_pylist() if name else [None] * n_rows for field, name in names.items()}
+    if empty := [row for row, id in enumerate(values["id"]) if names["id"] and id in (None, "")]:
+        raise BadInput(f"{path}: the column {names['id']!r} is empty in the rows {offenders(empty)}.")
+    for row in zip(*values.values(), strict=True):
+        yield dict(zip(values, row, strict=True))
+
+
+def _entry(cells: dict[str, Any], *, stem: str, row: int, split: str, speaker: str, **place: Any) -> Entry:
+    return Entry(
+        id=f"{stem}/{row}" if cells["id"] is None else str(cells["id"]),
+        speaker=speaker if cells["speaker"] is None else str(cells["speaker"]),
+        split=split_told(cells["split"], default=split) if cells["split"] else split,
+        text=cells["text"] or "",
+        seconds=None if cells["ms"] is None else cells["ms"] / 1000,
+        **place,
+    )
+
+
+def _audio_column(schema: pa.Schema, path: Path, options: Options) -> str:
+    named = column(schema.names, "path", (), options, where=path)
+    found = [named] if named else _sounds(schema)
+    if len(found) != 1 or not _holds_sound(schema.field(found[0]).type):
+        what = f"several audio columns: {', '.join(found)}" if len(found) > 1 else "no audio column"
+        there = ", ".join(f"{field.name} ({str(field.type)[:40]})" for field in schema)
         raise BadInput(
-            f"{path}: has {what}; one is needed, a struct with the field `bytes`. Columns: "
-            f"{', '.join(file.schema_arrow.names)}. Keep one, or write the sounds as files."
+            f"{path}: has {f'no sounds in the column {named}' if named else what}; one is needed, a struct with the "
+            f"field `bytes`, or binary. Columns: {there}. Name one with --path-column, or write the sounds as files."
         )
     return found[0]
+
+
+def _sounds(schema: pa.Schema) -> list[str]:
+    """Return the columns that can hold sounds: structs with bytes, or where there are none, plain binary ones."""
+    held = [field for field in schema if _holds_sound(field.type)]
+    return [f.name for f in held if pa.types.is_struct(f.type)] or [f.name for f in held]
+
+
+def _holds_sound(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twistlm.corpus.archives import tar_members
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.readers.options import Options
 from twistlm.corpus.readers.parquet import parquet_entries
 from twistlm.corpus.readers.tables import below, objects
-from twistlm.corpus.sounds import tar_members
 from twistlm.errors import BadInput, offenders
 
 # Table below the folder, to the split of its clips.
@@ -22,7 +23,7 @@ TABLES = {
 }
 
 
-def peoples_speech(folder: Path) -> list[Entry]:
+def peoples_speech(folder: Path, options: Options) -> list[Entry]:
     """The People's Speech: 30,000 h of transcribed English of many kinds, found on the web.
 
     Source: mlcommons.org, huggingface.co/datasets/MLCommons/peoples_speech (Galvez et al. 2021). Licence: each
@@ -44,7 +45,7 @@ def peoples_speech(folder: Path) -> list[Entry]:
     """
     tables = [name for name in TABLES if (folder / name).is_file()]
     if not tables:
-        return parquet_entries(folder, leave_out=("microset",))
+        return parquet_entries(folder, options, leave_out=("microset",))
     return [entry for name in tables for entry in _from_table(folder, name)]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twistlm.audio.finding import visible
-from twistlm.corpus.manifest import is_safe
+from twistlm.corpus.manifest import Entry, is_safe
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_objects
 from twistlm.files.text import lines as read_lines
 
 # The words by which file and folder names tell a split, as the Hugging Face hub reads them.
-_WORDS = {
+WORDS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
@@ -81,6 +81,14 @@ def below(folder: Path, name: str, *, where: str) -> Path:
     return folder / name
 
 
+def all_there(entries: list[Entry], folder: Path) -> list[Entry]:
+    """Return the entries, or raise BadInput, naming the first ones, where their sound files are not there."""
+    files = {entry.path: None for entry in entries}
+    if lost := sorted(str(path) for path in files if not path.is_file()):
+        raise BadInput(f"{folder}: lists sounds that are not there: {offenders(lost)}. The copy is not whole.")
+    return entries
+
+
 def by_stem(folder: Path, suffixes: tuple[str, ...], *, pattern: str) -> dict[str, Path]:
     """Return the sounds below a folder that match a pattern, by name without suffix. BadInput when two share it."""
     found: dict[str, Path] = {}
@@ -100,9 +108,14 @@ def split_of(name: str, *, where: Path) -> str:
         BadInput: one name tells two splits.
     """
     for part in reversed(PurePosixPath(name).parts):
-        told = {_WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in _WORDS}
+        told = {WORDS[word] for word in words(part) if word in WORDS}
         if len(told) > 1:
             raise BadInput(f"{where}: {name!r} does not tell one split but {', '.join(sorted(told))}. Rename it.")
         if told:
             return told.pop()
     return "train"
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name, in small letters; whatever is no letter parts them."""
+    return re.split(r"[^a-z]+", name.lower())

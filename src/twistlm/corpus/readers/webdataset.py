@@ -6,11 +6,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from twistlm.audio.finding import KNOWN, is_hidden, visible
+from twistlm.corpus.archives import tar_members
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.tables import split_of
-from twistlm.corpus.sounds import tar_members
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import parse_json
+from twistlm.files.regular import open_regular
 
 _MAX_TEXT = 1 << 20  # bytes of a transcript or a JSON: anything longer is neither
 
@@ -59,7 +60,7 @@ def _samples(folder: Path, name: str) -> list[Entry]:
         raise BadInput(f"{path}: transcripts without a sound: {offenders(mute)}. The shard is not whole.")
     split, shard = split_of(name, where=folder), name.removesuffix(".tar")
     entries = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for key, (member_name,) in sounds.items():
             told = {"text": "", "speaker": ""}
             for suffix, (offset, size) in sorted(notes[key].items()):  # .json first: a .txt overrules it
