@@ -1,18 +1,38 @@
 """Where to compute, and in how many digits."""
 
+from __future__ import annotations
+
+import numpy as np
+import pytest
 import torch
 
-from twistlm.compute.devices import device, float32_convolutions
+from twistlm.compute.devices import _formats, device, full_float32, send
 
 
-def test_convolutions_on_a_gpu_keep_their_digits_and_the_setting_is_put_back() -> None:
-    conv = torch.backends.cudnn.conv
-    before = conv.fp32_precision
-    with float32_convolutions(torch.device("cuda")):
-        assert conv.fp32_precision == "ieee" and not torch.backends.cudnn.allow_tf32
-    assert conv.fp32_precision == before
-    with float32_convolutions(torch.device("cpu")):
-        assert conv.fp32_precision == before
+def formats() -> list[str]:
+    return [each.fp32_precision for each in _formats()]
+
+
+@pytest.mark.parametrize("outside", ["highest", "high", "medium"])
+def test_products_keep_their_digits_and_the_setting_is_put_back(outside: str) -> None:
+    kept = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(outside)
+        before = formats()
+        with full_float32():
+            assert set(formats()) == {"ieee"} and not torch.backends.cudnn.allow_tf32
+            with full_float32():  # another thread's, say
+                pass
+            assert set(formats()) == {"ieee"}
+        assert formats() == before and torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32 == (outside != "highest")
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+def test_sent_arrays_are_the_same() -> None:
+    rows = np.arange(12).reshape(3, 4)[:, ::2]  # not contiguous
+    assert send(rows, torch.device("cpu")).tolist() == rows.tolist()
 
 
 def test_a_rank_has_a_gpu_of_its_own(monkeypatch) -> None:

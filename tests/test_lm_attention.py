@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,70 @@ def test_quick_products_change_rounding_only_and_leave(
         torch.testing.assert_close(inside, plain, atol=2e-5, rtol=1e-5)
         assert torch.equal(lm.forward_logits(tokens), plain)
     assert not any("forward" in vars(module) for module in lm.model.modules())
+
+
+def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: list[int], scale: float, left: int):
+    """What `varlen_attn` promises, one document at a time: [N, H, D], [N, K, D] twice -> [N, H, D]."""
+    made = torch.zeros_like(q)
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    for first, last in itertools.pairwise(ends):
+        for at in range(first, last):
+            begin = first if left < 0 else max(first, at - left)
+            weights = (torch.einsum("hd,nhd->hn", q[at], k[begin : at + 1]) * scale).softmax(-1)
+            made[at] = torch.einsum("hn,nhd->hd", weights, v[begin : at + 1])
+    return made
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 400])
+def test_attention_by_ends_hands_torchs_kernel_what_the_mask_would_say(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel runs on GPUs alone: its contract, kept slowly here, must equal attention under a mask."""
+    segments = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3, 3, 3]])
+    asked: list[tuple[int, int]] = []
+
+    def kernel(q, k, v, ends, ends_k, max_q, max_k, *, scale, window_size, enable_gqa):
+        assert ends.dtype == torch.int32 and ends is ends_k and max_q == max_k == 9 and enable_gqa
+        assert window_size[1] == 0 and q.is_contiguous() and q.dtype == k.dtype == v.dtype == torch.bfloat16
+        asked.append(window_size)
+        made = reference(*(x.double() for x in (q, k, v)), ends.tolist(), scale, window_size[0])
+        return made.to(q.dtype)
+
+    monkeypatch.setattr(attention, "_kernel", lambda: kernel)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 9, n, 8, generator=generator).bfloat16().transpose(1, 2) for n in (4, 2, 2))
+    ends = attention.document_ends(segments)
+    arguments = {"scaling": 0.3, "sliding_window": window}
+    made, _ = attention._by_ends(torch.nn.Module(), q.float(), k.float(), v, ends, **arguments)
+    wide = (x.repeat_interleave(2, dim=1).double() for x in (k, v))
+    mask = attention.document_mask(segments, window)
+    expected = torch.nn.functional.scaled_dot_product_attention(q.double(), *wide, attn_mask=mask, scale=0.3)
+    torch.testing.assert_close(made.double(), expected.transpose(1, 2), atol=1e-2, rtol=1e-2)
+    assert asked == [(-1 if window in (None, 400) else window - 1, 0)]
+    # In float32, which the kernel does not know, a mask is made of the ends.
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    masked, _ = attention._by_ends(module, q.float(), k.float(), v.float(), ends, **arguments)
+    torch.testing.assert_close(masked.double(), expected.transpose(1, 2))
+    assert len(asked) == 1
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=6), min_size=1, max_size=3))
+def test_ends_are_those_of_the_documents_and_of_few_lengths(rows: list[list[int]]) -> None:
+    width = max(map(sum, rows)) + 1
+    segments = torch.zeros(len(rows), width, dtype=torch.int32)
+    for line, lengths in zip(segments, rows, strict=True):
+        line[: sum(lengths)] = torch.repeat_interleave(torch.arange(1, len(lengths) + 1), torch.tensor(lengths)).int()
+    ends = attention.document_ends(segments)
+    assert ends.dtype == torch.int32 and ends.ndim == 4 and ends.numel().bit_count() == 1
+    line = ends.flatten().tolist()
+    assert line[0] == 0 and line[-1] == segments.numel() and line == sorted(line)
+    documents = [length for lengths in rows for length in [*lengths, width - sum(lengths)]]
+    assert [b - a for a, b in itertools.pairwise(line) if b > a] == documents
+
+
+def test_cudnns_attention_is_left_out_while_training_and_put_back() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with attention.sound_kernels():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

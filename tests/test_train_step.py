@@ -30,7 +30,7 @@ def uneven_batch(lm: UnitLM) -> Batch:
 
 def gradient(lm: UnitLM, batch: Batch, parts: int) -> tuple[float, torch.Tensor]:
     lm.model.zero_grad(set_to_none=True)
-    loss = backward(lm, batch, parts=parts, targets=batch.n_targets, precision="float32", seed=(0, 0))
+    loss = backward(lm, batch, parts=parts, targets=batch.n_targets, precision="float32", seed=(0, 0)).item()
     return loss, torch.cat([p.grad.flatten() for p in lm.model.parameters()])
 
 

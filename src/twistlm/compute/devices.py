@@ -1,12 +1,16 @@
-"""Where this process computes."""
+"""Where this process computes, in how many digits, and how numbers get there."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def device() -> torch.device:
@@ -16,12 +20,44 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
 
 
+def send(array: NDArray[Any], where: torch.device) -> torch.Tensor:
+    """Return `array` as a tensor on `where`; to a GPU it goes through pinned memory, so that nobody waits for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
+
+
+def _formats() -> tuple[Any, ...]:
+    """Return torch's settings of how float32 products may be rounded, of GPUs and CPUs."""
+    mkldnn: Any = torch.backends.mkldnn  # its parts are made when the module is imported
+    cudnn: Any = torch.backends.cudnn  # its two must agree: torch's older interface refuses to say when they do not
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
+
+
+_lock = threading.Lock()
+_inside = 0
+_before: list[str] = []
+
+
 @contextmanager
-def float32_convolutions(where: torch.device) -> Iterator[None]:
-    """Inside the block, convolutions on a GPU keep float32's digits; cuDNN rounds to TF32's 10 bits if not told so."""
-    if where.type != "cuda":
+def full_float32() -> Iterator[None]:
+    """Inside the block, float32 products and convolutions keep float32's digits, whatever was set outside.
+
+    cuDNN rounds convolutions to TF32's 10 bits if not told so, and `torch.set_float32_matmul_precision("high")`
+    anywhere in a process lets products follow, on a CPU ("medium") with bfloat16's 7 bits. Units must not depend on it.
+    Several threads may be inside; what was set comes back when the last one leaves.
+    """
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _before[:] = [each.fp32_precision for each in _formats()]
+            for each in _formats():
+                each.fp32_precision = "ieee"
+        _inside += 1
+    try:
         yield
-        return
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False, fp32_precision="ieee"):
-        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                for each, was in zip(_formats(), _before, strict=True):
+                    each.fp32_precision = was

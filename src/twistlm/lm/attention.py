@@ -1,15 +1,21 @@
-"""Causal attention inside each document of a packed row, on a CPU: nothing is computed that a mask would hide.
+"""Causal attention inside each document of a packed row: nothing is computed that a mask would hide.
 
-torch's CPU kernel computes under a mask whatever the mask hides, and its products of 64 columns run at a tenth of the
-rate of a large matrix product. Here a block of queries meets the keys of its own document up to its own end, in one
-product for all heads. Probabilities are computed again in the backward pass, so no matrix of T x T is kept.
+On a GPU that is one kernel of torch's (`torch.nn.attention.varlen`), which is told where documents end; sliding windows
+are its own. Where it cannot be (float32, dropout inside attention, an old GPU or torch), a mask is made of the ends.
+
+On a CPU it is ours. torch's CPU kernel computes under a mask whatever the mask hides, and its products of 64 columns
+run at a tenth of the rate of a large matrix product. Here a block of queries meets the keys of its own document up to
+its own end, in one product for all heads. Probabilities are computed again in the backward pass, so no matrix of T x T
+is kept.
 
 Shapes: B rows, T tokens of a row, H heads, K heads of keys and values (H is a multiple of K), D channels of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -19,13 +25,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "twistlm_documents"  # as transformers' `attn_implementation`
+NAME = "twistlm_documents"  # as transformers' `attn_implementation`, on a CPU
+ENDS = "twistlm_ends"  # likewise, on a GPU
 BLOCK = 128  # queries; what they make for all heads should fit a core's cache
 
 
-def document_mask(segments: torch.Tensor) -> torch.Tensor:
-    """Return bool [B, 1, T, T], true where a token may look: earlier in its own document, or itself."""
+def document_mask(segments: torch.Tensor, window: int | None = None) -> torch.Tensor:
+    """Return bool [B, 1, T, T], true where a token may look: earlier in its own document, or itself.
+
+    With a `window`, at the last so many tokens, itself included.
+    """
     causal = torch.ones(2 * segments.shape[1:], dtype=torch.bool, device=segments.device).tril()
+    if window is not None:
+        causal = causal.triu(1 - window)
     # Padding (0) sees padding: a row of the mask that allows nothing would give NaN.
     return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 
@@ -53,6 +65,86 @@ def _attention(
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
     # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
     return document_attention(query.to(value.dtype), key.to(value.dtype), value, segments, scaling), None
+
+
+def document_ends(segments: torch.Tensor) -> torch.Tensor:
+    """Return int32 [1, 1, 1, N], where documents end among the B * T tokens of all rows, from 0 on; N is a power of 2.
+
+    The end of the last one fills the rest, as documents without tokens: so N is the same for nearly all batches, and
+    nothing is compiled anew. Padding counts as documents. Made on the CPU, where numpy's segments are, nobody waits.
+    """
+    starts = torch.ones(segments.shape, dtype=torch.bool)
+    segments = segments.cpu()
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    places = torch.nonzero(starts.flatten())[:, 0]
+    ends = torch.full((1 << len(places).bit_length(),), segments.numel(), dtype=torch.int32)
+    ends[: len(places)] = places
+    return ends[None, None, None]
+
+
+def takes_ends(device: torch.device) -> bool:
+    """Whether ENDS has a kernel on this device: a GPU of compute capability 8 and a torch that has it."""
+    return device.type == "cuda" and _kernel() is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _kernel() -> Callable[..., Any] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None  # 2.10 had another
+
+
+def _by_ends(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **rest: Any,
+) -> Any:
+    """Be an attention function of transformers for a mask that is `document_ends`; with any other, this is "sdpa"."""
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            sliding_window=sliding_window, **rest,
+        )  # fmt: skip
+    n_rows, _, n_tokens, width = query.shape
+    kernel = _kernel()
+    if kernel is None or dropout or value.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
+        places = torch.arange(n_rows * n_tokens, device=query.device, dtype=torch.int32)
+        segments = torch.bucketize(places, attention_mask[0, 0, 0], right=True).view(n_rows, n_tokens)
+        mask = document_mask(segments, sliding_window)
+        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
+    ends = attention_mask[0, 0, 0]
+    # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
+    q, k, v = (x.to(value.dtype).transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    before = -1 if sliding_window is None or sliding_window >= n_tokens else sliding_window - 1
+    made = kernel(
+        q, k, v, ends, ends, n_tokens, n_tokens,
+        scale=scaling, window_size=(before, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return made.view(n_rows, n_tokens, *made.shape[1:]), None
+
+
+@contextmanager
+def sound_kernels() -> Iterator[None]:
+    """Inside the block, torch does not take cuDNN's attention.
+
+    On Hopper its backward pass under a mask gives NaN for rows whose length is 64 above a multiple of 128, as 704
+    (pytorch#196678). The other kernels are as exact.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @torch.library.custom_op("twistlm::document_attention", mutates_args=())
@@ -129,8 +221,9 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 
 document_attention.register_autograd(_backward, setup_context=_keep)
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+for _name, _function in ((NAME, _attention), (ENDS, _by_ends)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def _documents(segments: torch.Tensor) -> Iterator[tuple[int, int, int]]:

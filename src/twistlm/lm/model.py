@@ -87,7 +87,7 @@ class UnitLM:
             tokens: int64 [B, T].
             segments: int [B, T], which document of its row each token belongs to (1, 2, …; 0 is padding). Tokens see
                 only earlier tokens of their own document. None: each row is one document; padding may follow it, since
-                nothing looks ahead.
+                nothing looks ahead. May be on the CPU whatever the model is on: then nobody waits for a GPU.
             positions: int64 [B, T], each token's place in its document. None: counted from the start of each document.
 
         Documents of a row are kept apart by a mask where the architecture obeys one (`MASKED`, and no sliding window
@@ -106,7 +106,7 @@ class UnitLM:
         elif self.obeys_mask(tokens.shape[1]):
             arguments = {
                 "attention_mask": self._mask(segments),
-                "position_ids": _restart_positions(segments) if positions is None else positions,
+                "position_ids": _moved(_restart_positions(segments), tokens.device) if positions is None else positions,
             }
         else:
             return self._logits_apart(tokens, segments)
@@ -179,19 +179,24 @@ class UnitLM:
         The results are the same up to rounding. A backward pass that computes activations again must be inside too.
         """
         config = self.model.config
-        if self.device.type != "cpu" or config.model_type not in MASKED or config._attn_implementation != "sdpa":
-            yield
-            return
-        config._attn_implementation = attention.NAME
-        try:
-            yield
-        finally:
-            config._attn_implementation = "sdpa"
+        way = attention.NAME if self.device.type == "cpu" else attention.ENDS
+        there = self.device.type == "cpu" or attention.takes_ends(self.device)
+        with attention.sound_kernels():
+            if not there or config.model_type not in MASKED or config._attn_implementation != "sdpa":
+                yield
+                return
+            config._attn_implementation = way
+            try:
+                yield
+            finally:
+                config._attn_implementation = "sdpa"
 
     def obeys_mask(self, length: int) -> bool:
         """Tell whether, in rows of so many tokens, the model obeys a 4-D mask and explicit positions (`MASKED`)."""
         config = self.model.config
         window = getattr(config, "sliding_window", None)
+        if config._attn_implementation == attention.ENDS:
+            return True  # it has windows of its own
         return (
             config.model_type in MASKED
             and config._attn_implementation in ("sdpa", "eager", attention.NAME)
@@ -200,6 +205,9 @@ class UnitLM:
 
     def _mask(self, segments: torch.Tensor) -> torch.Tensor:
         """Return what a causal LM of transformers takes as it is: who may look at whom."""
+        if self.model.config._attn_implementation == attention.ENDS:
+            return _moved(attention.document_ends(segments), self.device)
+        segments = _moved(segments, self.device)
         if self.model.config._attn_implementation == attention.NAME:
             return segments.int()[:, None, None]
         allowed = attention.document_mask(segments)
@@ -212,9 +220,17 @@ class UnitLM:
         """Return float32 [B, T, V], each run of equal segments computed as a row of its own, padded on the right."""
         place = _restart_positions(segments)
         row = (place == 0).flatten().cumsum(0).view_as(place) - 1
-        alone = tokens.new_full((int(row[-1, -1]) + 1, int(place.max()) + 1), self.vocab.pad)
+        shape = (int(row[-1, -1]) + 1, int(place.max()) + 1)
+        row, place = (_moved(x, tokens.device) for x in (row, place))
+        alone = tokens.new_full(shape, self.vocab.pad)
         alone[row, place] = tokens
         return self.model(input_ids=alone, use_cache=False).logits.float()[row, place]
+
+
+def _moved(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
+    if tensor.device == where or tensor.is_cuda or where.type != "cuda":
+        return tensor.to(where)
+    return tensor.pin_memory().to(where, non_blocking=True)
 
 
 def _restart_positions(segments: torch.Tensor) -> torch.Tensor:

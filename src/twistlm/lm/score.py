@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from twistlm.compute.batching import batches
+from twistlm.compute.devices import send
 from twistlm.compute.products import quick_products
 from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput, offenders
@@ -99,7 +100,7 @@ def _logprobs(lm: UnitLM, tokens: list[NDArray[np.int64]], which: list[int]) -> 
     padded = np.full((len(rows), max(map(len, rows))), lm.vocab.pad, dtype=np.int64)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
-    batch = torch.from_numpy(padded).to(lm.device)
+    batch = send(padded, lm.device)
     logits = lm.forward_logits(batch[:, :-1])
     chosen = logits.gather(2, batch[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
     return [line[: len(row) - 1].copy() for line, row in zip(chosen.cpu().numpy(), rows, strict=True)]

@@ -10,7 +10,9 @@ import time
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
+from twistlm.compute.devices import send
 from twistlm.compute.precision import Precision
 from twistlm.config import TrainConfig
 from twistlm.corpus.stream import IGNORE, Batch
@@ -41,9 +43,11 @@ def take_step(
     set_rate(optimizer, lr)
     targets = int(ranks.sum(batch.n_targets))
     parts, seed = ranks.parts(config), (config.seed, update, ranks.rank)
-    loss = ranks.sum(backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed))
+    part = backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed)
     norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
-    row = {"update": update + 1, "loss": loss, "lr": lr, "grad_norm": norm.item()}
+    whole_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    mine, size = torch.stack([part, whole_norm]).tolist()  # the one moment that waits for a GPU
+    row = {"update": update + 1, "loss": ranks.sum(mine), "lr": lr, "grad_norm": size}
     good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
     if good:
         optimizer.step()
@@ -55,8 +59,10 @@ def take_step(
 
 def backward(
     lm: UnitLM, batch: Batch, *, parts: int, targets: int, precision: Precision, seed: tuple[int, ...]
-) -> float:
+) -> torch.Tensor:
     """Add the gradient of the loss of `batch`, summed and divided by `targets`, to the parameters; return it, in nats.
+
+    It is a float32 scalar on the model's device, which nobody has waited for.
 
     Each part counts by its share of the targets, so the parts add up to the whole whatever their padding.
 
@@ -78,7 +84,7 @@ def backward(
                 loss = mean_nll(lm, part) * (part.n_targets / targets)
             loss.backward()
             losses.append(loss.detach())
-    return torch.stack(losses).sum().item()
+    return torch.stack(losses).sum()
 
 
 def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
@@ -86,7 +92,6 @@ def mean_nll(lm: UnitLM, batch: Batch) -> torch.Tensor:
 
     Logits are made at every position: V is some hundred, so leaving out the padding would save well under a percent.
     """
-    parts = (batch.tokens, batch.segments, batch.positions, batch.targets)
-    tokens, segments, positions, targets = (torch.from_numpy(part).to(lm.device) for part in parts)
-    logits = lm.forward_logits(tokens, segments, positions)
+    tokens, positions, targets = (send(part, lm.device) for part in (batch.tokens, batch.positions, batch.targets))
+    logits = lm.forward_logits(tokens, torch.from_numpy(batch.segments), positions)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
-from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.devices import full_float32
 from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
 from twistlm.files.jsonl import read_json
@@ -214,7 +214,7 @@ class SSLEncoder:
         return self._encode_batch([samples])[0]
 
     def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        with torch.inference_mode(), float32_convolutions(self.model.device):
+        with torch.inference_mode(), full_float32():
             return self._together(clips)
 
     def _together(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

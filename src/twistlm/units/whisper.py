@@ -22,7 +22,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Blocks
 
 from twistlm.audio.stream import Survey
-from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.devices import full_float32
 from twistlm.errors import AudioError
 from twistlm.units.encoder import Window, loaded
 
@@ -119,7 +119,7 @@ class WhisperEncoder:
         mel = [
             self._log_mel(piece, sampling_rate=self.sample_rate, return_tensors="pt").input_features for piece in pieces
         ]
-        with float32_convolutions(self.model.device):
+        with full_float32():
             hidden = self.model(torch.cat(mel).to(self.model.device)).last_hidden_state
         return list(hidden.cpu().numpy())
 

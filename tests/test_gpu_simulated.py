@@ -1,0 +1,61 @@
+"""Every stage on a GPU that is simulated (tests/gpu): no device is mixed, and how often the host waits for the GPU.
+
+An update waits once, for its loss and the norm of its gradient; a batch that is scored waits for its results alone.
+Numbers, speed and memory are not seen here: see `-m gpu` and benchmarks/gpu.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GPU = Path(__file__).parent / "gpu"
+QUICK = ("train opt-350m", "train bloom", "score smollm2-135m")
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++")
+
+
+@functools.cache
+def ran(*stages: str) -> dict[str, Any]:
+    """What each stage did; in a process of its own, since torch must not be imported before."""
+    done = subprocess.run(
+        [sys.executable, str(GPU / "stages.py"), *stages],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def allowed(stage: str) -> int:
+    """How often a stage may wait: an update once, a scored batch for its results."""
+    return 1
+
+
+def check(found: dict[str, Any]) -> None:
+    odd = {stage: did["failed"] for stage, did in found.items() if did["failed"]}
+    assert not odd
+    waited = {stage: did["waits"] for stage, did in found.items() if sum(did["waits"].values()) > allowed(stage)}
+    assert not waited
+    assert not {stage: did["unpinned"] for stage, did in found.items() if did["unpinned"]}
+
+
+def test_stages_on_a_simulated_gpu() -> None:
+    found = ran(*QUICK)
+    assert found.keys() == set(QUICK)
+    check(found)
+    assert all(did["kernels"] > 20 for did in found.values())
+
+
+@pytest.mark.slow
+def test_every_stage_and_family_on_a_simulated_gpu() -> None:
+    check(ran("--all"))
