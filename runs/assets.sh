@@ -65,3 +65,4 @@ published numbers. What the sentences are, and their weaknesses: \`assets/make/T
 suite mini-storycloze "CC0 1.0" "Bundled as \`mini-storycloze\` and \`mini-topic-storycloze\`, which share their prompts: \`twist eval RUN
 mini-storycloze mini-topic-storycloze\`. For small models in training, not for comparison with published numbers. What the stories
 are, and their weaknesses: \`assets/make/TEXTS.md\`. $voices" storycloze assets/make/stories.csv --match-length --no-joined
+[ -f assets/listening/CARD.md ] || $python assets/make/listening.py --out assets/listening

@@ -40,6 +40,10 @@ EXAMPLES: dict[
         "resynth": "twist resynth my.wav --out again.wav",
         "vocoder": "twist vocoder speech --units-of runs/quickstart/warm --out runs/voice --updates 10000",
     },
+    "Listen": {
+        "listen": "twist listen plan warm=out/warm cold=out/cold truth=out/truth --out study --design mos "
+        "--question meaning --clips 4 --ratings 10 --truth truth --floor shuffled",
+    },
     "Study": {
         "study": "twist study plan two-cores",
     },
@@ -53,6 +57,9 @@ _BELOW = {  # verbs of groups
         "wuggy": "twist bench wuggy words.txt --out my-swuggy --voice espeak-ng:en-us+f3",
         "check": EXAMPLES["Judge"]["bench"],
         "validate": "twist bench validate my-sblimp",
+    },
+    "listen": {
+        "plan": EXAMPLES["Listen"]["listen"],
     },
     "study": {
         "plan": EXAMPLES["Study"]["study"],

@@ -1,0 +1,80 @@
+"""Verbs of human evaluation, `twist listen …`: plan, serve, analyse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from twistlm.cli.command import Result, Seed, group
+from twistlm.errors import BadInput
+
+verb = group("listen", help="Let people judge speech: plan a study, let raters in, analyse what they said.")
+
+Study = Annotated[Path, typer.Argument(help="Folder that twist listen plan wrote.")]
+
+
+@verb
+def plan(
+    samples: Annotated[list[str], typer.Argument(help="A folder of clips for each system: NAME=FOLDER, or FOLDER.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study to write.")],
+    design: Annotated[Literal["mos", "ab"], typer.Option(help="Rate one clip from 1 to 5, or compare two.")],
+    question: Annotated[Literal["meaning", "naturalness", "quality"], typer.Option(help="What raters are asked.")],
+    clips: Annotated[int, typer.Option(help="Clips of every system (or pair) that a rater hears.", min=1)],
+    ratings: Annotated[int, typer.Option(help="Raters who hear each clip, at least.", min=1)],
+    truth: Annotated[str, typer.Option(help="System that is the resynthesised truth: the ceiling.")] = "",
+    floor: Annotated[
+        str, typer.Option(help="Made of the truth: shuffled, or noise; or a system of yours; or none.")
+    ] = "none",
+    natural: Annotated[Path | None, typer.Option(help="Natural recordings of items, for gold clips.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="What each item continues: played before its clips.")] = None,
+    pause: Annotated[float, typer.Option(help="Seconds between a prompt and its continuation.")] = 0.0,
+    pair: Annotated[list[str] | None, typer.Option(help="Compare A:B only. Can be repeated; default: all.")] = None,
+    ties: Annotated[bool, typer.Option(help='Of ab, allow "no difference".')] = True,
+    training: Annotated[int, typer.Option(help="Clips to practise on.")] = 3,
+    gold: Annotated[
+        int | None, typer.Option(help="Clips with a plain answer; default: 2 where there is a floor.")
+    ] = None,
+    traps: Annotated[int, typer.Option(help="Clips in which a voice says what to answer.")] = 2,
+    language: Annotated[list[str] | None, typer.Option(help="en, de. Can be repeated; default: en.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Hz of all clips; default: the highest of them.")] = None,
+    lufs: Annotated[float, typer.Option(help="Loudness of all clips, ITU-R BS.1770.")] = -24.0,
+    headphones: Annotated[bool, typer.Option(help="Check for headphones.")] = True,
+    hearing: Annotated[bool, typer.Option(help="Check hearing, by digits in noise.")] = True,
+    seed: Seed = 0,
+    progress: bool = True,
+) -> Result:
+    """Plan a study: who hears what, in balanced blocks, every clip at one loudness and without a name."""
+    from twistlm.jobs.listening import plan_study, said
+    from twistlm.listen.request import Request
+
+    request = Request(
+        design=design,
+        question=question,
+        clips_per_system=clips,
+        ratings_per_clip=ratings,
+        seed=seed,
+        truth=truth,
+        floor=floor,
+        pairs=tuple(_pair(one) for one in pair or ()),
+        ties=ties,
+        training=training,
+        gold=gold,
+        traps=traps,
+        languages=tuple(language or ["en"]),
+        sample_rate=sample_rate,
+        lufs=lufs,
+        pause=pause,
+        headphones=headphones,
+        hearing=hearing,
+    )
+    facts = plan_study(samples, out, request, natural=natural, prompts=prompts, progress=progress)
+    return Result(facts, said(facts))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    first, mark, second = text.partition(":")
+    if not (first and mark and second):
+        raise BadInput(f"--pair {text!r}: write the names of two systems with a colon between them.")
+    return first, second
