@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from twistlm.audio.clip import Clip
-from twistlm.compute.devices import float32_convolutions
+from twistlm.compute.devices import full_float32
 from twistlm.compute.threads import in_order
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.artifacts import bundled_or_folder
@@ -284,7 +284,7 @@ class Vocoder:
         )
 
     def _samples(self, frames: Tensor) -> Tensor:
-        with float32_convolutions(self.device):
+        with full_float32():
             return self.synthesizer(frames)
 
     def _lasting(self, units: Tensor) -> Tensor:
