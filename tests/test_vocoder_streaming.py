@@ -88,6 +88,28 @@ def test_a_stream_with_the_whole_look_ahead_is_the_clip(n, seed, cuts, first, ch
     assert LOUD * np.abs(made - expected).max() < 1e-5
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 120), before=st.integers(0, 120), seed=st.integers(0, 99), step=st.integers(1, 30),
+    durations=st.sampled_from(["given", "predicted"]),
+)  # fmt: skip
+def test_what_is_continued_is_heard_and_not_spoken(n, before, seed, step, durations) -> None:
+    units = make_units(random_frames(n, seed))
+    cut = min(before, len(units))
+    start = Units(ids=units.ids[:cut], runs=units.runs[:cut], spec=SPEC)
+    runs = VOC.predict_runs(units) if durations == "predicted" else units.runs
+    expected = VOC(units, durations=durations).samples[int(runs[:cut].sum()) * SPEC.hop :]
+    stream = VOC.open_stream(durations=durations, before=start)
+    sound = [
+        stream.push(units.ids[a : a + step], units.runs[a : a + step] if durations == "given" else None)
+        for a in range(cut, len(units), step)
+    ]
+    made = np.concatenate([*sound, stream.finish()])
+    assert made.shape == expected.shape
+    assert not len(made) or LOUD * np.abs(made - expected).max() < 1e-5
+    assert stream.lasting == runs[cut:].tolist()
+
+
 def test_sound_comes_as_soon_as_nothing_can_change_it_and_memory_stays() -> None:
     stream, frames = VOC.open_stream(durations="given", first=1, chunk=1), random_frames(600)
     lengths = [len(stream.push(frames[i : i + 1])) // SPEC.hop for i in range(600)]

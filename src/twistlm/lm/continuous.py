@@ -73,7 +73,9 @@ class Batch:
         """
         if self._drafts is None:
             drafts = int8_products(self.lm.model) if self._together else {}
-            self._drafts = [drafts if drafts and pays(self.lm, drafts, rows=n + 1) else {} for n in range(self.size)]
+            few = drafts if drafts and pays(self.lm, drafts) else {}
+            many = drafts if drafts and self.size > 1 and pays(self.lm, drafts, rows=self.size) else {}
+            self._drafts = [few if 2 * n < self.size else many for n in range(self.size)]
         rows = DRAFTS + 1 if any(self._drafts) else self.size
         with self.lm.inference(), quick_products(self.lm.model, rows=rows):
             yield

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twistlm.errors import BadInput, offenders
-from twistlm.types import UnitSpec
+from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.generator import Reach
 
 MOST_FRAMES = 250  # spoken in one computation, so that a large push needs bounded memory
@@ -41,6 +41,7 @@ class Stream:
         look_ahead: frames that a frame waits for; `whole_look_ahead` or more is exact.
         whole_look_ahead: the least look-ahead that gives the samples of the whole clip.
         sample_rate, hop: of the sound: Hz, and samples a frame.
+        lasting: frames of each unit pushed so far whose duration is decided, in order.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Stream:
         look_ahead: int | None,
         first: int,
         chunk: int,
+        before: Units | None = None,
         name: str,
     ) -> None:
         """Use `Vocoder.open_stream`.
@@ -62,7 +64,7 @@ class Stream:
         Args:
             speak: frames int64 [1, F] to samples float32 [F * hop].
             runs: units int64 [1, R] to the frames each lasts, int64 [R].
-            spec, durations, look_ahead, first, chunk, name: as of `Vocoder.open_stream`.
+            spec, durations, look_ahead, first, chunk, before, name: as of `Vocoder.open_stream`.
             reach, duration_reach: of the two.
         """
         self.whole_look_ahead = max(reach.right, duration_reach if durations == "predicted" else 0)
@@ -82,6 +84,14 @@ class Stream:
         self._n_spoken = 0  # of self._frames, how many are spoken
         self._ahead: Samples = np.zeros(0, np.float32)  # what the last computation took to follow, to fade out of
         self._begun = self._finished = False
+        self.lasting: list[int] = []
+        self._n_before = 0  # of the units that wait for a duration, how many are not to be spoken
+        if before is not None and len(before):
+            if durations == "given":
+                self._frames = before.frames[max(0, len(before.frames) - reach.left) :].astype(np.int64)
+                self._n_spoken = len(self._frames)
+            else:
+                self._units, self._n_before = before.ids.astype(np.int64), len(before)
 
     def push(self, ids: Sequence[int] | NDArray[np.integer], runs: Sequence[int] | None = None) -> Samples:
         """Take the next units; return the sound that can be spoken now, float32 [n] in -1 … 1 (n may be 0).
@@ -98,6 +108,7 @@ class Stream:
         if self._durations == "given":
             lasting = self._checked_runs(runs, len(units))
             self._frames = np.concatenate((self._frames, np.repeat(units, lasting)))
+            self.lasting += lasting.tolist()
         else:
             if runs is not None:
                 raise BadInput(f"{self._name}: the stream predicts durations, so it takes no runs.")
@@ -129,6 +140,13 @@ class Stream:
         with torch.inference_mode():
             lasting = self._runs(torch.from_numpy(self._units)[None]).cpu().numpy()[self._n_decided : until]
         self._frames = np.concatenate((self._frames, np.repeat(self._units[self._n_decided : until], lasting)))
+        silent = min(self._n_before, until - self._n_decided)
+        self._n_before -= silent
+        self.lasting += lasting[silent:].tolist()
+        if silent:
+            self._n_spoken += int(lasting[:silent].sum())
+            far = max(0, self._n_spoken - self._reach.left)
+            self._frames, self._n_spoken = self._frames[far:], self._n_spoken - far
         drop = max(0, until - self._duration_reach)
         self._units, self._n_decided = self._units[drop:], until - drop
 

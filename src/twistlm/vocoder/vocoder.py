@@ -169,7 +169,14 @@ class Vocoder:
         return list(in_order(lambda units: self(units, durations=durations), many))
 
     def open_stream(
-        self, *, durations: Durations, look_ahead: int | None = None, first: int = 4, chunk: int = 12, id: str = ""
+        self,
+        *,
+        durations: Durations,
+        look_ahead: int | None = None,
+        first: int = 4,
+        chunk: int = 12,
+        before: Units | None = None,
+        id: str = "",
     ) -> Stream:
         """Return a `Stream` for one listener: push units as they come, get sound as soon as it can be made.
 
@@ -181,13 +188,18 @@ class Vocoder:
                 samples of the whole clip.
             first: frames of sound that are worth a first computation.
             chunk: frames of sound that are worth each later one. More is cheaper, less comes sooner.
+            before: units that are continued: they are not spoken, and the sound is what follows theirs in the clip of
+                both.
             id: what the stream is called in messages.
 
         Raises:
             BadInput: predicted durations where there can be none; a number out of range.
+            UnitSpecMismatch: `before` is of another tokenizer.
         """
         if durations == "predicted":
             self._require_durations()
+        if before is not None:
+            self.spec.require(before.spec, mine=f"the vocoder {self.name}", theirs=f"the units {before.id!r}")
         return Stream(
             lambda frames: self._samples(frames.to(self.device))[0],
             lambda units: self._lasting(units.to(self.device))[0],
@@ -198,6 +210,7 @@ class Vocoder:
             look_ahead=look_ahead,
             first=first,
             chunk=chunk,
+            before=before,
             name=f"the vocoder {self.name}{f', {id}' if id else ''}",
         )
 
