@@ -1,4 +1,4 @@
-"""Folders of models: trained ones, ready to compute; what makes a text LM what it is."""
+"""Trained models by folder or bundled name, ready to compute."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from pathlib import Path
 import torch
 
 from twistlm.compute.devices import device
-from twistlm.errors import BadInput, CheckpointError
-from twistlm.files.artifacts import file_sha256
+from twistlm.errors import CheckpointError
+from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
+from twistlm.lm.lowrank import NAME as LOWRANK
+from twistlm.lm.lowrank import restore
 from twistlm.lm.model import UnitLM
+from twistlm.lm.phases import weights_folder
 from twistlm.types import UnitSpec
+
+BUNDLED = ("mini-lm",)
 
 
 def load_model(folder: str | Path) -> UnitLM:
-    """Return a trained model on the device that computes; a run's folder stands for the model in its `lm/`."""
-    return place(UnitLM.load(lm_folder(folder)))
+    """Return a trained model on the device that computes; a run's folder stands for the model in its `lm/`.
+
+    A bundled model, or a folder that `lowrank` wrote, is added to its text LM first.
+    """
+    home = lm_folder(folder)
+    return place(restore(home) if (home / LOWRANK).is_file() else UnitLM.load(home))
 
 
-def lm_folder(folder: str | Path) -> Path:
-    """Return where the weights of a model lie: a run's folder stands for its `lm/`, the last it went on to (`phases`).
+def lm_folder(model: str | Path) -> Path:
+    """Return where the weights of a model lie: of a folder see `weights_folder`; of a bundled name, its own folder.
 
     Raises:
-        BadInput: the folder is that of a whole quickstart, which has two models.
+        BadInput: as `weights_folder`.
     """
-    folder = Path(folder)
-    if not (folder / "lm").is_dir() and (
-        both := [folder / s for s in ("warm", "cold") if (folder / s / "lm").is_dir()]
-    ):
-        raise BadInput(f"{folder} is a whole quickstart: name one of its models, {' or '.join(map(str, both))}.")
-    return phases(folder)[-1] / "lm" if (folder / "lm").is_dir() else folder
+    return bundled("lm") / str(model) if is_bundled(model) else weights_folder(model)
 
 
-def phases(run: str | Path) -> list[Path]:
-    """Return the folders of a run and of what it went on to by `twist train --more` (`more-1`, …), finished ones alone.
-
-    The run's own is the first in any case.
-    """
-    found = [Path(run)]
-    while ((more := Path(run) / f"more-{len(found)}") / "result.json").is_file():
-        found.append(more)
-    return found
+def is_bundled(model: str | Path) -> bool:
+    """Return whether `model` is the name of a bundled model, and no folder here."""
+    return str(model) in BUNDLED and not Path(model).exists()
 
 
 def run_folder(folder: str | Path) -> Path:
-    """Return the folder of the run that a model came from; of a model without one, its own."""
+    """Return the folder of the run that a model came from; of a model without one, its own; of a bundled one
+    `runs/NAME`, where its results lie."""
+    if is_bundled(folder):
+        return Path("runs") / str(folder)
     folder = Path(folder)
     home = folder.absolute()
     return folder.parent if home.name == "lm" and (home.parent / "config.json").is_file() else folder
@@ -64,12 +65,6 @@ def model_spec(folder: str | Path) -> UnitSpec:
             "UnitLM.save or twist import wrote."
         )
     return UnitSpec.from_dict(read_json(path, "the units of a model", error=CheckpointError))
-
-
-def text_lm_files(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file that makes a text LM what it is."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return {file.name: file_sha256(file) for file in files if file.is_file()}
 
 
 def place(lm: UnitLM) -> UnitLM:

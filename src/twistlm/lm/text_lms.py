@@ -9,7 +9,7 @@ from typing import Literal
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
-from twistlm.lm.folders import lm_folder
+from twistlm.lm.phases import weights_folder
 from twistlm.lm.shapes import PUBLISHED
 
 Prefer = Literal["registry", "hub", "auto"]
@@ -32,7 +32,7 @@ def text_lm_folder(text_lm: str | Path, *, prefer: Prefer = "registry", weights:
     """
     name = str(text_lm)
     if (folder := Path(text_lm)).is_dir():
-        return lm_folder(folder)
+        return weights_folder(folder)
     known = [name for name, artifact in sources.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if name in known:
         return artifacts.resolve(name, prefer=prefer)

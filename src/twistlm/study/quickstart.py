@@ -37,8 +37,9 @@ from twistlm.files import artifacts
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json, without_nan
 from twistlm.files.urls import UrlPath
-from twistlm.lm.folders import load_model, text_lm_files
+from twistlm.lm.folders import load_model
 from twistlm.lm.model import UnitLM
+from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track

@@ -15,9 +15,10 @@ from twistlm.config import Head, HeadStart, Rows, TrainConfig, override
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.files.jsonl import read_json
-from twistlm.lm.folders import phases, place
+from twistlm.lm.folders import place
 from twistlm.lm.heads import FIT_TOKENS
 from twistlm.lm.model import UnitLM
+from twistlm.lm.phases import phases
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, continued, warm_start
 from twistlm.study.judging import perplexity

@@ -13,7 +13,7 @@ from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_folder
-from twistlm.lm.folders import text_lm_files
+from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.study.grid.cells import digest
 from twistlm.study.run import choose, subset

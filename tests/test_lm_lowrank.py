@@ -1,0 +1,98 @@
+"""A model as its difference from a text LM: at full rank the model again, below it the best approximation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from test_lm_families import family  # noqa: F401  a fixture
+from test_lm_model import make_spec
+from twistlm.errors import BadInput, CheckpointError
+from twistlm.lm.folders import load_model, model_spec, run_folder
+from twistlm.lm.lowrank import NAME, lowrank, restore
+from twistlm.lm.model import UnitLM
+from twistlm.lm.warmstart import warm_start
+
+SPEC = make_spec()
+
+
+def trained(folder: Path, out: Path, *, head: str = "own", by: float = 0.05) -> UnitLM:
+    """A model of which every value has moved."""
+    lm = warm_start(folder, SPEC, rows="covariance", head=head, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in lm.model.parameters():
+            value += by * torch.randn(value.shape, generator=generator)
+    lm.save(out)
+    return lm
+
+
+def logits(lm: UnitLM) -> torch.Tensor:
+    tokens = torch.from_numpy(lm.vocab.encode(np.arange(12) % SPEC.n_units)[None])
+    with lm.inference():
+        return lm.forward_logits(tokens)
+
+
+@pytest.mark.parametrize("head", ["as-is", "own"])
+def test_at_full_rank_it_is_the_model_up_to_float16(family: tuple[str, Path], head: str, tmp_path: Path) -> None:  # noqa: F811
+    lm = trained(family[1], tmp_path / "lm", head=head)
+    lowrank(tmp_path / "lm", str(family[1]), tmp_path / "small", rank=10_000)
+    back = load_model(tmp_path / "small")  # as every verb loads one
+    assert back.spec == lm.spec == model_spec(tmp_path / "small") and back.vocab == lm.vocab
+    mine, theirs = dict(lm.model.named_parameters()), dict(back.model.named_parameters())
+    assert mine.keys() == theirs.keys()
+    assert all(torch.allclose(mine[name], theirs[name], atol=2e-3) for name in mine)
+    torch.testing.assert_close(logits(back), logits(lm), atol=0.05, rtol=0.05)
+    back.save(tmp_path / "whole")  # and it is a model like any other
+    assert torch.equal(logits(UnitLM.load(tmp_path / "whole")), logits(back))
+
+
+def test_each_matrix_is_the_nearest_of_its_rank(family: tuple[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    lm = trained(family[1], tmp_path / "lm")
+    told = lowrank(tmp_path / "lm", str(family[1]), tmp_path / "small", rank=2)
+    base = dict(warm_start(family[1], SPEC, rows="covariance", head="own", seed=3).model.named_parameters())
+    back = dict(restore(tmp_path / "small").model.named_parameters())
+    tables = {id(of().weight) for of in (lm.model.get_input_embeddings, lm.model.get_output_embeddings)}
+    body = {n for n, p in lm.model.named_parameters() if p.ndim == 2 and id(p) not in tables}
+    whole = missed = 0.0
+    for name in body:
+        difference = (dict(lm.model.named_parameters())[name] - base[name]).detach()
+        if min(difference.shape) <= 2:
+            continue
+        s = torch.linalg.svdvals(difference)
+        error = (back[name] - base[name] - difference).detach()
+        assert float((error**2).sum()) == pytest.approx(float((s[2:] ** 2).sum()), rel=1e-3)
+        whole, missed = whole + float((s**2).sum()), missed + float((s[2:] ** 2).sum())
+    assert told["kept"] == pytest.approx(1 - missed / whole, rel=1e-3)
+    assert told["bytes"] == (tmp_path / "small" / NAME).stat().st_size
+
+
+def test_a_damaged_file_another_text_lm_and_other_shapes_are_refused(family: tuple[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    trained(family[1], tmp_path / "lm")
+    with pytest.raises(BadInput, match="at least 1"):
+        lowrank(tmp_path / "lm", str(family[1]), tmp_path / "small", rank=0)
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in family[1].iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    lowrank(tmp_path / "lm", str(base), tmp_path / "small", rank=2)
+    weights = next(base.glob("*.safetensors"))
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"\1\2\3\4")
+    with pytest.raises(CheckpointError, match="another sha256"):
+        restore(tmp_path / "small")
+    weights.write_bytes(kept)
+    data = (tmp_path / "small" / NAME).read_bytes()
+    (tmp_path / "small" / NAME).write_bytes(data[:-1] + b"\1")
+    with pytest.raises(CheckpointError, match="not the file that was written"):
+        restore(tmp_path / "small")
+
+
+def test_results_of_a_bundled_model_lie_below_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_folder("mini-lm") == Path("runs/mini-lm")
+    (tmp_path / "mini-lm").mkdir()  # a folder of that name comes first
+    assert run_folder("mini-lm") == Path("mini-lm")
