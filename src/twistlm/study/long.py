@@ -25,6 +25,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import digest
 from twistlm.study.judging import pair_values, perplexity, perplexity_values
+from twistlm.study.laws import laws
 from twistlm.study.run import train_units
 from twistlm.train.loop import TrainResult
 
@@ -146,11 +147,12 @@ def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence
 
 
 def report(folder: str | Path) -> Values:
-    """Return what the finished runs say: `budgets`, for each {updates, tokens, seeds, warm, cold, lead, share, suites}.
+    """Return what the finished runs say: `budgets` and, of four budgets or more, the `law` of `laws.laws`.
 
-    `warm`, `cold`: nats a unit by seed. `lead`: cold less warm, mean and t interval over seeds. `share`: of cold's
-    updates after which warm's curve has cold's final loss, by seed, None if never; both curves fall their rates there,
-    so it is pessimistic for warm. `suites`: name -> side -> accuracies by seed. Only seeds that have both sides count.
+    Each of `budgets` is {updates, tokens, seeds, warm, cold, lead, share, suites}. `warm`, `cold`: nats a unit by seed.
+    `lead`: cold less warm, mean and t interval over seeds. `share`: of cold's updates after which warm's curve has
+    cold's final loss, by seed, None if never; warm's rate has not fallen there yet and cold's has, so it is
+    pessimistic. `suites`: name -> side -> accuracies by seed. Only seeds that have both sides count.
 
     Raises:
         BadInput: no budget has both sides.
@@ -177,7 +179,11 @@ def report(folder: str | Path) -> Values:
         })  # fmt: skip
     if not budgets:
         raise BadInput(f"{folder} holds no budget that both warm and cold have finished with one seed.")
-    return {"budgets": budgets}
+    told = [{"nll": r["nll"], **{k: r["cell"][k] for k in ("side", "seed", "tokens")}} for r in cells.values()]
+    fitted = laws(told, seed=0)
+    if fitted is not None:
+        fitted |= {side: dataclasses.asdict(fitted[side]) for side in ("warm", "cold")}
+    return {"budgets": budgets, "law": fitted}
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -199,4 +205,14 @@ def text(found: Mapping[str, Any]) -> str:
         ]
         cells = [f"{at['tokens']:,}", str(len(at["seeds"])), *(f"{np.mean(at[s]):.3f}" for s in ("warm", "cold"))]
         lines.append("| " + " | ".join([*cells, f"{at['lead']['mean']:+.3f}{ci}", share, *suites]) + " |")
-    return "\n".join([*lines, "", "Losses in nats a unit; suites in %, warm / cold, means over seeds."])
+    lines += ["", "Losses in nats a unit; suites in %, warm / cold, means over seeds."]
+    if law := found.get("law"):
+        of = (
+            f"{side}: {v['floor']:.3f} + {v['scale']:.3f} x^-{v['power']:.3f} (rms {v['rms']:.3f})"
+            for side in ("warm", "cold")
+            for v in [law[side]]
+        )
+        cross = "never, as far as 1e12 tokens" if law["crossing"] is None else f"at {law['crossing']:.2g} tokens"
+        ci = "" if "crossing_ci" not in law else " [{:.2g}, {:.2g}]".format(*law["crossing_ci"])
+        lines += ["", f"Laws, x in millions of tokens: {'; '.join(of)}. By them cold has caught up {cross}{ci}."]
+    return "\n".join(lines)
