@@ -149,7 +149,7 @@ def test_parts_that_cannot_be_joined_and_damaged_tables(tmp_path):
     row = dict.fromkeys(PARTS, "x") | {"task": "storycloze", "pause": "0.3"}
     for rows, said in (
         ([{"id": "1"}], "lacks the columns task"),
-        ([row | {"pause": "soon"}], "damaged"),
+        ([row | {"pause": "soon"}], "a pause in it is no number"),
         ([row | {"task": "other"}], "no rows of the task"),
         ([row | {"prompt": ""}], "empty fields: x/x"),
         ([row, row], "more than once: x/x"),
@@ -193,7 +193,7 @@ def test_voices_in_turn_and_a_broken_copy(tmp_path):
         (HEADER + "a,t,1,2,3,4,r,w\na,t,1,2,3,4,r,w\n", "ids occur more than once: a"),
         (HEADER + "a,t,1,2,,4,r,w\n", "row 1: sentence3"),
         (HEADER + "a,t,1,2,3,4,r,r\n", "one ending twice: a"),
-        (HEADER + "a,t,1,2,3,4,r,w,more\n", "quote commas"),
+        (HEADER + "a,t,1,2,3,4,r,w,more\n", "must be quoted"),
     ],
 )
 def test_broken_stories(tmp_path, text, said):

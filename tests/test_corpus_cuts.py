@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from filelock import FileLock
 
 from standins import babble
 from test_cli import twist  # noqa: F401  a fixture
@@ -18,7 +19,7 @@ from twistlm.corpus import cuts, manifest
 from twistlm.corpus.cuts import cut_by_voice
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.tokenize import tokenize
-from twistlm.errors import AudioError, BadInput
+from twistlm.errors import AudioError, BadInput, TwistError
 from twistlm.files.artifacts import bundled
 
 FOUND = {"a": [(0.0, 2.5), (3.1, 4.0)], "b": [], "c": [(1.25, 2.0)], "d": [(0.5, 1.0)]}
@@ -133,3 +134,12 @@ def test_the_verb(twist, tmp_path: Path):  # noqa: F811
     again = twist("manifest", tmp_path / "speech", "--out", out, "--vad", "--max-seconds", 30)
     assert "3 clips" in again.out and "nobody speaks in reader/hush.wav" in again.out and "torn.wav" in again.out
     twist("manifest", tmp_path / "speech", "--out", out, "--vad", "--max-seconds", 1).refused("at least 2 s")
+
+
+def test_two_processes_do_not_share_a_journal(tmp_path: Path, speech: list[Entry], heard: list[str]) -> None:
+    with (
+        FileLock(tmp_path / ".j.jsonl.lock"),
+        pytest.raises(TwistError, match=r"j\.jsonl: another process is cutting by voice activity here"),
+    ):
+        cut_by_voice(speech, tmp_path / "j.jsonl", max_seconds=30)
+    assert not heard and cut_by_voice(speech, tmp_path / "j.jsonl", max_seconds=30).entries

@@ -363,3 +363,17 @@ def test_what_is_no_regular_file_is_a_failure_and_nobody_waits(tmp_path: Path) -
     ]
     with pytest.raises(TwistError, match=r"3 of 3 clips could not be tokenized: .*no regular file"):
         tokenize(entries, tmp_path / "u", FakeTokenizer())
+
+
+def test_a_name_that_is_not_utf8_is_one_failure_and_the_rest_is_cut(tmp_path: Path) -> None:
+    sound(tmp_path / "speech" / "a.wav", 1)
+    sound(tmp_path / "speech" / "b.wav", 2)
+    (tmp_path / "speech" / "b.wav").rename(tmp_path / "speech" / os.fsdecode(b"caf\xe9.wav"))
+    with pytest.raises(TwistError, match=r"1 of 2 clips .*caf\\xe9\.wav: its name is not UTF-8"):
+        tokenize(tmp_path / "speech", tmp_path / "units", FakeTokenizer())
+    assert list(by_id(tmp_path / "units")) == ["a.wav"]
+    failures = [json.loads(line) for line in (tmp_path / "units" / "failures.jsonl").read_text().splitlines()]
+    assert [f["id"] for f in failures] == ["caf\\xe9.wav"]
+    manifest.write(manifest.build(tmp_path / "speech"), tmp_path / "m.jsonl")
+    report = tokenize(tmp_path / "m.jsonl", tmp_path / "units", FakeTokenizer(), max_failures=0.5)
+    assert report.n_skipped == 1 and "not UTF-8" in report.failures[0].error

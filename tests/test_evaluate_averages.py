@@ -117,7 +117,7 @@ def scored_from_gold(reader, task, rows, scores, folder, monkeypatch, order=None
         writer.writeheader()
         writer.writerows(rows if order is None else [rows[i] for i in order])
     monkeypatch.setattr(
-        "twistlm.evaluate.suites.zerospeech.require_sounds", lambda *a, **k: None
+        "twistlm.evaluate.suites.zerospeech.require_sounds", lambda _, stems, **k: dict.fromkeys(stems, folder)
     )  # sounds: another test
     suite = reader(folder, "dev")
     return ScoredPairs.join(suite, {row["filename"]: (scores[row["filename"]], 1) for row in rows}, FACTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import unicodedata
 
@@ -191,11 +192,11 @@ BROKEN_GOLD = [
     (edit(",1\n", ",yes\n"), r"9 bad lines: line 3: correct is 'yes', not 0 or 1, line 5.*line 11.* … \(9 in all\)"),
     (edit(",1\n", ",yes\n", 1), r"line 3: correct is 'yes'"),
     (edit("A2w,A", "A2w, "), r"line 5: voice is empty"),
-    (edit("A1n,A", "A1n"), r"line 2 does not have 8 fields"),
+    (edit("A1n,A", "A1n"), r"rows without the 8 columns of the first line: line 2 has 7"),
     (lambda gold: gold.write_text(""), r"lacks the columns.*its first line has nothing"),
     (lambda gold: gold.write_text(gold.read_text().splitlines()[0] + "\n"), r"has no rows"),
     (lambda gold: gold.write_bytes(gold.read_bytes() + b"9,\xff\xfe"), r"not UTF-8"),
-    (lambda gold: gold.write_text(gold.read_text() + '5,"x'), r"not a table of comma-separated values after line"),
+    (lambda gold: gold.write_text(gold.read_text() + '5,"x'), r"line 20: no row of a table"),
     (lambda gold: gold.unlink(), r"holds lexical/dev/gold.csv"),
 ]
 
@@ -217,7 +218,7 @@ def test_a_huge_table_is_refused_unread(tmp_path):
     ):
         with path.open("r+b") as file:
             file.truncate(10**9)  # a hole: takes no space
-        with pytest.raises(BadInput, match=f"{path.name} is 1000 MB large"):
+        with pytest.raises(BadInput, match=f"{path.name} has more than 95 MB"):
             read()
 
 
@@ -284,7 +285,7 @@ BROKEN_TABLES = [
     (rewrite(lambda rows: rows[1].update(negative_text=" ")), r"1 recordings have no text: bm/s2/negative"),
     (rewrite(lambda rows: [r.pop("correct_audio") for r in rows]), r"lacks the columns correct_audio; it has id"),
     (rewrite(lambda rows: [r.update(correct_audio="a.wav") for r in rows]), r"correct_audio holds string, not sound"),
-    (lambda f: (f / "bm" / "train-00000-of-00001.parquet").write_bytes(b"PAR1"), r"cannot be read as a Parquet table"),
+    (lambda f: (f / "bm" / "train-00000-of-00001.parquet").write_bytes(b"PAR1"), r"not a whole Parquet file"),
 ]
 
 
@@ -403,3 +404,73 @@ def test_suites_have_names(tmp_path):
         open_suite(f"sblimp_dev={tmp_path}")
     with pytest.raises(BadInput, match="salmon=FOLDER"):
         open_suite("salmon")
+
+
+def test_suffixes_in_capitals_and_hidden_names_beside_a_table(tmp_path):
+    gold = make_swuggy(tmp_path)
+    (gold.parent / "A1w.wav").rename(gold.parent / "A1w.WAV")
+    (gold.parent / "._A1n.wav").write_bytes(b"\0\5\26\7")
+    gold.write_text(gold.read_text().replace("A1w,", "A1w.WAV,"))
+    assert swuggy(tmp_path, "dev").clips["A1w"].name == "A1w.WAV"
+    make_storycloze(tmp_path / "s")
+    make_salmon(tmp_path / "m")
+    for path in (tmp_path / "s" / "4_é-3_correct.wav", tmp_path / "m" / PARTS[0] / "sample_2_0.wav"):
+        path.rename(path.with_suffix(".Wav"))
+        (path.parent / f"._{path.name}").write_bytes(b"\0")
+    assert storycloze(tmp_path / "s", name="storycloze").clips["4_é-3_correct"].name == "4_é-3_correct.Wav"
+    assert salmon(tmp_path / "m").clips[f"{PARTS[0]}/2/positive"].name == "sample_2_0.Wav"
+    shutil.copy(gold.parent / "A2w.wav", gold.parent / "A2w.WAV")
+    with pytest.raises(BadInput, match=r"differ in the case of the suffix: A2w"):
+        swuggy(tmp_path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("utf-16", "it is UTF-16"), ("latin-1", "perhaps Latin-1"), ("utf-8-sig", "")]
+)
+def test_tables_in_other_encodings(tmp_path, encoding, said):
+    gold = make_sblimp(tmp_path)
+    gold.write_text(gold.read_text().replace("Sentence 0,", "Phrase à deux,"), encoding=encoding)
+    if not said:
+        assert sblimp(tmp_path, "dev").pairs
+        return
+    with pytest.raises(BadInput, match=rf"gold\.csv is not UTF-8 text \(.*{said}.*save it as UTF-8"):
+        sblimp(tmp_path, "dev")
+
+
+def test_formulas_and_wrong_types_are_refused(tmp_path):
+    gold = make_sblimp(tmp_path)
+    gold.write_text(gold.read_text().replace("Sentence 0,", "=HYPERLINK(1),"))
+    with pytest.raises(BadInput, match=r"2 cells are formulas, which spreadsheets run: row 1: transcription '=HYPER"):
+        sblimp(tmp_path, "dev")
+    for change, said in (
+        (lambda rows: [r.update(correct_text=7) for r in rows], "column correct_text holds int64, which is no text"),
+        (lambda rows: rows[1].update(id=None), "row 1 of row group 0 has no id"),
+        (lambda rows: [r.update(id=[1]) for r in rows], "column id holds list"),
+    ):
+        rewrite(change)(tmp_path / "t")
+        with pytest.raises(BadInput, match=said):
+            storycloze(tmp_path / "t", name="storycloze")
+    make_salmon_tables(tmp_path / "m")
+    table = tmp_path / "m" / PARTS[0] / "a.parquet"
+    for path in table.parent.iterdir():
+        path.unlink()
+    write_table(table, [{"ind": "x", "positive_audio": {"bytes": b""}, "negative_audio": {"bytes": b""}}])
+    with pytest.raises(BadInput, match="'x' in the column ind is no number of a sample"):
+        salmon(tmp_path / "m")
+
+
+def test_pipes_in_place_of_what_a_suite_reads_are_not_waited_for(tmp_path):
+    gold = make_swuggy(tmp_path)
+    suite = swuggy(tmp_path, "dev")
+    (gold.parent / "A1w.wav").unlink()
+    os.mkfifo(gold.parent / "A1w.wav")
+    with pytest.raises(AudioError, match=r"A1w.wav is no regular file"):
+        tokenize_suite(suite, Tokenizer(), cache=tmp_path / "cache")
+    gold.unlink()
+    os.mkfifo(gold)
+    with pytest.raises(BadInput, match=r"gold.csv is no regular file"):
+        swuggy(tmp_path, "dev")
+    (tmp_path / "t" / "bm").mkdir(parents=True)
+    os.mkfifo(tmp_path / "t" / "bm" / "a.parquet")
+    with pytest.raises(BadInput, match=r"a.parquet: not a whole Parquet file .no regular file"):
+        storycloze(tmp_path / "t", name="storycloze")

@@ -136,7 +136,7 @@ def test_broken_tables_are_refused(tmp_path):
         ("a.jsonl", "{", "not JSON"),
         ("a.jsonl", '{"id": 3, "phones": []}', '"id"'),
         ("a.jsonl", '{"id": "a", "phones": [["a", 0, 1]]}\n' * 2, "twice"),
-        ("a.csv", "id,phone,start\n", "lacks end"),
+        ("a.csv", "id,phone,start\n", "lacks the columns end"),
         ("a.csv", "id,phone,start,end\n,a,0,1\n", "line 2: has no id"),
         ("a.csv", "id,phone,start,end\na,b,0\n", "line 2"),
         ("a.txt", "", "not .txt"),

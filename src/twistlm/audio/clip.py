@@ -223,7 +223,7 @@ def write(clip: Clip, path: str | Path) -> None:
         temporary.write_bytes(data)
 
 
-def encoded(clip: Clip, *, form: str, subtype: str, name: str) -> bytes:
+def encoded(clip: Clip, *, form: str, subtype: str, name: str, compression: float | None = None) -> bytes:
     """Return `clip` as a sound file in memory, samples outside -1 … 1 clipped.
 
     Files are made here and written by Python: libsndfile does not tell when its last writes fail.
@@ -232,13 +232,15 @@ def encoded(clip: Clip, *, form: str, subtype: str, name: str) -> bytes:
         clip: what is encoded.
         form, subtype: libsndfile's names of them ("WAV", "PCM_16").
         name: what the file is called in errors.
+        compression: libsndfile's level, 0 … 1; of Opus from the highest rate to the lowest. None is its default.
 
     Raises:
         AudioError: libsndfile cannot make such a file.
     """
     stream = io.BytesIO()
     try:
-        sf.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=form, subtype=subtype)
+        samples = np.clip(clip.samples, -1, 1)
+        sf.write(stream, samples, clip.sample_rate, format=form, subtype=subtype, compression_level=compression)
     except sf.SoundFileError as error:
         raise AudioError(
             f"{name}: cannot be encoded as {form} at {clip.sample_rate} Hz ({error}). Write wav, or resample the clip."

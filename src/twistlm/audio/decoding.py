@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
+import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
@@ -91,6 +92,18 @@ def info_of(data: bytes, *, name: str) -> Info:
     """Return what the header of a sound file in memory says. As `info`; `name` is what it is called in errors."""
     with sound_in(Bytes(data), name) as sound:
         return _info(sound)
+
+
+def rate_of(data: bytes, *, name: str) -> int:
+    """Return the sample rate in Hz that the header of a sound file in memory says, looking at nothing else.
+
+    Raises:
+        AudioError: not a sound file.
+    """
+    try:
+        return int(sf.info(Bytes(data)).samplerate)
+    except sf.SoundFileError:
+        return info_of(data, name=name).sample_rate
 
 
 def _info(sound: OpenSound) -> Info:

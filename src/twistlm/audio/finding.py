@@ -7,10 +7,12 @@ Suffixes count in any case.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from twistlm.errors import AudioError
+from twistlm.files.text import is_text
 from twistlm.files.urls import UrlPath, as_path
 
 SUFFIXES = (
@@ -24,6 +26,7 @@ UNREAD = (
     *(".raw", ".pcm", ".vox", ".gsm", ".sln", ".g722", ".g729", ".voc", ".avr", ".svx", ".8svx", ".avi", ".wmv"),
 )
 KNOWN = (*SUFFIXES, *UNREAD)
+_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def is_hidden(name: str) -> bool:
@@ -39,6 +42,20 @@ def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
 def is_sound(name: str, suffixes: Iterable[str] = KNOWN) -> bool:
     """Return whether a path, seen from where one looks, is that of a sound by its suffix, and not hidden."""
     return PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)
+
+
+def written(name: str) -> str:
+    """Return a path as it can be written down: itself, or with its bytes that are not UTF-8 as "\\xe9".
+
+    Under such a name no file is found, and `is_misnamed` says why.
+    """
+    return name if is_text(name) or "\0" in name else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_misnamed(path: Path) -> bool:
+    """Return whether a path, where no file is, is how `written` writes down one that is there."""
+    there = _BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return there != os.fsencode(path) and Path(os.fsdecode(there)).exists()
 
 
 def visible(folder: Path, pattern: str, suffixes: Iterable[str] = ()) -> list[Path]:

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-import soundfile
-
-from twistlm.audio.clip import OPUS_RATES, Clip
+from twistlm.audio.clip import OPUS_RATES, Clip, encoded
 from twistlm.audio.clip import read as read_sound
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.spoken import Line, Spoken
@@ -32,6 +28,7 @@ from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.tables import read_table
 
 BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
 Format = Literal["wav", "flac", "ogg"]
@@ -80,12 +77,11 @@ class Casting:
 
     def encoded(self, clip: Clip) -> bytes:
         """Return `clip` as the bytes of a sound file: 16-bit PCM, or Opus."""
-        stream = io.BytesIO()
         low, high = OPUS_KBPS  # libsndfile's compression level goes from the highest rate, 0, to the lowest, 1
-        opus = {"subtype": "OPUS", "compression_level": (high - self.kbps) / (high - low)}
-        options: dict[str, Any] = opus if self.format == "ogg" else {"subtype": "PCM_16"}
-        soundfile.write(stream, np.clip(clip.samples, -1, 1), clip.sample_rate, format=self.format.upper(), **options)
-        return stream.getvalue()
+        if self.format == "ogg":
+            level = (high - self.kbps) / (high - low)
+            return encoded(clip, form="OGG", subtype="OPUS", name=clip.id or "a spoken line", compression=level)
+        return encoded(clip, form=self.format.upper(), subtype="PCM_16", name=clip.id or "a spoken line")
 
 
 def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Path], None]) -> bool:
@@ -162,8 +158,8 @@ def find_suites(folder: str | Path) -> list[Suite]:
         splits = [split for split in get_args(Split) if (folder / task / split / "gold.csv").is_file()]
         found += [reader(folder, split) for split in splits]
     if (folder / "gold.csv").is_file():
-        with (folder / "gold.csv").open(encoding="utf-8", newline="") as file:
-            tasks = dict.fromkeys(row.get("task") or "storycloze" for row in csv.DictReader(file))
+        kind = "a benchmark's table of stories"
+        tasks = dict.fromkeys(row.get("task") or "storycloze" for _, row in read_table(folder / "gold.csv", kind))
         found += [storycloze(folder, name=task) for task in tasks]
     elif not found and (
         any(folder.glob("*.parquet")) or any(folder.glob("*_correct.wav")) or any(folder.glob("*/*.parquet"))

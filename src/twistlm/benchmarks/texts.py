@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 from twistlm.errors import BadInput, offenders
 from twistlm.files import text as files_text
 from twistlm.files.jsonl import read_objects
+from twistlm.files.tables import formulas, read_table
 
 
 def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
@@ -36,19 +35,11 @@ def read_csv(path: str | Path, fields: Sequence[str], *, optional: Sequence[str]
         fields: columns that must be there and filled.
         optional: columns that may be missing or empty; they are "" then.
     """
-    path = Path(path)
-    try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-        if lost := [field for field in fields if field not in (reader.fieldnames or [])]:
-            has = offenders([name[:40] for name in reader.fieldnames or ["nothing"]], limit=20)
-            raise BadInput(f"{path} lacks the columns {offenders(lost)}; its first line has {has}.")
-        rows = []
-        for row in reader:
-            if None in row:
-                raise BadInput(f"{path} line {reader.line_num} has more fields than the first line: quote commas.")
-            rows.append({field: row.get(field) or "" for field in (*fields, *optional)})
-    except csv.Error as error:
-        raise BadInput(f"{path} is not a table of comma-separated values: {error}.") from error
+    kind = "the texts of a benchmark, as comma-separated values"
+    rows = [
+        {field: row.get(field, "") for field in (*fields, *optional)}
+        for _, row in read_table(path, kind, columns=fields)
+    ]
     return checked(rows, fields, where=str(path))
 
 
@@ -59,6 +50,11 @@ def checked(rows: list[dict[str, str]], fields: Sequence[str], *, where: str) ->
         raise BadInput(f"{where} has no rows.")
     if empty := [f"row {n}: {field}" for n, row in enumerate(rows, start=1) for field in fields if not row[field]]:
         raise BadInput(f"{where}: {len(empty)} fields are missing or empty: {offenders(empty)}.")
+    if run := formulas(rows, list(rows[0])):
+        raise BadInput(
+            f"{where}: {len(run)} fields are formulas, which spreadsheets that open the benchmark's table would run: "
+            f"{offenders(run)}. Write what is to be said in words."
+        )
     if doubled := sorted(id for id, n in Counter(row["id"] for row in rows).items() if n > 1):
         raise BadInput(f"{where}: {len(doubled)} ids occur more than once: {offenders(doubled)}.")
     return rows

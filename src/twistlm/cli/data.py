@@ -62,7 +62,7 @@ def manifest(
     progress: bool = True,
 ) -> Result:
     """List a corpus's clips and hold some out."""
-    from twistlm.audio.finding import UNREAD, is_sound
+    from twistlm.audio.finding import UNREAD, is_misnamed, is_sound
     from twistlm.corpus.manifest import on_channel, write
     from twistlm.corpus.readers import Options, read_corpus
     from twistlm.corpus.readers.named import unread_tables
@@ -80,6 +80,9 @@ def manifest(
     if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
         facts["unread"] = unread
         notes = f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"
+    if misnamed := [entry.id for entry in entries if isinstance(entry.path, Path) and is_misnamed(entry.path)]:
+        facts["misnamed"] = misnamed
+        notes += f"; with names that are not UTF-8, and tokenizing counts as failures: {offenders(misnamed)}"
     if corpus == "folder" and (tables := unread_tables(speech)):
         facts["metadata"] = tables
         notes += f"; transcripts are not read from {offenders(tables)}: --corpus audiofolder reads them"

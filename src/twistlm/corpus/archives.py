@@ -219,6 +219,12 @@ class _Arrow:
         self._batches = []
 
 
+def is_text_type(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text."""
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
+
+
 def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
     """Open a Parquet file so that its columns are read piece by piece.
 

@@ -14,8 +14,9 @@ from twistlm.audio.vad import VERSION, check_limit, speech_segments
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, offenders
-from twistlm.files.atomic import atomic_write
+from twistlm.files.atomic import atomic_write, writing
 from twistlm.files.jsonl import check_shape, parse_json
+from twistlm.files.locks import held
 from twistlm.files.text import decode, read_bytes
 from twistlm.progress import task
 
@@ -55,12 +56,18 @@ def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: 
 
     Raises:
         BadInput: an entry that is a part of a file already, `max_seconds` out of range, or nobody speaks in any file.
+        TwistError: another process writes to that journal, or it cannot be written.
     """
     check_limit(max_seconds)
     parts = [entry.id for entry in entries if entry.start is not None or entry.member]
     if parts:
         raise BadInput(f"these clips are parts of files, and only whole files are cut: {offenders(parts)}.")
     journal = Path(journal)
+    with held(journal, "cutting by voice activity", lock=journal.with_name(f".{journal.name}.lock")):
+        return _cut_by_voice(entries, journal, max_seconds, progress)
+
+
+def _cut_by_voice(entries: Sequence[Entry], journal: Path, max_seconds: float, progress: bool) -> Cuts:
     done = _read(journal, max_seconds)
     found: dict[str, Segments] = {}
     unreadable: dict[str, str] = {}
@@ -70,8 +77,9 @@ def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: 
             found[entry.id] = done[key]
         else:
             pending.append(entry)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with task("voice activity", len(entries), progress) as bar, journal.open("a", encoding="utf-8") as lines:
+    with writing(journal):
+        lines = journal.open("a", encoding="utf-8")
+    with lines, task("voice activity", len(entries), progress) as bar:
         bar.advance(len(entries) - len(pending))
         with closing(in_order(lambda entry: _cut(entry, max_seconds), pending)) as made:
             for entry, cut in zip(pending, made, strict=True):
@@ -79,8 +87,11 @@ def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: 
                     unreadable[entry.id] = str(cut)
                 else:
                     key, found[entry.id] = cut
-                    lines.write(json.dumps([VERSION, max_seconds, *key, found[entry.id]], ensure_ascii=False) + "\n")
-                    lines.flush()
+                    with writing(journal):
+                        lines.write(
+                            json.dumps([VERSION, max_seconds, *key, found[entry.id]], ensure_ascii=False) + "\n"
+                        )
+                        lines.flush()
                 bar.advance()
     silent = tuple(id for id, segments in found.items() if not segments)
     if len(silent) == len(entries):

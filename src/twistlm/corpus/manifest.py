@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twistlm.audio.finding import find_audio
+from twistlm.audio.finding import find_audio, written
 from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_objects
@@ -99,7 +99,8 @@ def build(folder: str | Path | UrlPath, *, heldout: float = 0.1, seed: int = 0) 
 
     Of a bare folder, the id is the path below it, the speaker is the folder the file lies in, and the split follows
     from the sha256 of seed and id: it does not change when other files come or go. (Only when chance leaves one of the
-    two splits empty does the nearest clip change sides.)
+    two splits empty does the nearest clip change sides.) A file whose name is not UTF-8 is listed by a name that can be
+    written down, under which nobody finds it: whoever reads it is told.
 
     Args:
         folder: where to look.
@@ -112,14 +113,14 @@ def build(folder: str | Path | UrlPath, *, heldout: float = 0.1, seed: int = 0) 
     folder = as_path(folder)
     if (folder / NAME).is_file():
         return read(folder / NAME)
-    paths = {_below(path, folder): path for path in find_audio(folder)}
+    paths = {written(_below(path, folder)): path for path in find_audio(folder)}
     home = folder.absolute() if isinstance(folder, UrlPath) else folder.resolve()
     chosen = held_out(paths, share=heldout, seed=seed)
     return [
         Entry(
             id=id,
-            path=path,
-            speaker=path.parent.name or home.name,
+            path=path if isinstance(path, UrlPath) else Path(written(str(path))),
+            speaker=written(path.parent.name or home.name),
             split="heldout" if id in chosen else "train",
         )
         for id, path in paths.items()

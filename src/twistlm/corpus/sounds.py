@@ -17,6 +17,7 @@ from typing import Self
 
 from twistlm.audio.clip import Clip, decode, read
 from twistlm.audio.decoding import TOLERANCE_SECONDS, info
+from twistlm.audio.finding import is_misnamed
 from twistlm.corpus.archives import Archive, open_archive
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, UrlError
@@ -136,6 +137,8 @@ def look_at(entry: Entry) -> os.stat_result | Stat:
     except UrlError as error:
         raise AudioError(str(error)) from error
     except OSError as error:
+        if isinstance(entry.path, Path) and is_misnamed(entry.path):
+            raise AudioError(f"{entry.path}: its name is not UTF-8, as of a system in Latin-1. Rename it.") from error
         raise AudioError(f"{entry.path}: no such file, or it cannot be read. Check the path.") from error
 
 

@@ -35,11 +35,11 @@ def read_table(
         error: what is raised.
 
     Raises:
-        error: as `files.text.read_text`; no header, a column that is missing or stands there twice; a row with more or
-            fewer cells than the header; what is no such table.
+        error: as `files.text.read_text`; no header, a column that is missing or stands there twice; rows with more or
+            fewer cells than the header, found behind the last row; what is no such table.
     """
     text = read_text(path, kind, most=most, error=error)
-    line = 1
+    line, odd = 1, []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         header = next(reader, [])
@@ -50,16 +50,19 @@ def read_table(
                 line = reader.line_num + 1
                 continue
             if len(cells) != len(header):
-                raise error(
-                    f"{path}, line {line}: {len(cells)} columns where the first line has {len(header)}: a cell that "
-                    "holds a separator or a quote must be quoted."
-                )
-            if not is_text("".join(cells)):
+                odd.append(f"line {line} has {len(cells)}")
+            elif not is_text("".join(cells)):
                 raise error(f"{path}, line {line}: holds a NUL character, which no text has. It was damaged.")
-            yield line, dict(zip(header, cells, strict=True))
+            else:
+                yield line, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as wrong:
         raise error(f"{path}, line {line}: no row of a table ({wrong}). It should be {kind}.") from wrong
+    if odd:
+        raise error(
+            f"{path}: rows without the {len(header)} columns of the first line: {offenders(odd)}. A cell that holds a "
+            f"separator or a quote must be quoted. It should be {kind}."
+        )
 
 
 def separator_of(path: str | Path | UrlPath, kind: str) -> str:

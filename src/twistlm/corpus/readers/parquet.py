@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from twistlm.audio.finding import visible
-from twistlm.corpus.archives import ArrowFile, open_parquet
+from twistlm.corpus.archives import ArrowFile, is_text_type, open_parquet
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.options import PATHS, Options, choose, column, split_told
 from twistlm.corpus.readers.tables import all_there, below, split_of
@@ -145,7 +145,7 @@ def _of_arrow(path: Path, stem: str, split: str, options: Options) -> Iterator[E
     with file:
         names = _wanted(file.schema, path, options)
         by_path = column(file.schema.names, "path", PATHS, options, where=path)
-        alone = by_path and _is_text(file.schema.field(by_path).type)
+        alone = by_path and is_text_type(file.schema.field(by_path).type)
         if alone and (options.path or not _sounds(file.schema)):
             audio, held = "", None
         else:
@@ -181,17 +181,12 @@ def _wanted(schema: pa.Schema, path: Path, options: Options) -> dict[str, str]:
         kind = schema.field(name).type if name else pa.null()
         number = pa.types.is_integer(kind)
         fits = {"text": False, "split": False, "ms": number or pa.types.is_floating(kind)}.get(field, number)
-        if not fits and (field == "ms" or not _is_text(kind)) and not pa.types.is_null(kind):
+        if not fits and (field == "ms" or not is_text_type(kind)) and not pa.types.is_null(kind):
             out = "Leave that column out." if field == "ms" else f"Name another with --{field}-column, or '' for none."
             raise BadInput(
                 f"{path}: the column {name!r} holds {kind}, which is no {'number' if field == 'ms' else field}. {out}"
             )
     return names
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
 
 
 def _cells(table: pa.Table, names: dict[str, str], path: Path, *, n_rows: int) -> Iterator[dict[str, Any]]:

@@ -12,16 +12,18 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from twistlm.audio.finding import visible
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.sounds import Sound, table_rows
-from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds
+from twistlm.evaluate.suites.suite import Suite, fingerprint, sounds_in
 from twistlm.types import Pair
 
 PARTS = (
     "bg_alignment", "bg_all_consistency", "bg_domain_consistency", "gender_consistency", "rir_consistency",
     "sentiment_alignment", "sentiment_consistency", "speaker_consistency",
 )  # fmt: skip
-_NAME = re.compile(r"sample_(?P<index>\d+)_(?P<k>\d+)\.wav")
+_INDEX = re.compile(r"\d{1,18}")
+_NAME = re.compile(r"sample_(?P<index>\d{1,18})_(?P<k>\d{1,18})")
 
 
 def salmon(folder: str | Path) -> Suite:
@@ -39,7 +41,7 @@ def salmon(folder: str | Path) -> Suite:
     clips: dict[str, Sound] = {}
     pairs: list[Pair] = []
     for part in PARTS:
-        tables = sorted((folder / part).glob("*.parquet"))
+        tables = visible(folder / part, "*", (".parquet",))
         sides = _from_tables(tables) if tables else _from_files(folder / part)
         for index, (good, bad) in sorted(sides.items()):
             id = f"{part}/{index}"
@@ -56,41 +58,43 @@ def salmon(folder: str | Path) -> Suite:
 
 
 def _from_files(folder: Path) -> dict[int, tuple[Path, Path]]:
-    files = sorted(p.name for p in folder.iterdir() if p.suffix == ".wav" and not p.name.startswith("."))
-    matches = {file: _NAME.fullmatch(file) for file in files}
-    if odd := [file for file, match in matches.items() if match is None]:
+    found = sounds_in(folder, suffixes=(".wav",))
+    matches = {stem: _NAME.fullmatch(stem) for stem in found}
+    if odd := [found[stem].name for stem, match in matches.items() if match is None]:
         raise BadInput(f"{folder}: {len(odd)} names are not sample_<index>_<k>.wav: {offenders(odd)}.")
-    if not files:
+    if not found:
         raise BadInput(f"{folder} holds neither wav files nor Parquet tables. Get a whole copy of SALMon.")
-    sides: dict[int, dict[int, str]] = defaultdict(dict)
-    for file, match in matches.items():
+    sides: dict[int, dict[int, Path]] = defaultdict(dict)
+    for stem, match in matches.items():
         assert match is not None
         index, k = int(match["index"]), int(match["k"])
         if k in sides[index]:  # sample_1_0.wav and sample_01_0.wav
-            raise BadInput(f"{folder}: {sides[index][k]} and {file} are the same sample.")
-        sides[index][k] = file
+            raise BadInput(f"{folder}: {sides[index][k].name} and {found[stem].name} are the same sample.")
+        sides[index][k] = found[stem]
     broken = [f"sample {i} has k = {', '.join(map(str, ks))}" for i, ks in sorted(sides.items()) if not _is_pair(ks)]
     if broken:
         raise BadInput(
             f"{folder}: {len(broken)} of {len(sides)} samples are not one positive (k = 0) and one negative: "
             f"{offenders(broken)}. Get a whole copy."
         )
-    require_sounds(folder, files, listed_in="the release")
-    return {i: (folder / ks[0], folder / ks[max(ks)]) for i, ks in sides.items()}
+    return {i: (ks[0], ks[max(ks)]) for i, ks in sides.items()}
 
 
-def _is_pair(ks: dict[int, str]) -> bool:
+def _is_pair(ks: dict[int, Path]) -> bool:
     return len(ks) == 2 and 0 in ks
 
 
 def _from_tables(tables: list[Path]) -> dict[int, tuple[Sound, Sound]]:
     sides: dict[int, tuple[Sound, Sound]] = {}
-    doubled = []
+    doubled: list[int] = []
     for path in tables:
-        for row, cells in table_rows(path, values=("ind",), audio=("positive_audio", "negative_audio")):
-            if row["ind"] in sides:
-                doubled.append(row["ind"])
-            sides[row["ind"]] = (cells["positive_audio"], cells["negative_audio"])
+        for row, cells in table_rows(path, ids=("ind",), audio=("positive_audio", "negative_audio")):
+            if not _INDEX.fullmatch(row["ind"]):
+                raise BadInput(f"{path}: {row['ind']!r} in the column ind is no number of a sample. Get it again.")
+            index = int(row["ind"])
+            if index in sides:
+                doubled.append(index)
+            sides[index] = (cells["positive_audio"], cells["negative_audio"])
     if doubled:
         raise BadInput(f"{tables[0].parent}: {len(doubled)} samples occur more than once: {offenders(doubled)}.")
     if not sides:

@@ -7,21 +7,19 @@ An audio cell is a struct with the field `bytes`: a whole sound file.
 from __future__ import annotations
 
 import functools
-import io
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import soundfile
 
-from twistlm.audio.clip import Clip, encoded, read
-from twistlm.audio.decoding import info_of, seconds_to_samples
+from twistlm.audio.clip import Clip, decode, encoded, read
+from twistlm.audio.decoding import rate_of, seconds_to_samples
+from twistlm.corpus.archives import is_text_type, open_parquet
 from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.files.regular import read_regular
 
 
 @dataclass(frozen=True, order=True)
@@ -68,9 +66,7 @@ def read_bytes(sound: Sound) -> bytes:
         AudioError: it is missing or empty.
     """
     if isinstance(sound, Path):
-        if not sound.is_file():
-            raise AudioError(f"{sound}: no such file. Get a whole copy of the benchmark.")
-        data = sound.read_bytes()
+        data = read_regular(sound, "a sound of the benchmark: get a whole copy", error=AudioError)
     elif isinstance(sound, Joined):
         whole = join([read(part, sample_rate=None) for part in sound.parts], pause=sound.pause)
         data = encoded(whole, form="WAV", subtype="PCM_16", name=str(sound))
@@ -106,10 +102,7 @@ def sample_rate(data: bytes, sound: Sound) -> int:
     Raises:
         AudioError: not a sound file.
     """
-    try:
-        return soundfile.info(io.BytesIO(data)).samplerate  # the header alone: what is missing is found when it is cut
-    except soundfile.SoundFileError:
-        return info_of(data, name=str(sound)).sample_rate
+    return rate_of(data, name=str(sound))  # what is missing is found when it is cut
 
 
 def load(sound: Sound, *, sample_rate: int, id: str) -> Clip:
@@ -120,48 +113,63 @@ def load(sound: Sound, *, sample_rate: int, id: str) -> Clip:
     """
     if isinstance(sound, Path):
         return replace(read(sound, sample_rate=sample_rate), id=id)
-    # libsndfile's notes on truncated files, which `read` looks at, need a file with a name.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cell"
-        path.write_bytes(read_bytes(sound))
-        try:
-            return replace(read(path, sample_rate=sample_rate), id=id)
-        except AudioError as error:
-            raise AudioError(str(error).replace(str(path), str(sound))) from error
+    return replace(decode(read_bytes(sound), name=str(sound), sample_rate=sample_rate), id=id)
 
 
 def table_rows(
-    path: Path, *, values: Sequence[str], audio: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], dict[str, Cell]]]:
-    """Yield, for each row of a Parquet table, its `values` and a Cell for each of its `audio` columns.
+    path: Path, *, ids: Sequence[str], texts: Sequence[str] = (), audio: Sequence[str]
+) -> Iterator[tuple[dict[str, str], dict[str, Cell]]]:
+    """Yield, for each row of a Parquet table, its ids and texts, and a Cell for each of its `audio` columns.
 
     Sounds are not read.
 
+    Args:
+        path: the table.
+        ids: columns of texts or whole numbers, which are given as text; none may be empty.
+        texts: columns of texts; "" where one is empty.
+        audio: columns of sound files.
+
     Raises:
-        BadInput: not a Parquet table, or one without these columns.
+        BadInput: not a Parquet table, one without these columns, or with others' types in them; an empty id.
     """
     try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        if lost := [name for name in (*values, *audio) if name not in names]:
-            raise BadInput(f"{path} lacks the columns {offenders(lost)}; it has {offenders(names, limit=20)}.")
-        for column in audio:
-            kind = file.schema_arrow.field(column).type
-            if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-                raise BadInput(f"{path}: column {column} holds {kind}, not sound files (a struct with bytes).")
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=list(values)).to_pylist()
-            for row, fields in enumerate(rows):
-                yield fields, {column: Cell(path, group, column, row) for column in audio}
-    except (pa.ArrowException, OSError) as error:
+        with open_parquet(path) as file:
+            schema = file.schema_arrow
+            if lost := [name for name in (*ids, *texts, *audio) if name not in schema.names]:
+                raise BadInput(
+                    f"{path} lacks the columns {offenders(lost)}; it has {offenders(schema.names, limit=20)}."
+                )
+            _check_kinds(path, schema, ids, texts, audio)
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=[*ids, *texts]).to_pylist()
+                for row, fields in enumerate(rows):
+                    if empty := [name for name in ids if fields[name] in (None, "")]:
+                        raise BadInput(
+                            f"{path}: row {row} of row group {group} has no {offenders(empty)}. Get it again."
+                        )
+                    told = {name: "" if cell is None else str(cell) for name, cell in fields.items()}
+                    yield told, {column: Cell(path, group, column, row) for column in audio}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read as a Parquet table: {error}. Get it again.") from error
+
+
+def _check_kinds(path: Path, schema: pa.Schema, ids: Sequence[str], texts: Sequence[str], audio: Sequence[str]) -> None:
+    for column in (*ids, *texts):
+        kind = schema.field(column).type
+        if not (is_text_type(kind) or (column in ids and pa.types.is_integer(kind))):
+            raise BadInput(f"{path}: column {column} holds {kind}, which is no text. Get the table again.")
+    for column in audio:
+        kind = schema.field(column).type
+        if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            raise BadInput(f"{path}: column {column} holds {kind}, not sound files (a struct with bytes).")
 
 
 @functools.lru_cache(maxsize=1)
 def _column(table: Path, row_group: int, column: str) -> pa.Array:
     """Return the stored files of one column of one row group: some tens of MB in the published tables."""
     try:
-        cells = pq.ParquetFile(table).read_row_group(row_group, columns=[f"{column}.bytes"]).column(column)
+        with open_parquet(table) as file:
+            cells = file.read_row_group(row_group, columns=[f"{column}.bytes"]).column(column)
     except (pa.ArrowException, OSError) as error:
         raise AudioError(f"{table} cannot be read: {error}. Get it again.") from error
     return cells.combine_chunks().field("bytes")

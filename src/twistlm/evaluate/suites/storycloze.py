@@ -14,17 +14,17 @@ The first two readers were tested on stand-ins laid out like the releases, not o
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from twistlm.audio.finding import visible
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.sounds import Cell, Joined, Sound, table_rows
-from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds, require_table
+from twistlm.evaluate.suites.suite import Suite, fingerprint, gold_table, sounds_in
 from twistlm.types import Pair
 
-_NAME = re.compile(r"(?P<n>\d+)_(?P<story>.+)_(?P<side>correct|incorrect)\.wav")
+_NAME = re.compile(r"(?P<n>\d+)_(?P<story>.+)_(?P<side>correct|incorrect)")
 _SIDES = ("correct", "negative")
 PARTS = (
     *("task", "id", "voice", "topic", "prompt", "correct", "incorrect", "pause"),
@@ -48,23 +48,20 @@ def storycloze(folder: str | Path, *, name: str) -> Suite:
         raise BadInput(f"{folder}: no such folder. Give the folder into which Spoken StoryCloze was unpacked.")
     if (folder / "gold.csv").is_file():
         return _from_parts(folder / "gold.csv", name)
-    if next(folder.glob("*.parquet"), None):
+    if visible(folder, "*", (".parquet",)):
         return _from_tables({folder.name: folder}, name)
-    speakers = {f.name: f for f in sorted(folder.iterdir()) if f.is_dir() and next(f.glob("*.parquet"), None)}
+    speakers = {f.name: f for f in sorted(folder.iterdir()) if f.is_dir() and visible(f, "*", (".parquet",))}
     return _from_tables(speakers, name) if speakers else _from_files(folder, name)
 
 
 def _from_parts(gold: Path, name: str) -> Suite:
-    require_table(gold, missing=".")
+    fix = "Make it again with twist bench storycloze."
+    table = [row for _, row in gold_table(gold, PARTS, missing=".", fix=fix)]
+    rows = [row for row in table if row["task"] == name]
     try:
-        with gold.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if lost := [column for column in PARTS if column not in (reader.fieldnames or [])]:
-                raise BadInput(f"{gold} lacks the columns {offenders(lost)}: it is no table of twist bench storycloze.")
-            rows = [row for row in reader if row["task"] == name]
         pauses = [float(row["pause"]) for row in rows]
-    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-        raise BadInput(f"{gold} is damaged: {error}. Make it again with twist bench storycloze.") from error
+    except ValueError as error:
+        raise BadInput(f"{gold}: a pause in it is no number of seconds ({error}). {fix}") from error
     if not rows:
         raise BadInput(f"{gold} has no rows of the task {name}.")
     if short := [
@@ -101,19 +98,19 @@ def _from_parts(gold: Path, name: str) -> Suite:
 
 
 def _from_files(folder: Path, name: str) -> Suite:
-    files = sorted(p.name for p in folder.iterdir() if p.suffix == ".wav" and not p.name.startswith("."))
-    if not files:
+    found = sounds_in(folder, suffixes=(".wav",))
+    if not found:
         raise BadInput(f"{folder} holds neither wav files nor Parquet tables: it is no release of Spoken StoryCloze.")
-    matches = {file: _NAME.fullmatch(file) for file in files}
-    if odd := [file for file, match in matches.items() if match is None]:
+    matches = {stem: _NAME.fullmatch(stem) for stem in found}
+    if odd := [found[stem].name for stem, match in matches.items() if match is None]:
         raise BadInput(
             f"{folder}: {len(odd)} names are not <n>_<story id>_<correct|incorrect>.wav: {offenders(odd)}. Leave only "
             "the files of the release in it."
         )
     sides: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"correct": [], "incorrect": []})
-    for file, match in matches.items():
+    for stem, match in matches.items():
         assert match is not None
-        sides[match["story"]][match["side"]].append(file)
+        sides[match["story"]][match["side"]].append(stem)
     broken = [
         f"{story}: {len(of['correct'])} correct, {len(of['incorrect'])} incorrect"
         for story, of in sorted(sides.items())
@@ -124,19 +121,14 @@ def _from_files(folder: Path, name: str) -> Suite:
             f"{folder}: {len(broken)} of {len(sides)} stories do not have one correct and one incorrect file: "
             f"{offenders(broken)}. Get a whole copy, in a folder of its own."
         )
-    require_sounds(folder, files, listed_in="the release")
     return Suite(
         name=name,
-        version=fingerprint("\n".join(files).encode()),
+        version=fingerprint("\n".join(sorted(f"{stem}.wav" for stem in found)).encode()),
         pairs=tuple(
-            Pair(
-                id=story,
-                positive=of["correct"][0].removesuffix(".wav"),
-                negative=of["incorrect"][0].removesuffix(".wav"),
-            )
+            Pair(id=story, positive=of["correct"][0], negative=of["incorrect"][0])
             for story, of in sorted(sides.items())
         ),
-        clips={file.removesuffix(".wav"): folder / file for file in files},
+        clips=found,
         clusters={story: story for story in sides},
     )
 
@@ -148,16 +140,16 @@ def _from_tables(speakers: dict[str, Path], name: str) -> Suite:
     doubled, silent = [], []
     for speaker, folder in speakers.items():
         stories[speaker] = set()
-        for path in sorted(folder.glob("*.parquet")):
-            columns = [f"{side}_audio" for side in _SIDES]
-            for row, cells in table_rows(path, values=("id", *(f"{side}_text" for side in _SIDES)), audio=columns):
-                story = str(row["id"])
+        for path in visible(folder, "*", (".parquet",)):
+            columns, texts_of = ([f"{side}_{what}" for side in _SIDES] for what in ("audio", "text"))
+            for row, cells in table_rows(path, ids=("id",), texts=texts_of, audio=columns):
+                story = row["id"]
                 if story in stories[speaker]:
                     doubled.append(f"{speaker}/{story}")
                 stories[speaker].add(story)
                 for side in _SIDES:
                     clip = f"{speaker}/{story}/{side}"
-                    clips[clip], texts[clip] = cells[f"{side}_audio"], row[f"{side}_text"] or ""
+                    clips[clip], texts[clip] = cells[f"{side}_audio"], row[f"{side}_text"]
                     if not texts[clip].strip():
                         silent.append(clip)
     where = next(iter(speakers.values())).parent

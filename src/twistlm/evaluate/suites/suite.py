@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twistlm.audio.finding import visible
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.sounds import Sound, load
+from twistlm.files.regular import is_odd
+from twistlm.files.tables import formulas, read_table
+from twistlm.files.text import is_text
 from twistlm.types import Pair, Units
 
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
 
+FORMS = (".wav", ".flac", ".ogg")  # of sounds beside a table: published releases have the first
 SEEN, UNSEEN = "seen_voice", "unseen_voice"
 MAX_TABLE_BYTES = 100_000_000  # tables are read whole; sWUGGY's test has some 300,000 rows of less than 100 bytes
 
@@ -74,25 +79,38 @@ def fingerprint(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def sound_suffix(folder: Path) -> str:
-    """Return how the sounds in `folder` end: ".wav" as in the published releases, else ".flac" or ".ogg"."""
-    there = {path.suffix for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    return next((suffix for suffix in (".wav", ".flac", ".ogg") if suffix in there), ".wav")
+def sounds_in(folder: Path, *, suffixes: Iterable[str] = FORMS) -> dict[str, Path]:
+    """Return the sounds in a folder by their names without suffix, of the first suffix that one of them has.
+
+    Hidden names are none, and suffixes count in any case (`audio.finding`).
+
+    Raises:
+        BadInput: two files that differ in the case of their suffix; a name that is not UTF-8.
+    """
+    for suffix in suffixes:
+        paths = visible(folder, "*", (suffix,)) if folder.is_dir() else []
+        found = {path.name[: -len(suffix)]: path for path in paths}
+        if double := sorted(path.name for path in paths if found[path.name[: -len(suffix)]] is not path):
+            raise BadInput(f"{folder} holds sounds whose names differ in the case of the suffix: {offenders(double)}.")
+        if odd := sorted(path.name for path in paths if not is_text(path.name)):
+            raise BadInput(f"{folder} holds sounds whose names are not UTF-8: {offenders(odd)}. Unpack it again.")
+        if found:
+            return found
+    return {}
 
 
-def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str, suffix: str = ".wav") -> None:
-    """Raise unless the files in `folder` that end on `suffix` are exactly `names`.
+def require_sounds(folder: Path, stems: Iterable[str], *, listed_in: str) -> dict[str, Path]:
+    """Return the sounds in `folder` by their names without suffix, which must be exactly `stems`.
 
     Raises:
         BadInput: the folder is not there, lacks a file, or holds one that nothing lists; the first five are named.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder. Give the folder into which the benchmark was unpacked.")
-    wanted = set(names)
-    # "._x.wav" is what macOS adds to a zip for each x.wav.
-    there = {path.name for path in folder.iterdir() if path.suffix == suffix and not path.name.startswith(".")}
-    if missing := sorted(wanted - there):
-        forms = {unicodedata.normalize("NFC", name) for name in there}
+    wanted, found = set(stems), sounds_in(folder)
+    suffix = next(iter(found.values())).suffix if found else FORMS[0]
+    if missing := sorted(wanted - found.keys()):
+        forms = {unicodedata.normalize("NFC", name) for name in found}
         respelled = [name for name in missing if unicodedata.normalize("NFC", name) in forms]
         cause = (
             f"{len(respelled)} of them are there under the same name in another Unicode form, which some programs that "
@@ -100,24 +118,35 @@ def require_sounds(folder: Path, names: Iterable[str], *, listed_in: str, suffix
             if respelled
             else "get a whole copy: a score over part of a benchmark is another benchmark"
         )
-        raise BadInput(f"{folder} lacks {len(missing)} sounds that {listed_in} names: {offenders(missing)}; {cause}.")
-    if extra := sorted(there - wanted):
+        names = offenders([name + suffix for name in missing])
+        raise BadInput(f"{folder} lacks {len(missing)} sounds that {listed_in} names: {names}; {cause}.")
+    if extra := sorted(found[stem].name for stem in found.keys() - wanted):
         raise BadInput(
             f"{folder} holds {len(extra)} sounds that {listed_in} does not name: {offenders(extra)}. Two releases may "
             "have been unpacked into one folder: unpack into an empty one."
         )
+    return found
 
 
-def require_table(path: Path, *, missing: str) -> None:
-    """Raise unless `path` is a file that a table of pairs may be; nothing is read.
+def gold_table(path: Path, columns: Sequence[str], *, missing: str, fix: str) -> list[tuple[int, dict[str, str]]]:
+    """Return (line number, row) of a benchmark's table of pairs, which is left as it is.
+
+    Args:
+        path: the table.
+        columns: that it must have.
+        missing: what to do where there is none.
+        fix: what helps where it is damaged.
 
     Raises:
-        BadInput: no such file (`missing` says what to do), or far larger than any such table.
+        BadInput: no such file, or far larger than any such table; not UTF-8, no such table, another number of cells in
+            a row; no rows; a cell that a spreadsheet would run.
     """
-    if not path.is_file():
+    if not path.is_file() and not is_odd(path):
         raise BadInput(f"{path} does not exist{missing}")
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise BadInput(
-            f"{path} is {path.stat().st_size / 1e6:.0f} MB large: no table of pairs comes near "
-            f"{MAX_TABLE_BYTES / 1e6:.0f} MB. Another file may have been put in its place."
-        )
+    kind = f"a benchmark's table of pairs. {fix.rstrip('.')}"
+    rows = list(read_table(path, kind, columns=columns, most=MAX_TABLE_BYTES))
+    if not rows:
+        raise BadInput(f"{path} has no rows. {fix}")
+    if run := formulas([row for _, row in rows], columns):
+        raise BadInput(f"{path}: {len(run)} cells are formulas, which spreadsheets run: {offenders(run)}. {fix}")
+    return rows

@@ -15,7 +15,6 @@ The readers were tested on stand-ins laid out like the releases, not on the rele
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 import re
@@ -24,9 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from twistlm.audio.finding import has_suffix
 from twistlm.errors import BadInput, offenders
-from twistlm.evaluate.suites.suite import Suite, fingerprint, require_sounds, require_table, sound_suffix
+from twistlm.evaluate.suites.suite import FORMS, Suite, fingerprint, gold_table, require_sounds
 from twistlm.files.atomic import atomic_write
+from twistlm.files.text import read_bytes
 from twistlm.types import Pair
 
 Split = Literal["dev", "test"]
@@ -150,17 +151,16 @@ def _suite(
     submission: str,
 ) -> Suite:
     stems = [row["filename"] for pair in pairs.values() for row in pair]
-    suffix = sound_suffix(gold.parent)
-    require_sounds(gold.parent, (stem + suffix for stem in stems), listed_in=gold.name, suffix=suffix)
+    found = require_sounds(gold.parent, stems, listed_in=gold.name)
     texts = {row["filename"]: row[text] for pair in pairs.values() for row in pair if text and row[text].strip()}
     return Suite(
         name=name,
-        version=fingerprint(gold.read_bytes()),
+        version=fingerprint(read_bytes(gold, "a table of pairs")),
         pairs=tuple(
             Pair(id=pair, positive=good["filename"], negative=bad["filename"], group=good.get("type", ""))
             for pair, (good, bad) in pairs.items()
         ),
-        clips={stem: gold.parent / (stem + suffix) for stem in stems},
+        clips={stem: found[stem] for stem in stems},
         clusters={pair: _id(good[column] for column in item) for pair, (good, _) in pairs.items()},
         facets=facets,
         texts=texts if len(texts) == len(stems) else {},
@@ -192,42 +192,29 @@ def _id(parts: Iterable[str]) -> str:
 
 
 def _read_gold(path: Path, columns: Sequence[str]) -> list[_Row]:
-    """Read a gold table; `filename` is given without .wav."""
+    """Read a gold table; `filename` is given without its suffix."""
     holder = "/".join(path.parts[-3:])
-    require_table(path, missing=f". Give the dataset's own folder, the one that holds {holder}.")
     rows: list[_Row] = []
     bad: list[str] = []
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if lost := [column for column in columns if column not in (reader.fieldnames or [])]:
-                raise BadInput(
-                    f"{path} lacks the columns {offenders(lost)}; "
-                    f"its first line has {offenders(reader.fieldnames or ['nothing'], limit=20)}."
-                )
-            for row in reader:
-                line = reader.line_num
-                if None in row or None in row.values():
-                    bad.append(f"line {line} does not have {len(reader.fieldnames or [])} fields")
-                elif row["correct"] not in ("0", "1"):
-                    bad.append(f"line {line}: correct is {row['correct']!r}, not 0 or 1")
-                elif blank := [c for c in ("id", "filename", "voice") if not row[c].strip()]:
-                    bad.append(f"line {line}: {' and '.join(blank)} is empty")
-                else:
-                    rows.append(row | {"filename": row["filename"].removesuffix(".wav")})
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text after line {line}: {error.reason}. Get it again.") from error
-    except csv.Error as error:
-        raise BadInput(f"{path} is not a table of comma-separated values after line {line}: {error}.") from error
+    missing = f". Give the dataset's own folder, the one that holds {holder}."
+    for line, row in gold_table(path, columns, missing=missing, fix="Get a whole copy of the table."):
+        if row["correct"] not in ("0", "1"):
+            bad.append(f"line {line}: correct is {row['correct']!r}, not 0 or 1")
+        elif blank := [c for c in ("id", "filename", "voice") if not row[c].strip()]:
+            bad.append(f"line {line}: {' and '.join(blank)} is empty")
+        else:
+            rows.append(row | {"filename": _stem(row["filename"])})
     if bad:
         raise BadInput(f"{path}: {len(bad)} bad lines: {offenders(bad)}. Get a whole copy of the table.")
-    if not rows:
-        raise BadInput(f"{path} has no rows.")
     listed = Counter(row["filename"] for row in rows)
     if doubled := sorted(name for name, count in listed.items() if count > 1):
         raise BadInput(f"{path}: {len(doubled)} files are listed more than once: {offenders(doubled)}.")
     return rows
+
+
+def _stem(name: str) -> str:
+    suffix = next((suffix for suffix in FORMS if has_suffix(name, (suffix,))), "")
+    return name[: len(name) - len(suffix)]
 
 
 def _frequency(text: str) -> int | None:

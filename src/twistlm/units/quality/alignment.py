@@ -5,8 +5,6 @@ Shapes: F frames.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_objects
-from twistlm.files.text import read_text
+from twistlm.files.tables import read_table
 from twistlm.units.quality.textgrid import read_textgrid
 
 if TYPE_CHECKING:
@@ -148,17 +146,10 @@ def _json_lines(path: Path, phone_set: str | None) -> dict[str, list[Phone]]:
 
 
 def _table(path: Path) -> dict[str, list[Phone]]:
-    text = io.StringIO(_text(path).lstrip("\ufeff"), newline="")
-    rows = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
-    if missing:
-        raise BadInput(
-            f"{path}: the first line must name the columns {', '.join(_COLUMNS)}; it lacks {', '.join(missing)} "
-            f"and has {offenders(rows.fieldnames or ['nothing'])}."
-        )
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     found: dict[str, list[Phone]] = {}
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
+    for line, row in read_table(path, "a table of phones", columns=_COLUMNS, separator=separator):
+        where = f"{path}, line {line}"
         if not row["id"]:
             raise BadInput(f"{where}: has no id.")
         found.setdefault(row["id"], []).append(_phone([row["phone"], row["start"], row["end"]], where))
@@ -215,8 +206,3 @@ def check_lengths(alignments: Mapping[str, Alignment], seconds: Mapping[str, flo
 def _stem(id: str) -> str:
     path = PurePosixPath(id)
     return path.with_suffix("").as_posix() if path.suffix else id
-
-
-def _text(path: Path) -> str:
-    """The file's text with lines ended by "\\n"; what else `splitlines` takes for an end may stand inside a line."""
-    return read_text(path, "a table of phones")
