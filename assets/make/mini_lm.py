@@ -27,12 +27,13 @@ from twistlm.study.judging import pair_values, perplexity
 
 CARD = """# mini-lm: a small language model of speech units
 
-Continues speech: `twist generate mini-lm prompt.wav --out longer.wav`. A warm start (TWIST) of SmolLM2-135M-Instruct, {parameters}
-parameters, for the 500 units of `mini-25hz-500` at 25 Hz, deduplicated. Kept as its difference from that text LM, which is fetched once
-by name and checked: every matrix of the body to rank {rank}, vectors, embedding and output layer whole, in float16 ({megabytes:.1f} MB).
+Continues speech: `twist generate mini-lm prompt.wav --out longer.wav`. A warm start (TWIST) of SmolLM2-135M-Instruct,
+{parameters} parameters, for the 500 units of `mini-25hz-500` at 25 Hz, deduplicated. Kept as its difference from that
+text LM, which is fetched once by name and checked: every matrix of the body to rank {rank}, vectors, embedding and
+output layer whole, in float16 ({megabytes:.1f} MB).
 
-- **Training**: {tokens:,} tokens ({updates} updates of {batch} x {context}), from seed {seed}; {hours:.1f} hours of synthetic
-  speech of {voices} voices reading public-domain prose, each text by two voices. Recipe: `runs/long.sh`, then this folder by
+- **Training**: {tokens:,} tokens ({updates} updates of {batch} x {context}), seed {seed}; {hours:.1f} hours of synthetic
+  speech of {voices} voices reading public-domain prose, each text by two voices. Recipe: `runs/long.sh`, then
   `assets/make/mini_lm.py`.
 - **Licence**: MIT; the text LM is Apache-2.0.
 
@@ -40,11 +41,11 @@ by name and checked: every matrix of the body to rank {rank}, vectors, embedding
 |---|---|---|---|
 {rows}
 
-Held out: {clips} clips of other texts, trained voices; {units:,} units. Intervals of 95 %: bootstrap over clips and over items. Suites are scored
-with the mean log-likelihood a unit; their voice `flite-rms` is one that nothing heard.
+Held out: {clips} clips of other texts, trained voices; {units:,} units. Intervals of 95 %: bootstrap over clips and
+over items. Suites are scored by the mean log-likelihood a unit; their voice `flite-rms` is one that nothing heard.
 
-What it is not: it has heard hours where the models of the literature hear tens of thousands. It babbles in the rhythm and the
-sounds of English, with some words, and means nothing. It knows one kind of speech, synthetic and read.
+What it is not: it has heard hours where the models of the literature hear tens of thousands. It babbles in the rhythm
+and the sounds of English and means nothing. It knows one kind of speech, synthetic and read.
 """
 
 
@@ -54,9 +55,7 @@ def main() -> int:
     parser.add_argument("units", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=20)
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".assets-work/suites"), help="where the suites' units are kept"
-    )
+    parser.add_argument("--cache", type=Path, default=Path(".assets-work/suites"), help="units of the suites")
     options = parser.parse_args()
     try:
         if options.out.exists():
@@ -78,20 +77,16 @@ def card(run: Path, units: Path, out: Path, *, rank: int, cache: Path) -> str:
     spoken = hear(tuple(BUNDLED), units, cache, progress=True)
     whole, small = load_model(run), load_model(out)
     parameters = sum(p.numel() for p in whole.model.parameters())
-    of = {
-        name: perplexity(lm, held, context=train["context"], seed=0) for name, lm in (("whole", whole), ("this", small))
-    }
+    models = {"whole": whole, "this": small}
+    of = {name: perplexity(lm, held, context=train["context"], seed=0) for name, lm in models.items()}
     gap = compare(of["this"], of["whole"], seed=0)
-    rows = [
-        f"| held-out loss, nats a unit | {interval(of['whole'].nll, of['whole'].ci)} | {interval(of['this'].nll, of['this'].ci)} "
-        f"| {interval(gap.difference, gap.ci)} |"
-    ]
+    told = [*((p.nll, p.ci) for p in of.values()), (gap.mean, gap.ci)]
+    rows = ["| held-out loss, nats a unit | " + " | ".join(interval(*one) for one in told) + " |"]
     for one in spoken:
         a, b = (pair_values(lm, one.suite, one.units, seed=0) for lm in (whole, small))
         cells = [f"{100 * v['accuracy']:.1f} % [{100 * v['ci'][0]:.1f}, {100 * v['ci'][1]:.1f}]" for v in (a, b)]
-        rows.append(
-            f"| {one.suite.name} | {cells[0]} | {cells[1]} | {100 * (b['accuracy'] - a['accuracy']):+.1f} points |"
-        )
+        cells.append(f"{100 * (b['accuracy'] - a['accuracy']):+.1f} points")
+        rows.append(f"| {one.suite.name} | {' | '.join(cells)} |")
     return CARD.format(
         parameters=f"{parameters / 1e6:.0f} M",
         rank=rank,
