@@ -32,8 +32,8 @@ Continues speech: `twist generate mini-lm prompt.wav --out longer.wav`. A warm s
 text LM, which is fetched once by name and checked: every matrix of the body to rank {rank}, vectors, embedding and
 output layer whole, in float16 ({megabytes:.1f} MB).
 
-- **Training**: {tokens:,} tokens ({updates} updates of {batch} x {context}), seed {seed}; {hours:.1f} hours of synthetic
-  speech of {voices} voices reading public-domain prose, each text by two voices. Recipe: `runs/long.sh`, then
+- **Training**: {tokens:,} tokens ({updates} updates of {batch} x {context}), seed {seed}; {hours:.1f} hours of
+  synthetic speech of {voices} voices reading public-domain prose, each text by two. Recipe: `runs/long.sh`, then
   `assets/make/mini_lm.py`.
 - **Licence**: MIT; the text LM is Apache-2.0.
 
