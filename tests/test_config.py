@@ -10,6 +10,7 @@ import pytest
 from twistlm import recipes
 from twistlm.config import QuickstartConfig, TrainConfig, fingerprint, load_toml, override, to_dict
 from twistlm.errors import ConfigError
+from twistlm.train.parallel import Ranks
 
 RECIPE_FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -115,7 +116,7 @@ def test_bad_override(assignment: str, expected: str) -> None:
 def test_fingerprint_depends_on_every_field(field: str) -> None:
     base = dataclasses.replace(recipes.quickstart().warm, batch_rows=3)
     others = {"schedule": "inverse_sqrt", "precision": "float32", "betas": (0.5, 0.5), "lr_floor": 0.0}
-    others |= {"checkpoint_activations": True, "compile": True}
+    others |= {"checkpoint_activations": True, "compile": True, "sharing": "whole", "deterministic": True}
     other = others[field] if field in others else getattr(base, field) * 2 + 1
     assert fingerprint(dataclasses.replace(base, **{field: other})) != fingerprint(base)
 
@@ -134,11 +135,15 @@ def test_warm_and_cold_differ_only_in_what_is_tuned_for_each() -> None:
 
 
 def test_the_paper_sees_its_tokens() -> None:
-    """10.8e9 tokens for the OPT models, 36e9 for the LLaMA ones; rows of 705 hold a clip of 704 units and <s>."""
+    """10.8e9 tokens for the OPT models, 36e9 for the LLaMA ones; a row holds a clip of 704 units and <s>."""
     for name, tokens in {"125m": 10.8e9, "350m": 10.8e9, "1.3b": 10.8e9, "7b": 36e9, "13b": 36e9}.items():
         config = recipes.TRAINING[f"twist-{name}"]()
         places = config.warm.updates * config.warm.batch_rows * config.warm.context
-        assert config.warm.context == 705 and 0.02 < 1 - tokens / places < 0.06  # packing's share of padding
+        assert config.warm.context >= 705 and 0.02 < 1 - tokens / places < 0.06  # packing's share of padding
+        assert config.warm.context % 128 != 64  # see lm.attention.sound_kernels
+        for world in (1, 2, 4, 8, 16, 32, *((64, 128) if name in ("7b", "13b") else ())):
+            parts = Ranks(0, world).parts(config.warm)
+            assert config.warm.batch_rows // world / parts <= config.warm.batch_rows / config.warm.accumulate
 
 
 def test_a_training_recipe_is_not_a_quickstart(tmp_path: Path) -> None:

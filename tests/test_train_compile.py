@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from test_train_loop import assert_same_run, corpus, losses, sigterm_at, tiny_lm, with_
 from twistlm.errors import TrainingError, TwistError
+from twistlm.lm.warmstart import cold_start
 from twistlm.train.compile import compiled_layers
 from twistlm.train.loop import train
 
@@ -28,7 +30,7 @@ def test_compiled_is_eager_up_to_rounding_and_resumes_exactly(tmp_path: Path) ->
 
 def test_layers_are_as_before_afterwards_and_run_as_written_when_not_training() -> None:
     lm = tiny_lm()
-    with compiled_layers(lm, enabled=True), torch.no_grad():
+    with compiled_layers(lm, enabled=True, context=24), torch.no_grad():
         assert all("forward" in vars(layer) for layer in lm.model.model.layers)
         lm.model.eval()
         inside = lm.forward_logits(torch.tensor([[1, 5, 7]]))  # would compile if it were training
@@ -45,5 +47,23 @@ def test_no_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
-    with pytest.raises(TwistError, match=r"C\+\+ compiler"), compiled_layers(tiny_lm(), enabled=True):
+    with pytest.raises(TwistError, match=r"C\+\+ compiler"), compiled_layers(tiny_lm(), enabled=True, context=24):
         raise AssertionError("unreachable")
+
+
+@pytest.mark.slow  # the compiler
+def test_a_model_that_computes_documents_alone_is_compiled_once_for_all_shapes(tmp_path: Path) -> None:
+    """BLOOM sees another number of rows and another width at every update: ten of them, torch compiles eight times."""
+    folder = tmp_path / "bloom"
+    transformers.BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4).save_pretrained(folder)
+    lm = cold_start(folder, tiny_lm().spec, seed=0)
+    assert not lm.packs(24)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    with compiled_layers(lm, enabled=True, context=24):
+        lm.model.train()
+        for n in range(2, 12):
+            segments = torch.arange(1, n + 1).repeat_interleave(2 + n)[None]
+            with lm.packed_attention():
+                lm.forward_logits(torch.full_like(segments, 5), segments).sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3

@@ -206,7 +206,7 @@ def test_shares_of_a_batch_are_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "accumulate", "parts"), [(1, 4, 4), (2, 4, 2), (4, 4, 1), (8, 4, 1), (3, 4, 2), (8, 12, 3)]
+    ("world", "accumulate", "parts"), [(1, 4, 4), (2, 4, 2), (4, 4, 1), (8, 4, 1), (3, 4, 2), (8, 12, 2), (24, 24, 1)]
 )
 def test_parts_are_dealt_to_ranks(world: int, accumulate: int, parts: int) -> None:
     assert Ranks(0, world).parts(with_(batch_rows=24, accumulate=accumulate)) == parts

@@ -344,3 +344,34 @@ def test_two_ranks_agree_and_a_stopped_pair_goes_on_to_the_same_weights(tmp_path
         assert torch.equal(weight, resumed[name]), name
         assert torch.equal(weight, other[name]) or "batch_norm.running" in name, name
     assert (tmp_path / "run-straight/metrics.jsonl").read_text().count("\n") == 1  # the first rank alone writes
+
+
+def test_parts_of_a_batch_add_up_to_it(speech, tmp_path):
+    """No batch norm (it takes its statistics from each part) and no clipping that would hide a factor."""
+    config = tiny_config(updates=2, batch=4, augment=0.0, compile=False, clip_norm=1e9)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MaskedUnitPredictor(config).eval()
+    waves, targets, masks = draw_batch(speech, config, 0)
+    whole, said = loss_of(model, (waves, targets, masks), config)
+    total, wrong = 0.0, 0.0
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = waves[rows], targets[:, rows], masks[rows]
+        total += loss_of(model, part, config, (targets, masks))[0].item()
+        wrong += loss_of(model, part, config)[0].item()
+    assert total == pytest.approx(whole.item(), rel=1e-5) and wrong != pytest.approx(whole.item(), rel=1e-2)
+    assert all(value.item() >= 0 for values in said.values() for value in values)
+    pretrain(speech, dataclasses.replace(config, accumulate=3), tmp_path / "parts")
+    lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(lines[-1]["loss"])
+
+
+def test_frames_of_much_speech_are_drawn_and_those_of_little_are_all(monkeypatch):
+    from twistlm.jobs import hubert
+
+    clips = [np.full((n, 2), n, np.float32) for n in (30, 50, 20)]
+    assert np.array_equal(hubert._some(iter(clips), 0), np.concatenate(clips))
+    monkeypatch.setattr(hubert, "FIT_FRAMES", 60)
+    some = hubert._some(iter(clips * 20), 0)
+    assert 15 < len(some) <= 60 and set(np.unique(some)) == {20, 30, 50}
+    assert np.array_equal(some, hubert._some(iter(clips * 20), 0))

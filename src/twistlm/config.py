@@ -81,6 +81,14 @@ class TrainConfig(_Checked):
         checkpoint_every: updates between two checkpoints, each three times the model's size on disk. 0 writes none
             (an interrupt still does).
         seed: of the order of documents, and of dropout where the model has any.
+        sharing: what each of several ranks holds: the `"whole"` model, whose gradients are added up, or `"slices"` of
+            it (FSDP2) that are put together layer by layer, travelling in float32, or as bf16 where products are bf16
+            (`"slices-bf16"`: gradients are still added up in float32; norms and biases inside layers are rounded on the
+            way, all else is as before). `"auto"`: on GPUs whole while 16 bytes a parameter fit in half of one's memory,
+            else slices-bf16 where products are bf16; on CPUs slices. What it came to is in the run's config.json. One
+            process alone holds the whole model.
+        deterministic: on a GPU, only kernels that give the same bits each time, so that a resumed run is the run that
+            was not stopped, bit for bit, as it always is on a CPU. What it costs has not been measured.
     """
 
     updates: int
@@ -102,6 +110,8 @@ class TrainConfig(_Checked):
     eval_every: int
     checkpoint_every: int
     seed: int
+    sharing: Literal["auto", "whole", "slices", "slices-bf16"] = "auto"
+    deterministic: bool = False
 
     def _check(self) -> None:
         self._at_least(1, "updates", "batch_rows", "accumulate")

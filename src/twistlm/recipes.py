@@ -293,13 +293,14 @@ def _opt(*, warm: bool) -> TrainConfig:
     clipping, and whether the rate stays at its lowest value as here (from update 1,024 on warm, 2,500 cold).
 
     The paper's batch is counted in clips, ours in rows that clips are packed into: 64 clips of 422 units on average
-    (10.8e9 / 64 / 400,000) and one `<s>` each are 27,072 tokens; 40 rows of 705 hold them with 4 % of padding.
+    (10.8e9 / 64 / 400,000) and one `<s>` each are 27,072 tokens; 32 rows of 864 hold them with 2 % of padding, and 1 to
+    32 ranks can share them.
     """
     return TrainConfig(
         updates=400_000,
-        batch_rows=40,
+        batch_rows=32,
         accumulate=1,
-        context=705,
+        context=864,
         lr=8e-5 if warm else 4e-4,
         table_rate=1.0,
         lr_floor=2.5e-5 if warm else 8e-5,
@@ -325,14 +326,14 @@ def _llama() -> TrainConfig:
     500 updates of warm-up, 1,024 clips, 75,000 updates. Not recovered, so these are ours: betas, weight decay and
     clipping.
 
-    1,024 clips of 469 units on average (36e9 / 1,024 / 75,000) are 481,000 tokens; 704 rows of 705 hold them with 3 %
-    of padding.
+    1,024 clips of 469 units on average (36e9 / 1,024 / 75,000) and one `<s>` each are 481,280 tokens; 640 rows of 768
+    hold them with 2 % of padding, and up to 128 ranks can share them, in parts of 8 rows or of what each has.
     """
     return TrainConfig(
         updates=75_000,
-        batch_rows=704,
-        accumulate=88,
-        context=705,
+        batch_rows=640,
+        accumulate=80,
+        context=768,
         lr=1e-4,
         table_rate=1.0,
         lr_floor=1e-5,

@@ -33,6 +33,30 @@ def _formats() -> tuple[Any, ...]:
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
 
 
+@contextmanager
+def same_bits(*, enabled: bool) -> Iterator[None]:
+    """Inside the block, kernels of a GPU that may add up in any order give way to those that give the same bits always.
+
+    Of torch's, cuDNN's and the attention's; cuBLAS is told by a variable that it reads when it is first used, so enter
+    this before anything was multiplied on the GPU, and inductor by its own setting. Where an operation has no such
+    kernel, torch raises.
+    """
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn: Any = torch.backends.cudnn
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    cudnn.benchmark, filling.fill_uninitialized_memory = False, False  # the second costs a pass, and moves no number
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.benchmark, filling.fill_uninitialized_memory = before[1:]
+
+
 _lock = threading.Lock()
 _inside = 0
 _before: list[str] = []

@@ -59,9 +59,9 @@ class Batch:
         return int((self.targets != IGNORE).sum())
 
     def parts(self, n: int) -> list[Batch]:
-        """Return the batch as `n` batches of B / n consecutive rows; views, not copies. `n` must divide B."""
+        """Return the batch as `n` batches of consecutive rows; views, not copies. The first have a row more if any."""
         arrays = (self.tokens, self.segments, self.positions, self.targets)
-        return [Batch(*cut) for cut in zip(*(np.split(array, n) for array in arrays), strict=True)]
+        return [Batch(*cut) for cut in zip(*(np.array_split(array, n) for array in arrays), strict=True)]
 
 
 class PackedStream:

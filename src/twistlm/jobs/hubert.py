@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 
+from twistlm.audio.clip import Clip
 from twistlm.compute.devices import device as device_of_rank
 from twistlm.errors import BadInput, offenders
 from twistlm.files.arrays import ArrayWriter, open_arrays
@@ -25,7 +28,7 @@ from twistlm.units.tokenizer import SpeechTokenizer
 # "mini" is the bundled encoder's shape (with the front end "filterbank" at 25 Hz). "base" and "large" are those of
 # Hsu et al. 2021, table I, with its learning rates, its seconds of speech an update over all ranks (2,800 on 32 GPUs,
 # 7,200 on 128) and its masks, loss on masked frames alone; it trained 250,000 to 400,000 updates. Only "mini" has been
-# trained here.
+# trained here. A batch of base at once would need 118 GB.
 _HUBERT: dict[str, Any] = {
     "front_end": "waveform",
     "mask_start": 0.08,
@@ -35,9 +38,11 @@ _HUBERT: dict[str, Any] = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {"width": 256, "layers": 6, "heads": 4, "ffn": 1024, "crop_seconds": 4.0, "batch": 8, "lr": 1e-3},
-    "base": {"width": 768, "layers": 12, "heads": 12, "ffn": 3072, "batch": 176, "lr": 5e-4} | _HUBERT,
-    "large": {"width": 1024, "layers": 24, "heads": 16, "ffn": 4096, "batch": 464, "lr": 1.5e-3} | _HUBERT,
+    "base": {"width": 768, "layers": 12, "heads": 12, "ffn": 3072, "batch": 176, "lr": 5e-4, **_HUBERT},
+    "large": {"width": 1024, "layers": 24, "heads": 16, "ffn": 4096, "batch": 464, "lr": 1.5e-3, **_HUBERT},
 }
+CROPS_AT_ONCE = 8
+FIT_FRAMES = 4_000_000  # of MFCC that k-means is fitted to, 22 hours at 50 Hz and 0.6 GB; the paper took a tenth of 960
 WARMUP = {"mini": 0.05, "base": 0.08, "large": 0.08}
 
 
@@ -77,12 +82,14 @@ def hubert_config(
         {} if size == "mini" else {"mask_frames": frame_rate // 5, "position_kernel": 128 * frame_rate // 50}
     )
     settings: dict[str, Any] = {"front_end": front_end, **SIZES[size], **paper}
+    parts = settings["batch"] // CROPS_AT_ONCE
     return HubertPretrainConfig(
         frame_rate=frame_rate,
         conv_dim=channels[:n_convolutions],
         n_targets=(n_targets,),
         updates=updates,
         warmup=max(1, int(updates * WARMUP[size])),
+        accumulate=parts,
         compile=False,
         bf16=bf16,
         seed=seed,
@@ -119,49 +126,61 @@ def pretrain_hubert(
     out = Path(out)
     device = device_of_rank()
     with join(device) as ranks:
-        if ranks.world == 1:
-            labelled = _labelled(speech, config, teacher, progress=progress)
-        else:
-            with ranks.first_goes_first():
-                if ranks.first:
-                    _save_labelled(_labelled(speech, config, teacher, progress=progress), out / "speech")
-            labelled = _load_labelled(out / "speech", RATE // config.frame_rate)
+        with ranks.first_goes_first():
+            if ranks.first:
+                _label(speech, config, teacher, out / "speech", device, progress=progress)
+        labelled = _load_labelled(out / "speech", RATE // config.frame_rate)
         model = pretrain(labelled, config, out, device=str(device), on_log=on_log)
         if ranks.first:
             _save_encoder(model, config, out / "encoder")
     return out / "encoder"
 
 
-def _labelled(speech: str | Path, config: HubertPretrainConfig, teacher: str, *, progress: bool) -> LabelledSpeech:
-    """Read the speech and make its targets."""
+def _label(
+    speech: str | Path,
+    config: HubertPretrainConfig,
+    teacher: str,
+    folder: Path,
+    device: torch.device,
+    *,
+    progress: bool,
+) -> None:
+    """Write the speech, back to back as int16, and a target for each of its frames; one clip is in memory at once."""
     hop = RATE // config.frame_rate
-    tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher)
+    tok = None if teacher == "mfcc" else SpeechTokenizer.load(teacher).on(device)
     if tok is not None and (tok.spec.hop, tok.spec.n_units) != (hop, config.n_targets[0]):
         raise BadInput(
             f"the teacher {teacher} makes {tok.spec.n_units} units with a hop of {tok.spec.hop}; this run predicts "
             f"{config.n_targets[0]} with a hop of {hop}. "
             f"Use --k {tok.spec.n_units} --frame-rate {RATE // tok.spec.hop}."
         )
-    clips = [clip for _, clip in clips_of(speech, progress=progress)]
-    counts = [frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate]) for clip in clips]
+
+    def features_of(clip: Clip) -> NDArray[np.float32]:
+        n = frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate])
+        return mfcc(clip.samples, n, hop=hop)
+
     if tok is None:
-        features = [mfcc(c.samples, n, hop=hop) for c, n in zip(clips, counts, strict=True)]
-        codebook = kmeans.fit(np.concatenate(features), config.n_targets[0], seed=config.seed)
-        labels = [codebook.assign(f) for f in features]
-    else:
-        labels = [tok.frames(clip) for clip in clips]
-    samples, targets = [], []
-    for clip, frames in zip(clips, labels, strict=True):
-        padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
-        samples.append(np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
-        targets.append(np.pad(frames.astype(np.int16), (0, len(padded) // hop - len(frames)), constant_values=-1))
-    return LabelledSpeech(np.concatenate(samples), np.concatenate(targets)[None], hop)
-
-
-def _save_labelled(labelled: LabelledSpeech, folder: Path) -> None:
+        heard = (features_of(clip) for _, clip in clips_of(speech, progress=progress))
+        codebook = kmeans.fit(_some(heard, config.seed), config.n_targets[0], seed=config.seed)
     with atomic_folder(folder) as temporary, ArrayWriter(temporary) as arrays:
-        arrays.append("samples", labelled.samples)
-        arrays.append("targets", labelled.targets.reshape(-1))
+        for _, clip in clips_of(speech, progress=progress):
+            frames = codebook.assign(features_of(clip)) if tok is None else tok.frames(clip)
+            padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
+            unknown = len(padded) // hop - len(frames)
+            arrays.append("samples", np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
+            arrays.append("targets", np.pad(frames.astype(np.int16), (0, unknown), constant_values=-1))
+
+
+def _some(features: Iterable[NDArray[np.float32]], seed: int) -> NDArray[np.float32]:
+    """Return all frames, float32 [F, D], or of more than FIT_FRAMES about so many, drawn at random clip by clip."""
+    kept: list[NDArray[np.float32]] = []
+    share, rng = 1.0, np.random.default_rng(seed)
+    for each in features:
+        kept.append(each if share == 1 else each[rng.random(len(each)) < share])
+        if sum(map(len, kept)) > FIT_FRAMES:
+            share /= 2
+            kept = [old[rng.random(len(old)) < 0.5] for old in kept]
+    return np.concatenate(kept)
 
 
 def _load_labelled(folder: Path, hop: int) -> LabelledSpeech:

@@ -191,6 +191,11 @@ class UnitLM:
             finally:
                 config._attn_implementation = "sdpa"
 
+    def packs(self, length: int) -> bool:
+        """Whether training computes a row of so many tokens as it is, not each of its documents in a row of its own."""
+        with self.packed_attention():
+            return self.obeys_mask(length)
+
     def obeys_mask(self, length: int) -> bool:
         """Tell whether, in rows of so many tokens, the model obeys a 4-D mask and explicit positions (`MASKED`)."""
         config = self.model.config

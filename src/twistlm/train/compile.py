@@ -15,8 +15,11 @@ from twistlm.lm.trainable import find_layers
 
 
 @contextmanager
-def compiled_layers(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
+def compiled_layers(lm: UnitLM, *, enabled: bool, context: int) -> Iterator[None]:
     """Inside the block, layers in training mode run compiled; in evaluation mode, where rows vary in length, as before.
+
+    A model that computes each document of a packed row of `context` tokens by itself sees another shape at every
+    update; its layers are compiled for any shape, since torch gives up on code that it has compiled a few times.
 
     Layers of one kind share their code, so the first update takes longer by the time of one or two compilations (about
     half a minute on two cores), whatever the number of layers.
@@ -30,9 +33,9 @@ def compiled_layers(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
         return
     if lm.device.type == "cpu":
         _require_cpp()
-    layers = list(find_layers(lm.model))
+    layers, dynamic = list(find_layers(lm.model)), not lm.packs(context)
     for layer in layers:
-        layer.forward = _when_training(layer, layer.forward)
+        layer.forward = _when_training(layer, layer.forward, dynamic)
     try:
         yield
     finally:
@@ -40,8 +43,8 @@ def compiled_layers(lm: UnitLM, *, enabled: bool) -> Iterator[None]:
             del layer.forward  # the method of its class is seen again
 
 
-def _when_training(layer: torch.nn.Module, eager: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(eager, dynamic=False)
+def _when_training(layer: torch.nn.Module, eager: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+    compiled = torch.compile(eager, dynamic=dynamic)
 
     @functools.wraps(eager)
     def forward(*arguments: Any, **named: Any) -> Any:

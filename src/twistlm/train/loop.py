@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from twistlm.compute import choices
+from twistlm.compute.devices import same_bits
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
@@ -73,9 +74,10 @@ def train(
 ) -> TrainResult:
     """Train `lm` on `corpus`; go on where a stopped run in `out` was, return at once where one is finished.
 
-    On one kind of device, with the same number of threads and of ranks, a run stopped anywhere and resumed gives the
-    same weights and the same losses, bit for bit, as one that was not stopped. On another number of ranks it sees the
-    same batches and differs by rounding. All of this is every rank's work, unless it says the first's: see `parallel`.
+    On CPUs, with the same number of threads and of ranks, a run stopped anywhere and resumed gives the same weights and
+    the same losses, bit for bit, as one that was not stopped; on GPUs of one kind it does with `config.deterministic`.
+    On another number of ranks it sees the same batches and differs by rounding. All of this is every rank's work,
+    unless it says the first's: see `parallel`.
 
     Args:
         lm: the starting model, on the device to train on. Its weights are trained in place.
@@ -110,6 +112,7 @@ def train(
         with ranks.first_goes_first():
             record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch)
         stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))
+        stack.enter_context(same_bits(enabled=config.deterministic and lm.device.type == "cuda"))
         if (out / "result.json").exists():
             return _finish(out, ranks)
         whole = parallel.shard(lm, ranks)
@@ -120,7 +123,7 @@ def train(
         with ranks.first_goes_first():
             log = MetricsLog(out / "metrics.jsonl", keep=done, write=ranks.first)
         stack.enter_context(checkpointed_activations(lm, enabled=config.checkpoint_activations))
-        stack.enter_context(compiled_layers(lm, enabled=config.compile))
+        stack.enter_context(compiled_layers(lm, enabled=config.compile, context=config.context))
         send = stack.enter_context(open_trackers(trackers if ranks.first else (), out, record, done=done))
 
         def keep(update: int, folder: Path = saved) -> None:

@@ -51,18 +51,21 @@ class Ranks:
         return self.rank == 0
 
     def parts(self, config: TrainConfig) -> int:
-        """Return in how many equal parts each rank computes its rows: the fewest that make the run's `accumulate`.
+        """Return in how many parts each rank computes its rows: the fewest that make the run's `accumulate`.
+
+        They are of one number of rows where that can be, else some have a row more.
 
         Raises:
             ConfigError: the rows cannot be shared out evenly.
         """
         rows, left = divmod(config.batch_rows, self.world)
         if left:
+            fit = [n for n in range(1, self.world) if config.batch_rows % n == 0]
             raise ConfigError(
                 f"{self.world} ranks cannot share the {config.batch_rows} rows of a batch evenly: use a number "
-                "of ranks that divides batch_rows."
+                f"of ranks that divides batch_rows (the next lower one is {fit[-1]}), or other batch_rows."
             )
-        return next(n for n in range(-(-config.accumulate // self.world), rows + 1) if rows % n == 0)
+        return min(rows, -(-config.accumulate // self.world))
 
     def sum(self, value: float) -> float:
         """Return the sum of every rank's `value`, in float64; the same on all."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from dataclasses import MISSING, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from twistlm.files.jsonl import read_json
 from twistlm.lm.model import UnitLM
 
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
+_DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
 
 
@@ -80,6 +82,7 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     shape = dict.fromkeys(new, dict)
     record: dict[str, Any] = read_json(path, "the record of a run", shape=shape, fix=fix, error=CheckpointError)
     old = {part: record[part] for part in new}
+    old["config"] = _DEFAULTS | old["config"]  # a run of before they were there
     odd = [
         f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
         for part in new

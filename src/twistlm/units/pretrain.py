@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,6 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig, HubertModel
 
 from twistlm.compute import choices
+from twistlm.compute.devices import send
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
@@ -66,6 +68,9 @@ class HubertPretrainConfig:
         width, layers, heads, ffn: of the transformer.
         n_targets: K of each stream.
         crop_seconds, batch: crops of this length, this many an update, over all ranks.
+        accumulate: the batch is computed in so many parts on one rank (on several, each in its share of them), which
+            need so much less memory and give the same update up to rounding; but a batch norm before the positional
+            convolution takes its statistics from each part's crops.
         updates, lr, warmup, weight_decay, clip_norm: AdamW, linear warm-up then cosine to a tenth.
         mask_start, mask_frames: share of frames that start a mask, and its length.
         unmasked_weight: weight of the loss on frames that are not masked (HuBERT: 0).
@@ -101,6 +106,7 @@ class HubertPretrainConfig:
     warp: float = 0.0
     position_kernel: int = 64
     checkpoint_every: int = 500
+    accumulate: int = 1
     compile: bool = True
     bf16: bool | Literal["auto"] = False
     seed: int = 0
@@ -245,23 +251,36 @@ def draw_batch(
 
 
 def loss_of(
-    model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: HubertPretrainConfig
-) -> tuple[Tensor, dict]:
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor, Tensor],
+    config: HubertPretrainConfig,
+    whole: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, dict[str, list[Tensor]]]:
     """Sum over streams of the cross entropy on masked frames plus `unmasked_weight` times that on the others, each a
-    mean over its frames; and those parts and accuracies, one number a stream."""
+    mean over its frames; and those parts and accuracies, one scalar a stream.
+
+    `whole`: targets and masks of the batch of which this is a part: means are over its frames, so that parts add up.
+    """
     waves, targets, masked = batch
     total = torch.zeros(())
-    parts: dict[str, list[float]] = defaultdict(list)
-    for logits, wanted in zip(model(waves, masked), targets, strict=True):
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    all_targets, all_masked = (targets, masked) if whole is None else whole
+    for logits, wanted, every in zip(model(waves, masked), targets, all_targets, strict=True):
         each = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="none")
         known = wanted != -100
         right = (logits.argmax(-1) == wanted) & known
-        for name, where, weight in (("masked", masked, 1.0), ("unmasked", ~masked, config.unmasked_weight)):
-            count = (where & known).sum().clamp(min=1)
-            loss = each[where & known].sum() / count
+        for name, where, there, weight in (
+            ("masked", masked, all_masked, 1.0),
+            ("unmasked", ~masked, ~all_masked, config.unmasked_weight),
+        ):
+            count = (there & (every != -100)).sum().clamp(min=1)
+            counted = where & known
+            # Picking waits for a GPU to say how many there are; on a CPU it is the sum that it has always been.
+            picked = torch.where(counted, each, 0.0) if each.is_cuda else each[counted]
+            loss = picked.sum() / count
             total = total + weight * loss
-            parts[f"{name}_loss"].append(loss.item())
-            parts[f"{name}_accuracy"].append(((right & where).sum() / count).item())
+            parts[f"{name}_loss"].append(loss.detach())
+            parts[f"{name}_accuracy"].append((right & where).sum() / count)
     return total, parts
 
 
@@ -299,8 +318,11 @@ def _pretrain(
     on_log: Callable[[dict[str, Any]], None] | None,
 ) -> MaskedUnitPredictor:  # fmt: skip
     rank, ranks = _rank()
-    if config.batch % ranks:
+    where = torch.device(device)
+    if config.batch % ranks or config.accumulate < 1:
         raise BadInput(f"{ranks} ranks cannot share {config.batch} crops evenly: use a number that divides the batch.")
+    crops = config.batch // ranks
+    n_parts = min(crops, -(-config.accumulate // ranks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MaskedUnitPredictor(config)
@@ -314,28 +336,40 @@ def _pretrain(
     log = MetricsLog(out / "metrics.jsonl", keep=update or None, every=False, write=rank == 0)
     model.train()
     step_model: nn.Module = model
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
     if ranks > 1:  # HF's own embedding of masked frames is not used and gets no gradient
         step_model = DistributedDataParallel(model, find_unused_parameters=True)
+        alone = step_model.no_sync  # the last part adds up what all parts left
     if config.compile:
         step_model = torch.compile(step_model)  # type: ignore[assignment]
-    bf16 = _takes_bf16(config, model, out, crops=config.batch // ranks)
+    bf16 = _takes_bf16(config, model, out, crops=-(-crops // n_parts))
     began = time.perf_counter()
     while update < config.updates:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, update)
         waves, targets, masks = draw_batch(speech, config, update, rank=rank, ranks=ranks)
-        batch = waves.to(device), targets.to(device), masks.to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            loss, parts = loss_of(step_model, batch, config)
-        if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} at update {update}: lower the learning rate ({config.lr}).")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        whole = _sent(targets, where), _sent(masks, where)
+        loss = torch.zeros((), device=where)
+        parts: dict[str, list[Tensor]] = {}
+        for at in range(n_parts):
+            first, last = at * crops // n_parts, (at + 1) * crops // n_parts
+            part = _sent(waves[first:last], where), whole[0][:, first:last], whole[1][first:last]
+            with alone() if at + 1 < n_parts else nullcontext():
+                with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
+                    mine, said = loss_of(step_model, part, config, whole)
+                mine.backward()
+            loss = loss + mine.detach()
+            for name, values in said.items():
+                parts[name] = [a + b for a, b in zip(parts[name], values, strict=True)] if at else values
+        if not math.isfinite(value := loss.item()):  # the one moment that waits for a GPU
+            raise TrainingError(f"the loss is {value} at update {update}: lower the learning rate ({config.lr}).")
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         update += 1
         if rank == 0 and (update % 20 == 0 or update == config.updates):
-            line = {"update": update, "loss": loss.item(), **parts, "seconds": time.perf_counter() - began}
+            said_of = {name: [each.item() for each in values] for name, values in parts.items()}
+            line = {"update": update, "loss": value, **said_of, "seconds": time.perf_counter() - began}
             log.append(line)
             if on_log:
                 on_log(line)
@@ -343,6 +377,10 @@ def _pretrain(
             log.sync()
             _checkpoint(out / "checkpoint", config, model, optimizer, update)
     return model.eval()
+
+
+def _sent(tensor: Tensor, where: torch.device) -> Tensor:
+    return send(tensor.numpy(), where)
 
 
 def _begin_from(initial: Mapping[str, Tensor], hubert: HubertModel) -> None:
