@@ -2,7 +2,8 @@
 
     python assets/make/speech.py corpus --out .assets-work/tok  --hours 10   many voices, for the tokenizer
     python assets/make/speech.py gold   --out .assets-work/gold              held-out text with phone alignments
-    python assets/make/speech.py slt    --out .assets-work/slt  --hours 2.5  one voice, for the vocoder
+    python assets/make/speech.py slt    --out .assets-work/slt  --hours 2.5  one voice, for the first vocoders
+    python assets/make/speech.py twins  --out .assets-work/twins --hours 3   two voices, each text by another one too
     python assets/make/speech.py long   --out .assets-work/long --hours 100  many voices, each text by two
     python assets/make/speech.py real   --out .assets-work/real              LibriVox with phone alignments
     python assets/make/speech.py sample --out assets/speech                  the sample that ships
@@ -281,6 +282,38 @@ def slt(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) 
     return make(jobs, out, suffix=".flac", seconds=3600 * hours, description="slt")
 
 
+def twins(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
+    """Half of `hours` of the voice slt, half of awb, on training text; and each text by another flite voice as well.
+
+    The row of the other reading has the id of the first with "-other" behind it. Both have their phones in
+    phones.jsonl, so that what the other voice's units say can be laid where the first voice says it.
+    """
+    rng = np.random.default_rng([seed, 300])
+    train = passages([s for s in sentences if s.split == "train"], rng=rng)
+    half = len(train) // 2
+    rows: list[Row] = []
+    for speaker, pool in (("slt", train[:half]), ("awb", train[half:])):
+        jobs = (
+            Job(id=f"{speaker}-{n:05d}", voice=voices.FLITE[speaker], text=text, split="train", aligned=True)
+            for n, text in enumerate(pool)
+        )
+        rows += make(jobs, out, suffix=".flac", seconds=1800 * hours, description=f"twins, {speaker}")
+
+    def other(speaker: str) -> Voice:
+        base = [name for name in voices.FLITE if name not in (voices.UNSEEN, speaker)][int(rng.integers(2))]
+        return voices.vary(
+            voices.shifted(base, float(rng.uniform(*voices.SHIFT_RANGE[base]))), rng, rate=0.2, pitch=0.2
+        )
+
+    readings = [
+        Job(id=f"{row['id']}-other", voice=other(row["speaker"]), text=row["text"], split="train", aligned=True)
+        for row in (rows[i] for i in rng.permutation(len(rows)))
+    ]
+    rows += make(readings, out, suffix=".flac", seconds=0.7 * sum(row["seconds"] for row in rows), description="others")
+    write_phones(rows, out)
+    return rows
+
+
 def sample(sentences: list[texts.Sentence], out: Path, *, hours: float, seed: int) -> list[Row]:
     """The bundled sample: `hours` of training clips, 7 minutes of held-out text, 8 of the unseen voice, LibriVox."""
     rng = np.random.default_rng([seed, 200])
@@ -348,8 +381,8 @@ def real(_sentences: list[texts.Sentence], out: Path, **_unused: Any) -> list[Ro
 
 
 PRODUCTS: dict[str, tuple[Callable[..., list[Row]], float]] = {
-    "corpus": (corpus, 10.0), "gold": (gold, 1.0), "slt": (slt, 2.5), "sample": (sample, 52 / 60),
-    "long": (long, 100.0), "real": (real, 1.0),
+    "corpus": (corpus, 10.0), "gold": (gold, 1.0), "slt": (slt, 2.5), "twins": (twins, 3.0),
+    "sample": (sample, 52 / 60), "long": (long, 100.0), "real": (real, 1.0),
 }  # fmt: skip
 
 

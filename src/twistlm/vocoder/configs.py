@@ -10,9 +10,11 @@ from twistlm.files.jsonl import check_shape, parse_json
 from twistlm.vocoder.durations import DurationConfig
 from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.istft import ISTFTConfig
 
 GENERATORS: dict[str, tuple[type[InputShape], dict[str, Any]]] = {
     HiFiGANConfig.kind: (HiFiGANConfig, HiFiGANConfig.JSON),
+    ISTFTConfig.kind: (ISTFTConfig, ISTFTConfig.JSON),
 }  # by `generator` in config.json: the config, and the JSON types of what it adds
 _DURATION = {"encoder_embed_dim": int, "var_pred_hidden_dim": int, "var_pred_kernel_size": int}
 _INPUTS = {
