@@ -60,6 +60,8 @@ _BELOW = {  # verbs of groups
     },
     "listen": {
         "plan": EXAMPLES["Listen"]["listen"],
+        "serve": "twist listen serve study --recruit prolific --completion-code C1 --screen-out-code S1 "
+        "--no-consent-code N1 --public-url https://listen.example.org/",
     },
     "study": {
         "plan": EXAMPLES["Study"]["study"],

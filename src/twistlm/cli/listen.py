@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from twistlm.cli.command import Result, Seed, group
+from twistlm.cli.command import Result, Seed, group, tell
 from twistlm.errors import BadInput
 
 verb = group("listen", help="Let people judge speech: plan a study, let raters in, analyse what they said.")
@@ -71,6 +71,37 @@ def plan(
     )
     facts = plan_study(samples, out, request, natural=natural, prompts=prompts, progress=progress)
     return Result(facts, said(facts))
+
+
+@verb
+def serve(
+    study: Study,
+    recruit: Annotated[
+        Literal["invitations", "prolific", "mturk", "open"], typer.Option(help="Where raters come from.")
+    ] = "invitations",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8040,
+    public_url: Annotated[str, typer.Option(help="Where raters reach it, when that is behind a proxy.")] = "",
+    completion_code: Annotated[str, typer.Option(help="Given to who finishes.")] = "",
+    screen_out_code: Annotated[str, typer.Option(help="Given to who does not pass the checks.")] = "",
+    no_consent_code: Annotated[str, typer.Option(help="Given to who does not want to take part.")] = "",
+    hold_hours: Annotated[float, typer.Option(help="A place left so long may go to another.", min=0.1)] = 24.0,
+) -> Result:
+    """Let raters in: one saved answer a click, until Ctrl-C."""
+    from twistlm.jobs.listening import serve_study
+    from twistlm.listen.recruiting import Recruiting
+
+    recruiting = Recruiting(
+        platform=recruit,
+        completion_code=completion_code,
+        screen_out_code=screen_out_code,
+        no_consent_code=no_consent_code,
+    )
+    facts = serve_study(
+        study, recruiting, host=host, port=port, public_url=public_url, hold_hours=hold_hours, tell=tell
+    )
+    ended = ", ".join(f"{n} {stage.replace('_', ' ')}" for stage, n in facts["sessions"].items())
+    return Result(facts, f"{study}: raters: {ended or 'none'}")
 
 
 def _pair(text: str) -> tuple[str, str]:
