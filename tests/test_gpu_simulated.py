@@ -1,7 +1,8 @@
 """Every stage on a GPU that is simulated (tests/gpu): no device is mixed, and how often the host waits for the GPU.
 
-An update waits once, for its loss and the norm of its gradient; a batch that is scored waits for its results alone.
-Numbers, speed and memory are not seen here: see `-m gpu` and benchmarks/gpu.py.
+An update waits once, for its loss and the norm of its gradient; sampling waits at its end and for no token; a batch
+that is scored or tokenized waits for its results alone. Numbers, speed and memory are not seen here: see `-m gpu` and
+benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 GPU = Path(__file__).parent / "gpu"
-QUICK = ("train opt-350m", "train bloom", "score smollm2-135m")
+QUICK = ("train opt-350m", "train bloom", "score smollm2-135m", "sample 3 qwen2.5", "tokenize 3 hubert-base")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++")
 
 
@@ -37,7 +38,7 @@ def ran(*stages: str) -> dict[str, Any]:
 
 
 def allowed(stage: str) -> int:
-    """How often a stage may wait: an update once, a scored batch for its results."""
+    """How often a stage may wait: an update once, a batch for its results, sampling at its end."""
     return 1
 
 

@@ -7,6 +7,7 @@ of another shape may be summed in another order; frames near a border between tw
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from standins import babble
 from twistlm.audio.clip import Clip
 from twistlm.errors import AudioError
 from twistlm.types import UnitSpec
+from twistlm.units import on_gpu
 from twistlm.units.kmeans import Codebook
+from twistlm.units.on_gpu import DeviceCodebook
 from twistlm.units.pretrained import build
 from twistlm.units.tokenizer import BATCH_ROUNDING, SpeechTokenizer
 
@@ -213,3 +216,45 @@ def test_n_frames_is_exact(name, n):
     else:
         assert name in ARCHITECTURES or name == PHASED
         assert n < encoder.min_samples()
+
+
+@given(seed=st.integers(0, 10_000), projected=st.booleans(), near=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_a_codebook_on_a_device_settles_what_numpy_does(seed: int, projected: bool, near: bool) -> None:
+    rng = np.random.default_rng(seed)
+    book = Codebook(
+        rng.standard_normal((12, 5 if projected else 8)).astype(np.float32),
+        rng.standard_normal((8, 5)).astype(np.float32) if projected else None,
+    )
+    clips = [rng.standard_normal((n, 8)).astype(np.float32) for n in (7, 1, 30)]
+    relative = 0.05 if near else 1e-5
+    there = DeviceCodebook.of(book, torch.device("cpu"))
+    found = there.settle([torch.from_numpy(clip) for clip in clips], relative=relative)
+    for clip, settled in zip(clips, found, strict=True):
+        ties = book.near_ties(clip, relative=relative)
+        assert settled.tied == ties.any() and settled.bad == 0
+        sure = ~book.near_ties(clip, relative=1e-6)
+        assert settled.ids.dtype == np.uint16 and np.array_equal(settled.ids[sure], book.assign(clip)[sure])
+    clips[2][3, 0] = np.nan
+    assert [each.bad for each in there.settle([torch.from_numpy(c) for c in clips], relative=0.0)] == [0, 0, 1]
+
+
+def test_units_found_on_a_device_are_those_found_in_numpy() -> None:
+    """The way of a GPU, on a CPU: features stay tensors, and a clip with a near tie is encoded again, alone."""
+    plain = tokenizer("hubert-base")
+    there = dataclasses.replace(plain)
+    vars(there)["_book"] = DeviceCodebook.of(plain.codebook, torch.device("cpu"))
+    clips = draw(3)
+    with mock.patch.object(on_gpu.DeviceCodebook, "settle", autospec=True, side_effect=_first_tied) as settle:
+        found = there.batch(clips)
+    assert settle.call_count == 2  # the batch, and the clip that was said to be tied
+    for a, b, clip in zip(found, plain.batch(clips), clips, strict=True):
+        assert np.array_equal(a.ids, b.ids) and np.array_equal(a.ids, there(clip).ids)
+
+
+_settle = DeviceCodebook.settle
+
+
+def _first_tied(self, clips, *, relative):
+    first, *others = _settle(self, clips, relative=relative)
+    return [dataclasses.replace(first, tied=True), *others]

@@ -19,18 +19,29 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from watch import Watch, move, pretend, simulated
+import torch
+from fake import CUDA
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from watch import Watch, copied, move, pretend, simulated
 
+from encoders import NAMES, encoder_state, stand_in
 from test_lm_families import FAMILIES
 from twistlm import recipes
+from twistlm.audio.clip import Clip
 from twistlm.corpus.stream import PackedStream
+from twistlm.jobs.hubert import hubert_config
 from twistlm.lm.model import UnitLM
+from twistlm.lm.sample import generate_batch
 from twistlm.lm.score import score
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import adamw
 from twistlm.train.step import take_step
-from twistlm.units.tokenizer import read_spec
+from twistlm.types import Units
+from twistlm.units import pretrain
+from twistlm.units.kmeans import Codebook
+from twistlm.units.pretrained import build
+from twistlm.units.tokenizer import SpeechTokenizer, read_spec
 
 SPEC = read_spec("mini-25hz-500")
 HEAVY = {"opt-350m": 2, "opt-1.3b": 2, "llama-7b": 2, "smollm2-135m": 2}  # true widths, so many layers
@@ -77,12 +88,64 @@ def score_(name: str, watch: Watch) -> None:
     score(lm, [np.arange(40 - i) % 500 for i in range(6)], include_end=True)
 
 
+def sample(name: str, watch: Watch, *, n: int) -> None:
+    lm = make(name)
+    prompts = [Units(np.arange(5 + i).astype(np.uint16), np.ones(5 + i, np.int32), SPEC) for i in range(n)]
+    watch.clear()
+    generate_batch(lm, prompts, temperature=0.8, seeds=range(n), max_units=20, stop_at_end=False)
+
+
+def tokenizer(name: str) -> SpeechTokenizer:
+    with unset_fake_temporarily():
+        model, fields = stand_in(name, narrow=True, layers=2)
+        encoder = build(fields, encoder_state(model), layer=2, normalize_input="large" in name, where=name)
+    book = Codebook(np.random.default_rng(0).standard_normal((20, encoder.dim)).astype(np.float32))
+    made = SpeechTokenizer(encoder, book, dataclasses.replace(SPEC, n_units=20, hop=encoder.hop))
+    # What `on` does, but for `.to`.
+    return dataclasses.replace(made, encoder=dataclasses.replace(encoder, model=move(copied(encoder.model))))
+
+
+def tokenize(name: str, watch: Watch, *, n: int) -> None:
+    tok = tokenizer(name)
+    clips = [
+        Clip(np.random.default_rng(i).standard_normal(16000 + 4000 * i).astype(np.float32) * 0.1, 16000, id=str(i))
+        for i in range(n)
+    ]
+    assert tok.batch_seconds > 0
+    watch.clear()
+    if n == 1:
+        tok(clips[0])
+    else:
+        tok.batch(clips)
+
+
+def hubert_training(watch: Watch) -> None:
+    config = hubert_config(
+        size="base", frame_rate=25, front_end="waveform", n_targets=100, updates=10, bf16=True, seed=0
+    )
+    model = move(pretrain.MaskedUnitPredictor(config))
+    n = round(config.crop_seconds * 16000)
+    frames = pretrain.frames_of(n, config.hubert().conv_kernel, config.hubert().conv_stride)
+    batch = (
+        torch.zeros(2, n, device=CUDA),
+        torch.zeros(1, 2, frames, dtype=torch.int64, device=CUDA),
+        torch.zeros(2, frames, dtype=torch.bool, device=CUDA),
+    )
+    watch.clear()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss, _ = pretrain.loss_of(model, batch, config)
+    loss.backward()
+
+
 STAGES: dict[str, Callable[[Watch], None]] = {
     **{f"train {name}": partial(train, name) for name in TRAINED},
     "train in float32": partial(train, "opt-350m", precision="float32"),
     "train, activations again": partial(train, "smollm2-135m", again=True),
     "train in parts": partial(train, "smollm2-135m", accumulate=2),
     **{f"score {name}": partial(score_, name) for name in SPOKEN},
+    **{f"sample {n} {name}": partial(sample, name, n=n) for name in SPOKEN for n in (1, 3)},
+    **{f"tokenize {n} {name}": partial(tokenize, name, n=n) for name in NAMES for n in (1, 3)},
+    "train an encoder": hubert_training,
 }  # fmt: skip
 
 

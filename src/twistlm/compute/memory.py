@@ -11,6 +11,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_... of glibc's malloc.h; set by hand, the second no longer grows
 # Bytes of a block, and of what lies free at the heap's end. Giving back from 128 KiB on makes updates a third slower.
@@ -28,6 +34,40 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Have glibc return every freed block of 1 MiB or more to the system, from now on."""
     _set(_GIVEN_BACK)
+
+
+def in_halves(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
+    """Return `work(items)`, or where a GPU's memory is too small for all of them, that of each half, and so on.
+
+    Nothing may depend on what is worked on together. A warning says that it happened: smaller batches are slower.
+
+    Raises:
+        torch.OutOfMemoryError: one item alone does not fit.
+    """
+    import torch
+
+    try:
+        return list(work(items))
+    except torch.OutOfMemoryError:
+        if len(items) < 2:
+            raise
+    # Outside of the except block, where the error's frames still hold the tensors of the failed try.
+    say_too_small(f"a batch of {len(items)}")
+    half = len(items) // 2
+    return [*in_halves(work, items[:half]), *in_halves(work, items[half:])]
+
+
+def say_too_small(what: str) -> None:
+    """Warn that a GPU's memory was too small for what is now tried again in halves, and let go of what is free."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(
+        f"{what} does not fit the GPU's memory: it is computed in halves, the same numbers more slowly.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _set(threshold: int) -> None:

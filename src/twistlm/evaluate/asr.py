@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.evaluate.stats import ratio_ci
 from twistlm.evaluate.words import normalize
 from twistlm.files.artifacts import resolve
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLE_RATE = 16_000
 BEAM = 5
@@ -42,14 +45,29 @@ class Whisper:
 
     model: Any
     name: str
+    device: str = "cpu"
+
+    @property
+    def protocol(self) -> str:
+        """What its word error rates are: on a GPU others than on a CPU, which must not share a table."""
+        return PROTOCOL if self.device == "cpu" else PROTOCOL.replace("int8, CPU", "float16, GPU")
+
+    def on(self, device: torch.device) -> Whisper:
+        """The same recogniser on `device`, in float16 on a GPU; its numbers are those of another protocol.
+
+        Raises:
+            ArtifactError: CTranslate2 sees no such device, or lacks cuBLAS and cuDNN.
+        """
+        return self if device.type == self.device else Whisper.load(self.name, device=device.type)
 
     @classmethod
-    def load(cls, name: str = "whisper-tiny.en", *, workers: int = 1) -> Whisper:
+    def load(cls, name: str = "whisper-tiny.en", *, workers: int = 1, device: str = "cpu") -> Whisper:
         """Load a recogniser in CTranslate2 format.
 
         Args:
             name: an artifact's name, or a folder that holds `model.bin`.
             workers: how many clips may be transcribed at once, from as many threads; each has one core.
+            device: "cpu", or "cuda"; see `protocol`.
 
         Raises:
             ArtifactError: faster-whisper is not installed, or the model cannot be had or read.
@@ -67,8 +85,8 @@ class Whisper:
         try:
             model = WhisperModel(
                 str(folder),
-                device="cpu",
-                compute_type="int8",
+                device=device,
+                compute_type="int8" if device == "cpu" else "float16",
                 cpu_threads=1,
                 num_workers=workers,
                 local_files_only=True,
@@ -77,7 +95,7 @@ class Whisper:
             raise ArtifactError(f"{folder} cannot be read as a CTranslate2 Whisper model: {error}.") from error
         finally:
             torch.set_num_threads(threads)  # CTranslate2 sets OpenMP's number of threads for the whole process
-        return cls(model, name)
+        return cls(model, name, device)
 
     def transcribe(self, clip: Clip) -> str:
         """Return what is heard, as Whisper writes it; "" when nothing is. The same clip gives the same text.

@@ -8,7 +8,7 @@ from typing import Any
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.sounds import read_clip
-from twistlm.evaluate.asr import PROTOCOL, Whisper, wer
+from twistlm.evaluate.asr import Whisper, wer
 from twistlm.progress import track
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
@@ -37,7 +37,7 @@ def resynthesis_errors(
 
     made = in_order(before_and_after, clips)
     heard = list(track(made, description="resynthesis, recognised", total=len(clips), enabled=progress))
-    values: Values = {"n": len(clips), "protocol": PROTOCOL}
+    values: Values = {"n": len(clips), "protocol": listener.protocol}
     for name, texts in zip(names, zip(*heard, strict=True), strict=True):
         errors = wer([e.text for e in clips], texts, seed=seed)
         values |= {name: errors.value, f"{name}_ci": errors.ci}

@@ -1,7 +1,7 @@
 """Text toplines: a text LM reads the transcripts of a suite's clips. What a speech LM could reach, had it understood.
 
 Shapes: B texts, T tokens, V vocabulary. The protocol is that of units: log-probability of the text's tokens after the
-model's beginning-of-text token (its end token where it has no other), the end not counted; on the CPU, in float32.
+model's beginning-of-text token (its end token where it has no other), the end not counted; in float32.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from twistlm.compute.batching import batches
+from twistlm.compute.devices import device, full_float32, send
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.lm.pretrained import REFUSALS, load_causal_lm, quiet
 from twistlm.lm.weights import first_line, refuse_pointer
@@ -46,14 +48,16 @@ def score_texts(
     if empty := sorted(i for i, text in texts.items() if not tokens[text]):
         raise BadInput(f"transcripts without a token: {offenders(empty)}.")
     model = load_causal_lm(Path(folder))
+    where = device()
+    model.to(where)  # type: ignore[arg-type]  # of a stub
     found: dict[str, tuple[float, int]] = {}
     rows = [[start, *tokens[text]] for text in unique]
     for batch in batches([len(row) for row in rows], batch_tokens):
         width = len(rows[batch[0]])
-        padded = torch.tensor([rows[i] + [start] * (width - len(rows[i])) for i in batch])  # padding comes after
-        with torch.no_grad():
+        padded = send(np.array([rows[i] + [start] * (width - len(rows[i])) for i in batch]), where)  # padding after
+        with torch.no_grad(), full_float32():
             logits = model(input_ids=padded[:, :-1]).logits.float()
-        chosen = logits.gather(2, padded[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)
+            chosen = (logits.gather(2, padded[:, 1:, None])[:, :, 0] - logits.logsumexp(dim=2)).cpu()
         for i, line in zip(batch, chosen, strict=True):
             n = len(rows[i]) - 1
             found[unique[i]] = (float(line[:n].double().sum()), n)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from twistlm.audio.clip import Clip
+from twistlm.compute.batching import batches
 from twistlm.compute.threads import in_order
 from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
 from twistlm.errors import AudioError, BadInput, offenders
@@ -27,6 +30,9 @@ from twistlm.types import Units
 
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
+
+
+_POOL = 256  # clips among which those of one length are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,26 +86,55 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
         first = {digest: i for i, digest in reversed(digests.items()) if digest not in held}
         todo = [i for i in clips if first.get(digests[i]) == i]
 
+        def row(i: str, clip: Clip, units: Units) -> Row:
+            named = dataclasses.replace(units, id=digests[i])
+            return Row(units=named, seconds=clip.seconds, source_sha256=digests[i])
+
         def cut(i: str) -> Row | AudioError:
             try:
                 clip = load(suite.clips[i], sample_rate=rate, id=i)
-                named = dataclasses.replace(tok(clip), id=digests[i])
+                return row(i, clip, tok(clip))
             except AudioError as error:
                 return error
-            return Row(units=named, seconds=clip.seconds, source_sha256=digests[i])
 
-        with ShardWriter(folder, tok.spec) as writer, closing(in_order(cut, todo)) as rows:
+        def by_batch() -> Generator[Row | AudioError]:
+            """What `cut` gives, but clips of about one length go to a GPU together, while threads read the next."""
+            with closing(in_order(read, todo, ahead=_POOL)) as reading:
+                for pool in _batched(zip(todo, reading, strict=True), _POOL):
+                    yield from (found for _, found in pool if isinstance(found, AudioError))
+                    good = [(i, clip) for i, clip in pool if not isinstance(clip, AudioError)]
+                    for which in batches([clip.seconds for _, clip in good], tok.batch_seconds):
+                        together = [good[n] for n in which]
+                        for (i, clip), units in zip(together, tok.batch([c for _, c in together]), strict=True):
+                            yield row(i, clip, units)
+
+        def read(i: str) -> Clip | AudioError:
+            try:
+                clip = load(suite.clips[i], sample_rate=rate, id=i)
+                tok.require(clip)
+                return clip
+            except AudioError as error:
+                return error
+
+        made = by_batch() if getattr(tok, "batch_seconds", 0) else in_order(cut, todo)
+        with ShardWriter(folder, tok.spec) as writer, closing(made) as rows:
             shown = progress and bool(todo)
-            for row in track(rows, description=f"units of {suite.name}", total=len(todo), enabled=shown):
-                if isinstance(row, AudioError):
-                    bad.append(str(row))
+            for found in track(rows, description=f"units of {suite.name}", total=len(todo), enabled=shown):
+                if isinstance(found, AudioError):
+                    bad.append(str(found))
                 else:
-                    writer.add(row)
+                    writer.add(found)
         _refuse(suite, bad)
         corpus = open_corpus(folder, split=None)
     place = {digest: n for n, digest in enumerate(corpus.ids)}
     units = {i: dataclasses.replace(corpus[place[digest]], id=i) for i, digest in digests.items()}
     return SpokenSuite(suite, units, _checksum(suite, digests), len(todo))
+
+
+def _batched(items: Iterable[tuple[str, Clip | AudioError]], n: int) -> Iterator[list[tuple[str, Clip | AudioError]]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, n)):
+        yield some
 
 
 def _refuse(suite: Suite, bad: list[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip
+from twistlm.compute.devices import device
 from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput
 from twistlm.files.artifacts import bundled
@@ -19,7 +20,7 @@ from twistlm.files.jsonl import read_json
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
-from twistlm.units.encoder import Encoder, SSLEncoder
+from twistlm.units.encoder import Encoder, SSLEncoder, on
 from twistlm.units.folder import save_tokenizer
 from twistlm.units.pretrained import pretrained
 from twistlm.units.published import encoder_files
@@ -61,8 +62,9 @@ def fit_codebook(
 ) -> Fitted:
     """Fit K centroids on a layer of an encoder and write a whole tokenizer to `out`.
 
-    The speech is read once, a clip a core, and every frame of it has the same chance to be among those that are kept:
-    memory holds these and a few clips, however many hours there are.
+    The speech is read once, and every frame of it has the same chance to be among those that are kept: memory holds
+    these and a few clips, however many hours there are. Clips are encoded one a core, or on the GPU where there is
+    one; k-means itself is scikit-learn's, on CPUs.
 
     Args:
         speech: folder of sound files or with a manifest; its split "train" is used.
@@ -84,6 +86,7 @@ def fit_codebook(
     model, fields, weights = _encoder(encoder, layer=layer, hop=hop, normalize_input=normalize_input)
     if model.n_frames(2 * padding):
         raise BadInput(f"{padding} samples of padding on each side make a frame without any sound: less is needed.")
+    model = on(model, device())
     used = kmeans.Sample(max_frames, model.dim, seed=seed)
     heldout = kmeans.Sample(max(1, max_frames // 10), model.dim, seed=seed)
     clips = (clip for _, clip in clips_of(speech, progress=progress))

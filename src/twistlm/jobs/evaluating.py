@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from twistlm.compute.devices import device
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.evaluate.averages import END_COUNTED, Normalize, ScoredPairs, averages, differences, n_pairs
 from twistlm.evaluate.pairs import score_sides
@@ -82,7 +83,7 @@ def evaluate(
         raise BadInput(f"suites named twice: {offenders(doubled)}. Evaluate them one by one, each with its own --out.")
     if submission is not None and not any(suite.submission for suite in opened):
         raise BadInput(f"none of the suites {offenders(names)} has a ZeroSpeech submission.")
-    tok = SpeechTokenizer.load(tokenizer)
+    tok = SpeechTokenizer.load(tokenizer).on(device())
     models = [Path(model)] if against is None else [Path(model), Path(against)]
     weights = [_weights(folder, tok.spec) for folder in models]
     text_lm = None if topline is None else text_lm_folder(topline)

@@ -22,6 +22,7 @@ from twistlm.train.parallel import join
 from twistlm.units import kmeans
 from twistlm.units.encoder import frames_of
 from twistlm.units.features import mfcc
+from twistlm.units.kmeans import Sample
 from twistlm.units.pretrain import FRONT_ENDS, HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
 from twistlm.units.tokenizer import SpeechTokenizer
 
@@ -172,15 +173,14 @@ def _label(
 
 
 def _some(features: Iterable[NDArray[np.float32]], seed: int) -> NDArray[np.float32]:
-    """Return all frames, float32 [F, D], or of more than FIT_FRAMES about so many, drawn at random clip by clip."""
-    kept: list[NDArray[np.float32]] = []
-    share, rng = 1.0, np.random.default_rng(seed)
+    """Return all frames, float32 [F, D], or a uniform sample of FIT_FRAMES of more."""
+    sample: Sample | None = None
     for each in features:
-        kept.append(each if share == 1 else each[rng.random(len(each)) < share])
-        if sum(map(len, kept)) > FIT_FRAMES:
-            share /= 2
-            kept = [old[rng.random(len(old)) < 0.5] for old in kept]
-    return np.concatenate(kept)
+        sample = sample or Sample(FIT_FRAMES, each.shape[1], seed=seed)
+        sample.add(each)
+    if sample is None:
+        raise BadInput("there is no speech to train on: no clip of the split train.")
+    return sample.frames
 
 
 def _load_labelled(folder: Path, hop: int) -> LabelledSpeech:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from twistlm.compute.devices import device
 from twistlm.corpus.shards import UnitCorpus, open_corpus, shard_paths
 from twistlm.errors import BadInput
 from twistlm.evaluate.perplexity import compare_per_second
@@ -134,7 +135,8 @@ def hear(
     if not names:
         return []
     spec = open_corpus(units, split=None).spec
-    tok = SpeechTokenizer.load(tokenizer_for(spec, whose=f"the units in {units}", search=search).folder)
+    part = tokenizer_for(spec, whose=f"the units in {units}", search=search)
+    tok = SpeechTokenizer.load(part.folder).on(device())
     return [tokenize_suite(open_suite(name), tok, cache=cache, progress=progress) for name in names]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from twistlm.audio.clip import Clip, check
 from twistlm.audio.decoding import seconds_to_samples
+from twistlm.compute.devices import device
 from twistlm.jobs.parts import Parts, parts_of_model, parts_without_model
 from twistlm.lm.folders import load_model
 from twistlm.lm.sample import generate
@@ -90,6 +91,7 @@ def continue_recording(
 
 def _loaded(parts: Parts) -> tuple[SpeechTokenizer, Vocoder]:
     assert parts.tokenizer is not None and parts.vocoder is not None
-    tok, voc = SpeechTokenizer.load(parts.tokenizer.folder), Vocoder.load(parts.vocoder.folder)
+    tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
+    voc = Vocoder.load(parts.vocoder.folder).on(device())
     tok.spec.require(voc.spec, mine=f"the tokenizer {parts.tokenizer}", theirs=f"the vocoder {parts.vocoder}")
     return tok, voc

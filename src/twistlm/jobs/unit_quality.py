@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from twistlm.audio.decoding import info
+from twistlm.compute.devices import device
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.sounds import read_clip
 from twistlm.errors import BadInput
@@ -106,13 +107,13 @@ def unit_quality_of(
     phones = {entry.id: phones[entry.id] for entry in chosen}
     lengths = {entry.id: _length(entry) for entry in chosen}
     check_lengths(phones, {id: seconds for id, (seconds, _) in lengths.items()})
-    first = SpeechTokenizer.load(tokenizer)
+    first = SpeechTokenizer.load(tokenizer).on(device())
     toks = [(str(tokenizer), first)]
     if str(against) == MFCC:
         heard = chosen if mfcc_speech is None else load(mfcc_speech)
         toks.append((MFCC, _mfcc(first, heard, seed, progress)))
     elif against is not None:
-        toks.append((str(against), SpeechTokenizer.load(against)))
+        toks.append((str(against), SpeechTokenizer.load(against).on(device())))
     material = Material(
         entries=chosen,
         phones=phones,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.compute.devices import device
 from twistlm.corpus.manifest import build
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files.known import Known
@@ -55,7 +56,7 @@ def fit_vocoder(
         Otherwise as `tokenizer_without_model`.
     """
     part = tokenizer_without_model(tokenizer=tokenizer, units_of=units_of, search=search)
-    tok = SpeechTokenizer.load(part.folder)
+    tok = SpeechTokenizer.load(part.folder).on(device())
     shaped = _like(like, tok, part)
     voices = sorted({e.speaker for e in build(speech) if e.split == "train"})
     if speaker is None and len(voices) > 1:

@@ -10,6 +10,8 @@ What is promised of units: a seed gives the same ones alone, in any batch, draft
 multiplies, unless a draw falls within float32 rounding (a millionth or so) of the border between two units, since sums
 are then made in another order. On one machine, with the same choices (TWISTLM_CHOICES), it gives the same ones always.
 
+On a GPU all sequences are sampled there, together (`on_gpu`).
+
 Shapes: B sequences, T tokens, V vocabulary.
 """
 
@@ -29,9 +31,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from twistlm.compute import choices
+from twistlm.compute.memory import in_halves
 from twistlm.compute.products import Product, int8_products, multiplied_by, quick_products
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
+from twistlm.lm.on_gpu import Rule, decode
 from twistlm.types import Units
 
 DRAFTS = 6  # units at most that one step judges
@@ -124,6 +128,11 @@ def generate_batch(
     ]
     if not asked:
         return []
+    if lm.device.type == "cuda":
+        rule = Rule(temperature=temperature, top_k=top_k, stop_at_end=stop_at_end)
+        with lm.inference():
+            made = in_halves(lambda some: decode(lm, [o.tokens for o in some], [o.draws for o in some], rule), asked)
+        return [one.units(lm, new) for one, new in zip(asked, made, strict=True)]
     alone = asked[0] if len(asked) == 1 else None
     drafts = drafting(lm, len(alone.draws)) if alone else {}
     rows = len(asked) if alone is None else DRAFTS + 1 if drafts and len(alone.draws) >= LAID_OUT_FROM else None

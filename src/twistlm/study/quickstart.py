@@ -75,8 +75,8 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
     # What was the faster way when the job began stays so: a rerun, or the next process, rounds as it did.
     with stages.locked(), choices.kept(stages.out / "choices.json"), _all_cores():
         entries = _read_speech(config.speech, progress=progress)
-        tok = SpeechTokenizer.load(config.tokenizer)
-        voc = Vocoder.load(config.vocoder)
+        tok = SpeechTokenizer.load(config.tokenizer).on(device())
+        voc = Vocoder.load(config.vocoder).on(device())
         voc.spec.require(tok.spec, mine=f"the vocoder {config.vocoder}", theirs=f"the tokenizer {config.tokenizer}")
         job = _Job(config, stages, tok, voc, progress)
 

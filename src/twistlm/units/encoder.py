@@ -11,11 +11,13 @@ Shapes: B clips, N samples, F frames, D feature dimensions.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
-from twistlm.compute.devices import full_float32
+from twistlm.compute.devices import full_float32, send
 from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
 from twistlm.files.jsonl import read_json
@@ -90,6 +92,22 @@ class Windowed(Protocol):
 
     def encode_window(self, samples: NDArray[np.float32], /, *, clip: Survey) -> NDArray[np.float32]:
         """Features of one window of a clip that has several, all its frames: float32 [N] -> float32 [F, D]."""
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """What a tokenizer needs of an encoder besides, to find units where the features are: on a GPU."""
+
+    def features(self, clips: Sequence[NDArray[np.float32]], /) -> list[torch.Tensor]:
+        """Features of clips of one window each, encoded together: float32 [F, D] each, on the encoder's device."""
+
+
+def on(encoder: Encoder, device: torch.device) -> Encoder:
+    """This encoder, computing on `device` if it is one of ours. The one that was given stays where it is."""
+    model = getattr(encoder, "model", None)
+    if model is None or model.device == device:
+        return encoder
+    return cast("Encoder", dataclasses.replace(cast("Any", encoder), model=copy.deepcopy(model).to(device)))
 
 
 def frames_of(n_samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -210,34 +228,46 @@ class SSLEncoder:
     def _front_end(self) -> FrontEnd:
         return FrontEnd(self.model)
 
+    def features(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Features of clips of at most one window each, encoded together, where they were made: float32 [F, D] each.
+
+        Raises:
+            AudioError: a clip is shorter than one frame.
+        """
+        prepared = [self._prepared(samples) for samples in clips]
+        with torch.inference_mode(), full_float32():
+            return self._together(prepared)
+
     def _encode(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._encode_batch([samples])[0]
 
     def _encode_batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         with torch.inference_mode(), full_float32():
-            return self._together(clips)
+            return [features.cpu().numpy() for features in self._together(clips)]
 
-    def _together(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def _together(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
         # What each phase of each clip hears; a clip with fewer frames than there are phases has one phase a frame.
         heard = [[c[p * self.hop :] for p in range(min(self.phases, self.n_frames(len(c))))] for c in clips]
         frames = [self._first_block_input(samples)[0] for phases in heard for samples in phases]
         hidden = pad_sequence(frames, batch_first=True)  # [B, F, D]
-        n_frames = torch.tensor([len(f) for f in frames], device=hidden.device)
-        real = torch.arange(hidden.shape[1], device=hidden.device) < n_frames[:, None]  # [B, F]
-        hidden = self._through_blocks(hidden, None if real.all() else real)
-        found = iter(features[: len(f)].cpu().numpy() for features, f in zip(hidden, frames, strict=True))
+        n_frames = np.array([len(f) for f in frames])
+        real = np.arange(hidden.shape[1]) < n_frames[:, None]  # [B, F]
+        hidden = self._through_blocks(hidden, None if real.all() else send(real, hidden.device))
+        found = iter(features[: len(f)] for features, f in zip(hidden, frames, strict=True))
         return [self._in_turn([next(found) for _ in phases]) for phases in heard]
 
-    def _in_turn(self, features: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _in_turn(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Frames of a clip's phases, float32 [F', D] each, in order of time: float32 [F, D]."""
-        frames = np.empty((sum(map(len, features)), self.dim), np.float32)
+        if len(features) == 1:
+            return features[0]
+        frames = features[0].new_empty((sum(map(len, features)), self.dim))
         for phase, own in enumerate(features):
             frames[phase :: self.phases] = own
         return frames
 
     def _first_block_input(self, samples: NDArray[np.float32]) -> torch.Tensor:
         """float32 [N] -> [1, F, D]: transformers' hidden_states[0]."""
-        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(self.model.device)
+        wave = send(np.ascontiguousarray(samples, dtype=np.float32), self.model.device)
         hidden = self.model.feature_projection(self._front_end.frames(wave)[None])
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # HuBERT gives a tensor, the others a pair
         hidden = hidden + self._front_end.positions(hidden)

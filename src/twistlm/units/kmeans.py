@@ -39,22 +39,22 @@ class Codebook:
     @property
     def dim(self) -> int:
         """D, of the features it takes."""
-        return self._directions.shape[1]
+        return self.directions.shape[1]
 
     @cached_property
-    def _directions(self) -> NDArray[np.float32]:
+    def directions(self) -> NDArray[np.float32]:
         """What a frame's inner products with the centroids are taken with, float32 [K, D]: (x P).c = x.(P c)."""
         return self.centroids if self.projection is None else self.centroids @ self.projection.T
 
     @cached_property
-    def _half_norms(self) -> NDArray[np.float32]:
+    def half_norms(self) -> NDArray[np.float32]:
         return (0.5 * np.square(self.centroids, dtype=np.float64).sum(1)).astype(np.float32)
 
     @cached_property
-    def _distances(self) -> NDArray[np.float32]:
+    def distances(self) -> NDArray[np.float32]:
         """Between the directions of centroids, float32 [K, K]."""
-        norms = np.square(self._directions).sum(1)
-        return np.sqrt(np.maximum(0, norms[:, None] + norms - 2 * self._directions @ self._directions.T))
+        norms = np.square(self.directions).sum(1)
+        return np.sqrt(np.maximum(0, norms[:, None] + norms - 2 * self.directions @ self.directions.T))
 
     def assign(self, features: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Nearest centroid (Euclidean) of each frame: float32 [F, D] -> uint16 [F]; the lowest index wins a tie."""
@@ -78,7 +78,7 @@ class Codebook:
         best = scores.argmax(1)
         lead = scores[np.arange(len(scores)), best, None] - scores
         # Moving x by d changes the lead of c over c' by d.(c - c'), so by at most |d| |c - c'| (c: its direction).
-        reach = relative * np.linalg.norm(features, axis=1)[:, None] * self._distances[best]
+        reach = relative * np.linalg.norm(features, axis=1)[:, None] * self.distances[best]
         lead[np.arange(len(scores)), best] = np.inf
         return (lead <= reach).any(1)
 
@@ -90,7 +90,7 @@ class Codebook:
                 "the codebook was fitted on another encoder or layer."
             )
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every c.
-        return features @ self._directions.T - self._half_norms
+        return features @ self.directions.T - self.half_norms
 
     def to_bytes(self) -> bytes:
         tensors = {"centroids": self.centroids}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,14 +16,16 @@ from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip, check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
+from twistlm.compute.memory import in_halves
 from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
 from twistlm.units.catalogue import read_spec, tokenizer_folder
-from twistlm.units.encoder import Encoder, Windowed
+from twistlm.units.encoder import Encoder, Tensors, Windowed, on
 from twistlm.units.folder import encoder_folder
 from twistlm.units.kmeans import Codebook
+from twistlm.units.on_gpu import DeviceCodebook, Settled
 from twistlm.units.pretrained import load_encoder
 from twistlm.units.runs import dedup
 
@@ -67,7 +68,7 @@ class SpeechTokenizer:
         samples = self._padded(clip.samples)
         if self._is_long(len(clip.samples)):
             return self._by_window([samples], survey([samples]), name=clip.id)
-        return self._nearest(self._features(clip), name=clip.id)
+        return self._alone(clip)
 
     def features(self, clip: Clip) -> NDArray[np.float32]:
         """What the units are the nearest centroids of: float32 [F, D].
@@ -142,11 +143,12 @@ class SpeechTokenizer:
         for clip in clips:
             self.require(clip)
         short = [clip for clip in clips if not self._is_long(len(clip.samples))]
-        found = iter(self.encoder.batch([self._padded(clip.samples) for clip in short]))
-        frames = [
-            self.frames(clip) if self._is_long(len(clip.samples)) else self._settled(clip, next(found))
-            for clip in clips
-        ]
+        padded = [self._padded(clip.samples) for clip in short]
+        if self._book is None:
+            found = map(self._settled, short, self.encoder.batch(padded))
+        else:
+            found = map(self._settled_there, short, in_halves(self._settle, padded) if padded else [])
+        frames = [self.frames(clip) if self._is_long(len(clip.samples)) else next(found) for clip in clips]
         return [self._units(each, id=clip.id) for clip, each in zip(clips, frames, strict=True)]
 
     def require(self, clip: Clip) -> None:
@@ -167,11 +169,8 @@ class SpeechTokenizer:
 
     def on(self, device: torch.device) -> SpeechTokenizer:
         """This tokenizer, computing on `device` if its encoder is one of ours. This one stays where it is."""
-        model = getattr(self.encoder, "model", None)
-        if model is None or model.device == device:
-            return self
-        moved = copy.deepcopy(model).to(device)
-        return dataclasses.replace(self, encoder=dataclasses.replace(cast("Any", self.encoder), model=moved))
+        moved = on(self.encoder, device)
+        return self if moved is self.encoder else dataclasses.replace(self, encoder=moved)
 
     def portable(self) -> Loader:
         """What makes this tokenizer in another process, on its CPU: its name or folder. Encoders do not pickle.
@@ -192,6 +191,36 @@ class SpeechTokenizer:
             features = self._features(clip)
         return self._nearest(features, name=clip.id)
 
+    def _alone(self, clip: Clip) -> NDArray[np.uint16]:
+        """One unit a frame of a clip of one window, encoded with no other."""
+        if self._book is None:
+            return self._nearest(self._features(clip), name=clip.id)
+        try:
+            [settled] = self._settle([self._padded(clip.samples)])
+        except AudioError as error:
+            raise AudioError(f"clip {clip.id!r}: {error}") from error
+        return self._whole(clip, settled)
+
+    @cached_property
+    def _book(self) -> DeviceCodebook | None:
+        """The codebook on the encoder's GPU; None where it computes on a CPU, or is somebody else's."""
+        device = getattr(getattr(self.encoder, "model", None), "device", None)
+        if device is None or device.type == "cpu" or not isinstance(self.encoder, Tensors):
+            return None
+        return DeviceCodebook.of(self.codebook, device)
+
+    def _settle(self, clips: Sequence[NDArray[np.float32]]) -> list[Settled]:
+        assert self._book is not None and isinstance(self.encoder, Tensors)
+        return self._book.settle(self.encoder.features(clips), relative=BATCH_ROUNDING)
+
+    def _settled_there(self, clip: Clip, settled: Settled) -> NDArray[np.uint16]:
+        return self._alone(clip) if settled.tied and not settled.bad else self._whole(clip, settled)
+
+    def _whole(self, clip: Clip, settled: Settled) -> NDArray[np.uint16]:
+        if settled.bad:
+            raise self._not_finite(settled.bad, len(settled.ids), clip.id)
+        return settled.ids
+
     def _padded(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.pad(samples, self.spec.padding) if self.spec.padding else samples
 
@@ -206,12 +235,14 @@ class SpeechTokenizer:
 
     def _finite(self, features: NDArray[np.float32], *, name: str) -> NDArray[np.float32]:
         if not np.isfinite(features).all():  # the nearest centroid of NaN would be unit 0
-            n_bad = int((~np.isfinite(features).all(1)).sum())
-            raise BadInput(
-                f"clip {name!r}: {n_bad} of {len(features)} frames are NaN or infinite behind layer {self.spec.layer} "
-                f"of {self.spec.encoder}: the encoder overflows or is damaged. Fetch or train its weights again."
-            )
+            raise self._not_finite(int((~np.isfinite(features).all(1)).sum()), len(features), name)
         return features
+
+    def _not_finite(self, n_bad: int, n_frames: int, name: str) -> BadInput:
+        return BadInput(
+            f"clip {name!r}: {n_bad} of {n_frames} frames are NaN or infinite behind layer {self.spec.layer} "
+            f"of {self.spec.encoder}: the encoder overflows or is damaged. Fetch or train its weights again."
+        )
 
     def _is_long(self, n_samples: int) -> bool:
         """Whether a clip, given its length without padding, is encoded in windows."""

@@ -22,7 +22,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Blocks
 
 from twistlm.audio.stream import Survey
-from twistlm.compute.devices import full_float32
+from twistlm.compute.devices import full_float32, send
 from twistlm.errors import AudioError
 from twistlm.units.encoder import Window, loaded
 
@@ -113,15 +113,27 @@ class WhisperEncoder:
             feature_size=self.model.config.num_mel_bins, chunk_length=self.window * self.hop // self.sample_rate
         )
 
-    @torch.inference_mode()
+    def features(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Features of clips of at most one window each, encoded together, where they were made: float32 [F, D] each.
+
+        Raises:
+            AudioError: a clip is empty.
+        """
+        kept = [self.windows(self._checked(samples))[0].kept for samples in clips]
+        return [hidden[part] for hidden, part in zip(self._hidden(clips), kept, strict=True)]
+
     def _encode(self, pieces: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return list(self._hidden(pieces).cpu().numpy())
+
+    @torch.inference_mode()
+    def _hidden(self, pieces: Sequence[NDArray[np.float32]]) -> torch.Tensor:
         # One at a time: a batched transform could round otherwise.
         mel = [
             self._log_mel(piece, sampling_rate=self.sample_rate, return_tensors="pt").input_features for piece in pieces
         ]
         with full_float32():
-            hidden = self.model(torch.cat(mel).to(self.model.device)).last_hidden_state
-        return list(hidden.cpu().numpy())
+            hidden: torch.Tensor = self.model(send(torch.cat(mel).numpy(), self.model.device)).last_hidden_state
+        return hidden
 
 
 def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: int) -> Any:
