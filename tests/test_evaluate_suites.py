@@ -138,7 +138,9 @@ def test_sounds_are_cut_once_for_all_suites(tmp_path):
 
 def test_a_killed_pass_goes_on(tmp_path, monkeypatch):
     make_salmon_tables(tmp_path / "salmon")
-    monkeypatch.setattr("twistlm.evaluate.unit_cache.ShardWriter", lambda out, spec: writer(out, spec, clips=10))
+    monkeypatch.setattr(
+        "twistlm.evaluate.unit_cache.ShardWriter", lambda out, spec, **more: writer(out, spec, clips=10, **more)
+    )
     from twistlm.corpus.shards import ShardWriter as writer
 
     class Stopped(Tokenizer):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from twistlm.compute import underway
 from twistlm.errors import visible
 
 T = TypeVar("T")
@@ -25,15 +27,44 @@ class _Rate(ProgressColumn):
         return Text(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each", style="progress.data.speed")
 
 
+class _Done(ProgressColumn):
+    """Items done of all, and how much of the long ones was heard."""
+
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else f"{int(task.total)}"
+        seconds = int(task.fields.get("seconds", 0))
+        sound = f", {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} of long sound" if seconds else ""
+        return Text(f"{int(task.completed + 1e-6)}/{total}{sound}", style="progress.download")
+
+
 class Bar:
-    """What `task` yields; call `advance` when items are done."""
+    """What `task` yields; call `advance` when items are done. Long items move it before, by `underway.heard`."""
 
     def __init__(self, progress: Progress | None = None, task_id: Any = None) -> None:
         self._progress, self._task_id = progress, task_id
+        self._seconds = self._shown = 0.0  # of sound; of finished items, in items, shown before they were counted
+        self._lock = threading.Lock()
 
     def advance(self, n: float = 1) -> None:
+        with self._lock:
+            shown = min(n, self._shown)
+            self._shown -= shown
+            self._move(n - shown)
+
+    def heard(self, seconds: float, share: float) -> None:
+        """Move by a share of an item that is under way."""
+        with self._lock:
+            self._seconds += seconds
+            self._move(share)
+
+    def finished(self, share: float) -> None:
+        """Note that the next item to be counted was shown so far already."""
+        with self._lock:
+            self._shown += share
+
+    def _move(self, n: float) -> None:
         if self._progress is not None:
-            self._progress.advance(self._task_id, n)
+            self._progress.update(self._task_id, advance=n, seconds=self._seconds)
 
 
 @contextmanager
@@ -43,9 +74,15 @@ def task(description: str, total: float | None = None, enabled: bool = False) ->
         yield Bar()
         return
     text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (text, BarColumn(), _Done(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress, progress.add_task(visible(description), total=total))
+        bar = Bar(progress, progress.add_task(visible(description), total=total))
+        before = underway.listener.get()
+        underway.listener.set(bar)
+        try:
+            yield bar
+        finally:
+            underway.listener.set(before)
 
 
 def track(iterable: Iterable[T], *, description: str, total: float | None = None, enabled: bool = False) -> Iterator[T]:

@@ -21,6 +21,7 @@ from twistlm.audio import ffmpeg, sndfile
 from twistlm.audio.defects import channels_cancel, empty, no_channel, not_finite, truncated
 from twistlm.audio.sndfile import TOLERANCE_SECONDS
 from twistlm.audio.window import Window
+from twistlm.compute.underway import require_wanted
 from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.files.regular import open_regular
 from twistlm.files.urls import UrlPath, as_path
@@ -109,7 +110,10 @@ def rate_of(data: bytes, *, name: str) -> int:
 def _info(sound: OpenSound) -> Info:
     frames = sound.frames
     if frames is None:
-        frames = sum(len(block) for block in sound.blocks(0, None))
+        frames = 0
+        for block in sound.blocks(0, None):
+            require_wanted()
+            frames += len(block)
     return Info(frames / sound.rate, sound.rate, sound.channels, sound.note)
 
 
@@ -206,6 +210,7 @@ def resampled(
     resampler = None if rate == own else soxr.ResampleStream(own, rate, 1, dtype="float32")
     n_read = n_done = 0
     for block in sound.blocks(first, last):
+        require_wanted()
         n_read += len(block)
         mono = mix(block)
         piece = mono if resampler is None else resampler.resample_chunk(mono)

@@ -6,15 +6,17 @@ given to it in blocks and the probabilities are those of the whole. Shapes: N sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.audio.decoding import opened
 from twistlm.audio.stream import BLOCK, blocks, regrouped
+from twistlm.compute.underway import heard
 from twistlm.errors import BadInput
-from twistlm.files.urls import UrlPath
+from twistlm.files.urls import UrlPath, as_path
 
 RATE = 16_000  # Hz, what the model hears
 CHUNK = 512  # samples it judges at once
@@ -54,7 +56,17 @@ def speech_segments(
         BadInput: `max_seconds` out of range.
     """
     check_limit(max_seconds)
-    probabilities, n_samples = speech_probabilities(blocks(path, sample_rate=RATE, channel=channel))
+    path = as_path(path)
+    path = path.fetched() if isinstance(path, UrlPath) else path
+    with opened(path) as sound:
+        length = (sound.frames or 0) / sound.rate
+
+    def told(pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for piece in pieces:
+            yield piece
+            heard(len(piece) / RATE, of=length)
+
+    probabilities, n_samples = speech_probabilities(told(blocks(path, sample_rate=RATE, channel=channel)))
     found = segments(probabilities, n_samples=n_samples, max_seconds=max_seconds)
     times = [(round(start / RATE, 3), round(stop / RATE, 3)) for start, stop in found]
     return [(start, round(stop - start, 3)) for start, stop in times]

@@ -28,6 +28,7 @@ from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.sealed import is_sealed, seal
 from twistlm.files.tables import read_table
 
 BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
@@ -189,12 +190,13 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 def stored(voice: Voice, line: Line, *, spoken: Spoken, casting: Casting) -> bytes:
     """Return a spoken line as the bytes of a sound file. Opus is slow to make, and kept beside what was spoken."""
     kept = spoken.path(voice, line).with_suffix(f".{casting.kbps:g}.ogg")
-    if casting.format == "ogg" and kept.is_file():
+    if casting.format == "ogg" and is_sealed(kept):
         return kept.read_bytes()
     data = casting.encoded(spoken.say(voice, line))
     if casting.format == "ogg":
         with atomic_write(kept) as temporary:
             temporary.write_bytes(data)
+        seal(kept)
     return data
 
 

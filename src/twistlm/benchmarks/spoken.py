@@ -2,7 +2,8 @@
 
 Letters: N samples. A line is kept under the sha256 of everything that moves its sound (the voice's identity, the text
 or phones, rate, margin, level): a changed text or voice never meets an older clip, and a rerun speaks only what is
-missing. Clips are kept as 16-bit FLAC: the second run gives the same samples as the first.
+missing. Clips are kept as 16-bit FLAC, sealed: the second run gives the same samples as the first, and one that was
+changed on the disk is said again.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from twistlm.audio.clip import Clip, read, resample, write
 from twistlm.audio.decoding import seconds_to_samples
 from twistlm.benchmarks.engines import PhoneVoice, Voice
 from twistlm.compute.threads import in_order
-from twistlm.errors import AudioError, BadInput
+from twistlm.errors import BadInput
 from twistlm.files.artifacts import cache_folder
+from twistlm.files.sealed import is_sealed, seal
 from twistlm.progress import track
 
 LEVEL_DBFS = -26.0  # root mean square of every clip
@@ -59,11 +61,8 @@ class Spoken:
             BadInput: phones, and the voice takes none.
         """
         path = self.path(voice, line)
-        if path.is_file():
-            try:
-                return read(path, sample_rate=None)
-            except AudioError:
-                path.unlink(missing_ok=True)  # damaged on disk: said again
+        if is_sealed(path):
+            return read(path, sample_rate=None)
         if isinstance(line, str):
             clip = voice.speak(line)
         elif isinstance(voice, PhoneVoice):
@@ -74,6 +73,7 @@ class Spoken:
             )
         clip = cut(resample(clip, sample_rate=self.sample_rate))
         write(Clip(normalize(clip.samples), clip.sample_rate), path)
+        seal(path)
         return read(path, sample_rate=None)
 
     def say_all(self, said: Iterable[tuple[Voice, Line]], *, progress: bool = False) -> int:
@@ -82,7 +82,7 @@ class Spoken:
         Raises: as `say`, for the first line that fails; what was spoken by then is kept.
         """
         places = {self.path(voice, line): (voice, line) for voice, line in said}
-        todo = [what for path, what in places.items() if not path.is_file()]
+        todo = [what for path, what in places.items() if not is_sealed(path)]
         spoken = in_order(lambda what: self.say(*what), todo)
         for _ in track(spoken, description="speaking", total=len(todo), enabled=progress and bool(todo)):
             pass

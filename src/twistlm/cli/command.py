@@ -6,10 +6,13 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import textwrap
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -90,7 +93,8 @@ def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[
         if "progress" in signature.parameters:
             given["progress"] = not as_json
         try:
-            result = function(**given)
+            with _terminable():
+                result = function(**given)
         except (TwistError, OSError, MemoryError, KeyboardInterrupt) as error:
             if debug:
                 raise
@@ -127,11 +131,33 @@ def _say(text: str, as_json: bool) -> None:
         raise typer.Exit(1) from None
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send: the same as Ctrl-C, but for the exit code."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that nothing temporary is left; train notes both itself."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(_: int, __: types.FrameType | None) -> None:
+    raise _Terminated
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """Return what to tell the user about an expected error, as one paragraph, and the exit code."""
     match error:
         case KeyboardInterrupt():
-            return "interrupted: run the same command again to go on from the last whole step.", 130
+            code = 143 if isinstance(error, _Terminated) else 130
+            return "interrupted: run the same command again to go on from the last whole step.", code
         case TwistError():
             text, code = str(error), error.exit_code
         case MemoryError():

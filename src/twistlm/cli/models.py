@@ -327,6 +327,8 @@ def resynth(
     vocoder: FoundVocoder = None,
     units_of: UnitsOf = None,
     search: Search = None,
+    *,
+    progress: bool,
 ) -> Result:
     """Speak a recording again from its units."""
     from twistlm.jobs.speaking import resynthesise
@@ -339,6 +341,7 @@ def resynth(
         units_of=units_of,
         search=search or (),
         channel=channel,
+        progress=progress,
     )
     clip.write(out)
     facts = {"audio": str(out), "seconds": clip.seconds, "units": len(units), "unit_spec": units.spec.fingerprint}

@@ -6,11 +6,15 @@ work (`benchmarks/tokenize_clips.py`).
 
 from __future__ import annotations
 
+import contextvars
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from twistlm.compute import underway
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,25 +29,41 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
     """Yield `work(item)` for each item, in their order; `ahead` items (a few) are under way or done, never more.
 
     `work` is called from several threads and must bear that; an error it raises comes when its item's turn does. Until
-    the iterator ends or is closed, torch and numpy compute every operation on one thread.
+    the iterator ends or is closed, torch and numpy compute every operation on one thread. Closed, also by Ctrl-C, it
+    waits for what is under way, which ends early where it calls `underway.heard`.
     """
     import torch
     from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     at_most = 2 * threads if ahead is None else ahead
-    begun: deque[Future[Result]] = deque()
+    begun: deque[tuple[Future[Result], underway.Piece]] = deque()
+    ended = threading.Event()
     executor = ThreadPoolExecutor(threads)
     torch.set_num_threads(1)
     blas = threadpool_limits(1, user_api="blas")  # numpy's threads would wait for each other on the cores of torch's
+
+    def begin(item: Item) -> None:
+        piece, context = underway.Piece(ended), contextvars.copy_context()
+        context.run(underway.piece.set, piece)
+        begun.append((executor.submit(context.run, work, item), piece))
+
+    def first() -> Result:
+        future, piece = begun.popleft()
+        result = future.result()
+        if (bar := underway.listener.get()) is not None:
+            bar.finished(piece.share)
+        return result
+
     try:
         for item in items:
-            begun.append(executor.submit(work, item))
+            begin(item)
             if len(begun) > at_most:
-                yield begun.popleft().result()
+                yield first()
         while begun:
-            yield begun.popleft().result()
+            yield first()
     finally:
+        ended.set()
         executor.shutdown(cancel_futures=True)
         blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
         torch.set_num_threads(threads)

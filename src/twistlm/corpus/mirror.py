@@ -14,6 +14,7 @@ from twistlm.errors import BadInput
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
+from twistlm.files.sealed import is_sealed, remove, seal
 from twistlm.files.urls import UrlPath
 
 
@@ -31,13 +32,14 @@ def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
         there = {path.name: path for path in folder.iterdir() if names.fullmatch(path.name)}
         for name in held.keys() - there.keys():
             if names.fullmatch(name):  # an index that was tampered with removes nothing else
-                (here / name).unlink(missing_ok=True)
+                remove(here / name)
         versions = {}
         for name, path in there.items():
             versions[name] = path.version()  # before it is fetched: what changes meanwhile is fetched again
-            if versions[name] != held.get(name) or not (here / name).is_file():
+            if versions[name] != held.get(name) or not is_sealed(here / name):
                 with atomic_write(here / name) as temporary, path.open() as file, temporary.open("wb") as copy:
                     shutil.copyfileobj(file, copy)
+                seal(here / name)
         if versions != held:
             with atomic_write(index) as temporary:
                 temporary.write_text(json.dumps(versions))

@@ -49,7 +49,8 @@ _FLAT = ("units", "runs")
 _FACTS = tuple(name for name in SCHEMA.names if name not in _FLAT)
 _SPEC = b"unit_spec"
 _NAME = re.compile(r"shard-(\d{5,})\.parquet")
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
+_hashed: dict[tuple[object, ...], str] = {}
 _CACHED = ("units", "runs", "offsets", "facts")
 
 
@@ -77,12 +78,22 @@ class ShardWriter:
         out: the folder, or its URL; created when missing.
         spec: what the units are; shards already in `out` must agree (UnitSpecMismatch).
         clips, seconds: a shard is full when it holds this many clips or this much sound, whichever comes first.
+        written: called with each shard that was written.
     """
 
-    def __init__(self, out: str | Path | UrlPath, spec: UnitSpec, *, clips: int = 200, seconds: float = 3600.0) -> None:
+    def __init__(
+        self,
+        out: str | Path | UrlPath,
+        spec: UnitSpec,
+        *,
+        clips: int = 200,
+        seconds: float = 3600.0,
+        written: Callable[[Path | UrlPath], None] | None = None,
+    ) -> None:
         if clips < 1:
             raise BadInput(f"a shard needs at least 1 clip, got {clips}.")
         self.out, self.spec, self.clips, self.seconds = as_path(out), spec, clips, seconds
+        self._written = written
         self._rows: list[Row] = []
         self._held = 0.0
         there = shard_paths(self.out)
@@ -100,9 +111,12 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the rows collected so far as one shard, atomically; nothing when there are none."""
         if self._rows:
-            _write_table(_table(self._rows), self.out / f"shard-{self._next:05d}.parquet", self.spec)
+            path = self.out / f"shard-{self._next:05d}.parquet"
+            _write_table(_table(self._rows), path, self.spec)
             self._next += 1
             self._rows, self._held = [], 0.0
+            if self._written is not None:
+                self._written(path)
 
     def __enter__(self) -> Self:
         return self
@@ -369,8 +383,18 @@ def _broken(path: Path, why: object) -> ShardError:
 
 
 def _key(paths: Sequence[Path]) -> str:
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    facts = [(path.name, _sha256(path)) for path in paths]
     return hashlib.sha256(f"{_CACHE_VERSION} {facts}".encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a shard, taken once for each state of it that a process sees."""
+    stat = path.stat()
+    state = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if state not in _hashed:
+        with path.open("rb") as file:
+            _hashed[state] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashed[state]
 
 
 def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:

@@ -8,6 +8,7 @@ phenomena), the mean of the types' scores stands beside it (`BY_TYPE`), which so
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -120,15 +121,16 @@ class ScoredPairs:
         table = self.table
         for normalize in PROTOCOLS:
             table = table.append_column(f"outcome_{normalize}", pa.array(self.outcomes(normalize)))  # type: ignore[arg-type]
+        facts = dict(self.facts) | {"content": self._content()}
         with atomic_write(path) as temporary:
-            pq.write_table(table.replace_schema_metadata({_META: json.dumps(dict(self.facts))}), temporary)
+            pq.write_table(table.replace_schema_metadata({_META: json.dumps(facts)}), temporary)
 
     @classmethod
     def read(cls, path: str | Path) -> ScoredPairs:
         """Read what `write` wrote.
 
         Raises:
-            BadInput: damaged, or another table.
+            BadInput: damaged, changed, or another table.
         """
         try:
             table = pq.read_table(path)
@@ -137,7 +139,15 @@ class ScoredPairs:
             raise BadInput(f"{path} is not a table of scored pairs ({error}): delete it and run again.") from error
         facts = parse_json(said, where=f"{path}", kind="a table of scored pairs", shape=_FACTS, fix=_AGAIN)
         kept = [name for name in table.column_names if not name.startswith("outcome_")]
-        return cls(table.select(kept).replace_schema_metadata(None), facts)
+        content = facts.pop("content", None)
+        scored = cls(table.select(kept).replace_schema_metadata(None), facts)
+        if content != scored._content():
+            raise BadInput(f"{path}: its numbers are not those that were written: delete it and run again.")
+        return scored
+
+    def _content(self) -> str:
+        """Return a sha256 over the numbers."""
+        return hashlib.sha256(json.dumps(self.table.to_pydict()).encode()).hexdigest()
 
 
 def protocol(normalize: Normalize, *, end: bool) -> str:

@@ -1,7 +1,8 @@
 """One tokenizer pass for all suites and models: units kept by what the sound is and what a unit is.
 
 A cache is a folder of unit shards for each UnitSpec, whose clips are named by the sha256 of their sound file. A sound
-that stands in two suites, under two names, is cut once; a sound that changed is another sound.
+that stands in two suites, under two names, is cut once; a sound that changed is another sound. Shards are sealed: one
+that is not what was written is removed and its clips are cut again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate.suites.sounds import load, read_bytes, sample_rate
 from twistlm.evaluate.suites.suite import Suite
+from twistlm.files.sealed import is_sealed, remove, seal
 from twistlm.progress import track
 from twistlm.types import Units
 
@@ -82,6 +84,9 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
     folder = Path(cache) / tok.spec.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
+        for path in shard_paths(folder):
+            if not is_sealed(path):
+                remove(path)
         held = set(open_corpus(folder, split=None).ids) if shard_paths(folder) else set()
         first = {digest: i for i, digest in reversed(digests.items()) if digest not in held}
         todo = [i for i in clips if first.get(digests[i]) == i]
@@ -117,7 +122,10 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
                 return error
 
         made = by_batch() if getattr(tok, "batch_seconds", 0) else in_order(cut, todo)
-        with ShardWriter(folder, tok.spec) as writer, closing(made) as rows:
+        with (
+            ShardWriter(folder, tok.spec, written=lambda path: seal(Path(str(path)))) as writer,
+            closing(made) as rows,
+        ):
             shown = progress and bool(todo)
             for found in track(rows, description=f"units of {suite.name}", total=len(todo), enabled=shown):
                 if isinstance(found, AudioError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from twistlm.types import Score, UnitSpec
 from twistlm.units.catalogue import read_spec
 from twistlm.units.tokenizer import SpeechTokenizer
 
+_log = logging.getLogger(__name__)
 MOST_GROUPS = 20  # of one kind, in the table; more would bury what it says
 
 Values = dict[str, Any]
@@ -187,9 +189,13 @@ def _kept(path: Path, one: SpokenSuite, by: Values, sides: Callable[[SpokenSuite
     `sides` gives the scores and how the model's documents begin."""
     facts = {"suite": one.suite.name, "version": one.suite.version, "checksum": one.checksum} | by
     if path.is_file():
-        kept = ScoredPairs.read(path)
-        if facts.items() <= kept.facts.items() and facts.get("end") == kept.facts.get("end"):
-            return kept
+        try:
+            kept = ScoredPairs.read(path)
+        except BadInput as error:
+            _log.warning("%s It is scored again.", error)
+        else:
+            if facts.items() <= kept.facts.items() and facts.get("end") == kept.facts.get("end"):
+                return kept
     found, opening = sides(one)
     scored = ScoredPairs.join(one.suite, found, facts | {"opening": opening})
     scored.write(path)

@@ -13,9 +13,12 @@ from twistlm.compute.devices import device
 from twistlm.jobs.parts import Parts, parts_of_model, parts_without_model
 from twistlm.lm.folders import load_model
 from twistlm.lm.sample import generate
+from twistlm.progress import task
 from twistlm.types import Units
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
+
+LONG = 60.0  # seconds of sound for which a bar is worth showing
 
 
 def resynthesise(
@@ -27,6 +30,7 @@ def resynthesise(
     units_of: str | Path | None = None,
     search: Sequence[str | Path] = (),
     channel: int | None = None,
+    progress: bool = False,
 ) -> tuple[Clip, Units, Parts]:
     """Speak a recording again from nothing but its units; return the sound, the units, and what made them.
 
@@ -35,6 +39,7 @@ def resynthesise(
         tokenizer, vocoder, units_of, search: as of `parts_without_model`.
         durations: as of `Vocoder`.
         channel: of the recording, from 1; None mixes them.
+        progress: show bars, of a recording of more than LONG seconds.
 
     Raises:
         AudioError: an unusable file. UnitSpecMismatch: the vocoder is of other units than the tokenizer's.
@@ -44,8 +49,11 @@ def resynthesise(
     tok, voc = _loaded(parts)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     check(clip)
-    units = tok(clip)
-    return voc(units, durations=durations), units, parts
+    shown = progress and clip.seconds > LONG
+    with task("units", 1, shown):
+        units = tok(clip)
+    with task("speaking", 1, shown):
+        return voc(units, durations=durations), units, parts
 
 
 def continue_recording(

@@ -7,6 +7,7 @@ and the centroids, both as safetensors. The pickle the centroids come in is neve
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from safetensors.torch import save
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
+from twistlm.files.artifacts import file_sha256
+from twistlm.files.jsonl import read_json
+from twistlm.files.sealed import is_sealed, seal
 from twistlm.types import UnitSpec
 from twistlm.units.encoder import Encoder
 from twistlm.units.folder import save_tokenizer
@@ -23,6 +27,7 @@ from twistlm.units.kmeans import Codebook
 from twistlm.units.kmeans_files import read_kmeans
 from twistlm.units.pretrained import encoder_folder, load_encoder, pretrained
 
+_log = logging.getLogger(__name__)
 _FILES = "https://dl.fbaipublicfiles.com"
 _FOLDER_VERSION = 1  # raise when the folders made here change, so that older ones in a cache are left alone
 
@@ -164,14 +169,27 @@ def published_folder(name: str) -> Path:
             f"of another toolkit ({_FILES}/{entry.checkpoint}), which twistlm does not read: it is not a HuBERT."
         )
     folder = artifacts.cache_folder() / "tokenizers" / f"{name}-{_FOLDER_VERSION}"
-    if not (folder / "spec.json").is_file():
+    if not _is_whole(folder):
         import_tokenizer(
             folder, name=entry.known_as or name, encoder=published_encoder(name),
             codebook=published_codebook(name), layer=entry.layer,
             # The trainings of HuBERT base and of mHuBERT read raw samples (fairseq's recipe: `normalize: false`).
             normalize_input=False, padding=entry.padding,
         )  # fmt: skip
+        seal(folder / "spec.json")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a tokenizer folder of the cache holds what was written: its spec is sealed and has the other hashes."""
+    if not is_sealed(folder / "spec.json"):
+        return False
+    spec = UnitSpec.from_dict(read_json(folder / "spec.json", "what the units of a tokenizer are"))
+    told = {"encoder.safetensors": spec.encoder_sha256, "codebook.safetensors": spec.centroids_sha256}
+    wrong = [name for name, sha in told.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha]
+    if wrong:
+        _log.warning("%s: %s is not what was written; the tokenizer is made again", folder, wrong[0])
+    return not wrong
 
 
 def published_encoder(name: str) -> str | Path:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from twistlm.audio.clip import Clip, check_level
 from twistlm.audio.stream import Survey, blocks, spans, survey
 from twistlm.compute.memory import in_halves
+from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.urls import UrlPath, as_path
@@ -253,12 +254,12 @@ class SpeechTokenizer:
         assert isinstance(self.encoder, Windowed)
         windows = self.encoder.windows(clip.n_samples)
         sounds = spans(pieces, [(w.start, w.stop) for w in windows], name=name)
-        return np.concatenate(
-            [
-                self._nearest(self.encoder.encode_window(sound, clip=clip)[w.kept], name=name)
-                for w, sound in zip(windows, sounds, strict=True)
-            ]
-        )
+        found = []
+        for w, sound in zip(windows, sounds, strict=True):
+            found.append(self._nearest(self.encoder.encode_window(sound, clip=clip)[w.kept], name=name))
+            rate = self.spec.sample_rate
+            heard(len(found[-1]) * self.spec.hop / rate, of=clip.n_samples / rate)
+        return np.concatenate(found)
 
     def _units(self, frames: NDArray[np.uint16], *, id: str) -> Units:
         ids, runs = dedup(frames) if self.spec.deduplicate else (frames, np.ones(len(frames), np.int32))

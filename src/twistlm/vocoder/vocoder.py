@@ -21,6 +21,7 @@ from torch import Tensor
 from twistlm.audio.clip import Clip
 from twistlm.compute.devices import full_float32
 from twistlm.compute.threads import in_order
+from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.artifacts import bundled_or_folder
 from twistlm.files.atomic import atomic_folder
@@ -272,6 +273,7 @@ class Vocoder:
             frames = [unit.repeat_interleave(run) for unit, run in zip(ids, self._runs(many, most=most), strict=True)]
         else:
             frames = [_tensor(units.frames) for units in many]
+        total, a_frame = sum(map(len, frames)), self.synthesizer.hop / self.sample_rate
         spoken = through(
             lambda rows, _: self._samples(rows),
             frames,
@@ -279,6 +281,7 @@ class Vocoder:
             size=CHUNK,
             most=most,
             device=self.device,
+            done=lambda n: heard(n * a_frame, of=total * a_frame),
         )
         return [
             Clip(samples=samples.numpy(), sample_rate=self.sample_rate, id=units.id)

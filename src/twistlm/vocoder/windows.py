@@ -55,6 +55,7 @@ def through(
     size: int,
     most: int,
     device: torch.device,
+    done: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """Return what `network` gives for each sequence alone, in as few calls as the sizes allow.
 
@@ -65,6 +66,7 @@ def through(
         size: positions of a piece, without its reach.
         most: positions of a batch, filled ones and reach included; 0 for one piece a call.
         device: where the network computes.
+        done: told after each call how many positions are finished by it.
 
     Returns:
         [T * k] for each sequence, on the CPU; equal up to the rounding of products of other shapes.
@@ -85,6 +87,8 @@ def through(
             if whole is None:
                 whole = made[piece.sequence] = torch.empty(lengths[piece.sequence] * k, dtype=out.dtype)
             whole[piece.start * k : piece.stop * k] = row[(piece.start - piece.low) * k : (piece.stop - piece.low) * k]
+        if done is not None:
+            done(sum(piece.stop - piece.start for piece in batch))
     return [whole for whole in made if whole is not None]
 
 
