@@ -29,7 +29,7 @@ import sys, time
 from twistlm.audio import vad
 from twistlm.lm import model
 from twistlm.units import encoder
-from twistlm.vocoder import hifigan
+from twistlm.vocoder import vocoder
 
 def slowed(where, name):
     plain = getattr(where, name)
@@ -49,7 +49,7 @@ VERBS = {
     "tokenize": (WINDOWS, ["tokenize", "long", "--out", "made", "--tokenizer", "{tok}"]),
     "resynth": (WINDOWS, ["resynth", "long/a.flac", "--out", "made.wav", "--tokenizer", "{tok}", "--vocoder", "{voc}"]),
     "speaking": (
-        "slowed(hifigan.UnitHiFiGAN, 'forward')",
+        "slowed(vocoder.Vocoder, '_samples')",
         ["resynth", "long/a.flac", "--out", "made.wav", "--tokenizer", "{tok}", "--vocoder", "{voc}"],
     ),
     "vad": ("slowed(vad, 'heard')", ["manifest", "long", "--out", "made.jsonl", "--vad"]),
