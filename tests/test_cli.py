@@ -202,10 +202,15 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
     twist(*fit, "--hop", 300, "--out", tmp_path / "odd").refused("no multiple of 300")
     assert fitted.json["frames"] > fitted.json["frames_used"] and fitted.json["heldout_inertia"] > 0
     parts = ["--tokenizer", tmp_path / "tok", "--like", tiny.vocoder]
-    voiced = twist("vocoder", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
+    voiced = twist("vocoder", "train", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
     assert voiced.json["unit_spec"] == fitted.json["unit_spec"]
-    voices = twist("vocoder", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer)
+    voices = twist(
+        "vocoder", "train", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer
+    )
     voices.refused("2 speakers", "high, low")
+    made = twist("vocoder", "train", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--every-speaker",
+                 "--tokenizer", tiny.tokenizer, "--like", tiny.vocoder, "--json")  # fmt: skip
+    assert made.json["speakers"] == ["high", "low"]
 
 
 def test_doctor_and_fetch_list_without_a_network(twist, tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losse
 from twistlm.vocoder.durations import DurationConfig
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.mel import RESOLUTIONS, Resolution, SpectralLoss, mel_filters
-from twistlm.vocoder.train import VocoderConfig, train_vocoder
+from twistlm.vocoder.train import train_vocoder
+from twistlm.vocoder.training_state import VocoderConfig
 
 HOP = 160
 SPEC = UnitSpec(
@@ -155,13 +156,16 @@ def test_crops_pair_units_with_their_own_samples(update: int, seed: int, rows: i
     units = Units(ids=ids, runs=np.ones(60, np.int32), spec=spec, id="x")
     # A sample tells its frame, so that a crop can be checked by itself.
     crops = Crops([(units, np.repeat(np.arange(60) / 100, HOP).astype(np.float32))], spec)
-    cut_units, samples = crops.batch(update, rows=rows, frames=frames, seed=seed)
+    cut_units, voice, samples = crops.batch(update, rows=rows, frames=frames, seed=seed)
     assert cut_units.shape == (rows, frames + 2 * TRIM) and samples.shape == (rows, frames * HOP)
     at = np.round(samples.numpy().reshape(rows, frames, HOP) * 100).astype(int)
     assert (at == at[:, :, :1]).all() and (np.diff(at[:, :, 0]) == 1).all()
     np.testing.assert_array_equal(cut_units.numpy()[:, TRIM:-TRIM], ids[at[:, :, 0]])
-    again = crops.batch(update, rows=rows, frames=frames, seed=seed)
-    assert torch.equal(again[0], cut_units) and torch.equal(again[1], samples)
+    assert voice is None
+    # Ranks share a batch out.
+    shares = [crops.batch(update, rows=rows, frames=frames, seed=seed, rank=i, ranks=2) for i in range(2)]
+    assert torch.equal(torch.cat([share.units for share in shares]), cut_units)
+    assert torch.equal(torch.cat([share.samples for share in shares]), samples)
 
 
 @pytest.mark.parametrize("r", RESOLUTIONS)

@@ -36,7 +36,8 @@ from twistlm.vocoder.crops import Crops, heldout_distance
 from twistlm.vocoder.durations import DurationConfig
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.mel import SpectralLoss
-from twistlm.vocoder.train import VocoderConfig, train_vocoder, training_step
+from twistlm.vocoder.train import train_vocoder, training_step
+from twistlm.vocoder.training_state import VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
 
 HOP, RATE = 640, 16_000

@@ -84,6 +84,6 @@ def study(folder: Path) -> list[Any]:
 
 
 def run_of(folder: Path, made: str) -> list[Any]:
-    """A run of `twist vocoder` or `twist hubert`: what it made, its checkpoint, its log."""
+    """A run of `twist vocoder train` or `twist hubert`: what it made, its checkpoint, its log."""
     found = files(folder, f"run/{made}/*", "run/checkpoint/*.safetensors")
     return [found, json_lines(folder / "run/metrics.jsonl")]

@@ -143,7 +143,7 @@ SCENARIOS = {
     ),
     "vocoder": Scenario(
         inputs.vocoder,
-        ["vocoder", "speech", "--out", "run", "--updates", "6", "--speaker", "low", "--tokenizer", "tokenizer",
+        ["vocoder", "train", "speech", "--out", "run", "--updates", "6", "--speaker", "low", "--tokenizer", "tokenizer",
          "--like", "like", "--json"],
         lambda f: contents.run_of(f, "vocoder"), _small_vocoder,
     ),

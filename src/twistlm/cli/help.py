@@ -38,7 +38,7 @@ EXAMPLES: dict[
     "Speak": {
         "generate": "twist generate runs/quickstart/warm prompt.ogg --out longer.wav",
         "resynth": "twist resynth my.wav --out again.wav",
-        "vocoder": "twist vocoder speech --units-of runs/quickstart/warm --out runs/voice --updates 10000",
+        "vocoder": "twist vocoder train speech --units-of runs/quickstart/warm --out runs/voice --updates 10000",
     },
     "Listen": {
         "listen": "twist listen plan warm=out/warm cold=out/cold truth=out/truth --out study --design mos "
@@ -51,6 +51,7 @@ EXAMPLES: dict[
 _BELOW = {  # verbs of groups
     "units": {"quality": EXAMPLES["Units"]["units"]},
     "tokenizer": {"import": EXAMPLES["Units"]["tokenizer"]},
+    "vocoder": {"train": EXAMPLES["Speak"]["vocoder"]},
     "bench": {
         "storycloze": "twist bench storycloze stories.csv --out my-storycloze --voice flite:slt",
         "blimp": "twist bench blimp pairs.jsonl --out my-sblimp --voice flite:slt --voice flite:rms",

@@ -1,4 +1,4 @@
-"""Verbs about models and sound: train, import, eval, generate, resynth, vocoder."""
+"""Verbs about models and sound: train, import, eval, generate, resynth."""
 
 from __future__ import annotations
 
@@ -346,45 +346,3 @@ def resynth(
     clip.write(out)
     facts = {"audio": str(out), "seconds": clip.seconds, "units": len(units), "unit_spec": units.spec.fingerprint}
     return Result(facts | parts.facts, f"{out}: {clip.seconds:.1f} s from {len(units)} units; {parts}")
-
-
-@verb
-def vocoder(
-    speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the vocoder goes to its vocoder/.")],
-    updates: Annotated[int, typer.Option(help="Generator updates.")],
-    speaker: Annotated[str | None, typer.Option(help="Whose clips, when there are several speakers.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help=f"Name or folder of a speech tokenizer; default: {MINI}.")
-    ] = None,
-    units_of: UnitsOf = None,
-    like: Annotated[
-        str | None, typer.Option(help="Vocoder whose shape is taken; default: a bundled one of as many samples a unit.")
-    ] = None,
-    search: Search = None,
-    seed: Seed = 0,
-    progress: bool = True,
-) -> Result:
-    """Train a vocoder of one voice."""
-    from twistlm.jobs.vocoder import fit_vocoder
-
-    made, tok, shape = fit_vocoder(
-        speech,
-        tokenizer,
-        out,
-        speaker=speaker,
-        updates=updates,
-        seed=seed,
-        like=like,
-        units_of=units_of,
-        search=search or (),
-        progress=progress,
-    )
-    facts = {
-        "vocoder": str(out / "vocoder"),
-        "unit_spec": made.spec.fingerprint,
-        "tokenizer": tok.facts,
-        "like": shape.facts,
-    }
-    text = f"{out / 'vocoder'}: speaks {made.spec.n_units} units, spec {made.spec.fingerprint}"
-    return Result(facts, f"{text}; tokenizer {tok}, shaped like {shape}")

@@ -84,7 +84,7 @@ def vocoder_for(
     search: Sequence[str | Path] = (),
     named: str | Path | None = None,
 ) -> Known:
-    """Return a vocoder that speaks units of `spec`; `source` is the option by which `twist vocoder` would make one.
+    """Return a vocoder that speaks units of `spec`; `source` is the option with which `twist vocoder train` makes one.
 
     Other Args, Raises: as `tokenizer_for`.
     """
@@ -96,7 +96,7 @@ def vocoder_for(
         raise BadInput(
             f"no vocoder here speaks the units of {whose}: {_told(spec)}. {_looked('vocoder', search)} Give --vocoder "
             "with its folder, or --search with a folder above it; or make one: "
-            f"twist vocoder SPEECH {source} --out RUN --updates N."
+            f"twist vocoder train SPEECH {source} --out RUN --updates N."
         )
     return found
 

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from twistlm.vocoder.hifigan import SLOPE
 from twistlm.vocoder.mel import magnitudes
+from twistlm.vocoder.ranks import total
 
 Judgement = list[Tensor]  # every layer's output; the last holds the scores
 
@@ -88,7 +89,7 @@ def generator_losses(true: list[Judgement], spoken: list[Judgement]) -> tuple[Te
     """What the generator minimises: (1 - score of its waveforms) squared, and relative L1 between hidden layers."""
     adversarial = torch.stack([(1 - s[-1]).square().mean() for s in spoken]).mean()
     matching = [
-        (a.detach() - b).abs().mean() / a.detach().abs().mean()
+        total((a.detach() - b).abs().mean()) / total(a.detach().abs().mean())
         for t, s in zip(true, spoken, strict=True)
         for a, b in zip(t[:-1], s[:-1], strict=True)
     ]

@@ -48,6 +48,7 @@ class HiFiGANConfig(InputShape):
     resblock_dilation_sizes: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
             raise BadInput("vocoder config: upsample_rates and upsample_kernel_sizes must be equally long.")
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
@@ -60,12 +61,6 @@ class HiFiGANConfig(InputShape):
                 )
         if any(kernel % 2 == 0 for kernel in self.resblock_kernel_sizes):
             raise BadInput(f"vocoder config: residual kernels must be odd, got {self.resblock_kernel_sizes}.")
-        if self.model_in_dim != self.embedding_dim:
-            raise BadInput(
-                f"vocoder config: model_in_dim is {self.model_in_dim} and embedding_dim {self.embedding_dim}; they "
-                "differ only in vocoders with speaker or style embeddings, which are not supported: "
-                "use a single-speaker one."
-            )
         if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
             raise BadInput("vocoder config: upsample_initial_channel must be divisible by 2 at every upsampling.")
 
@@ -96,10 +91,7 @@ class HiFiGANConfig(InputShape):
 
     def fields(self) -> dict[str, Any]:
         """The published form, which does not name its generator."""
-        return {name: value for name, value in super().fields().items() if name != "generator"} | {
-            "multispkr": None,
-            "multistyle": None,
-        }
+        return {name: value for name, value in super().fields().items() if name != "generator"}
 
 
 class ResidualBlock(nn.Module):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twistlm.vocoder.ranks import norm
+
 FLOOR = 1e-5  # magnitudes below are silence
 
 
@@ -67,10 +69,24 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window{i}", torch.hann_window(r.n_fft), persistent=False)
             self.register_buffer(f"mel{i}", mel_filters(r.n_fft, r.n_mels, sample_rate), persistent=False)
 
+    def mel(self, spoken: Tensor, true: Tensor) -> Tensor:
+        """Return the log-mel L1 in nepers of two [B, N] waveforms, a scalar."""
+        return self._distances(spoken, true)[0]
+
     def forward(self, spoken: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (log-mel L1 in nepers, spectral convergence), each a scalar, of two [B, N] waveforms."""
-        mel = torch.zeros(())
-        convergence = torch.zeros(())
+        """Return (log-mel L1 in nepers, spectral convergence), each a scalar, of two [B, N] waveforms.
+
+        Of several ranks, the first is of this rank's rows and the second of all rows.
+        """
+        mel, linear = self._distances(spoken, true)
+        convergence = torch.zeros((), device=spoken.device)
+        for a, b in linear:
+            convergence = convergence + norm(a - b) / norm(b).clamp(min=1e-3)
+        return mel, convergence / len(self.resolutions)
+
+    def _distances(self, spoken: Tensor, true: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        mel = torch.zeros((), device=spoken.device)
+        pairs = []
         both = torch.cat((spoken, true.to(spoken.dtype)))
         for i, r in enumerate(self.resolutions):
             linear = magnitudes(both, r.n_fft, r.hop, self.get_buffer(f"window{i}"))
@@ -78,5 +94,5 @@ class SpectralLoss(nn.Module):
             a, b = log_mel.chunk(2)
             mel = mel + F.l1_loss(a, b)
             a, b = linear.chunk(2)
-            convergence = convergence + (a - b).norm() / b.norm().clamp(min=1e-3)
-        return mel / len(self.resolutions), convergence / len(self.resolutions)
+            pairs.append((a, b))
+        return mel / len(self.resolutions), pairs

@@ -1,4 +1,4 @@
-"""The network of a vocoder: units are embedded, a generator speaks them, a predictor says how long each lasts.
+"""The network of a vocoder: units and voice are embedded, a generator speaks them, a predictor says how long they last.
 
 Shapes: B batch, R units before expansion, C channels, F frames, N samples (N = F * hop).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -14,7 +15,7 @@ from twistlm.errors import BadInput
 from twistlm.vocoder.durations import DurationPredictor
 from twistlm.vocoder.generator import Generator, InputShape, Reach
 
-_OWN = ("dict", "dur_predictor")  # what is not the generator's, by the first part of the published names
+_OWN = ("dict", "lang", "spkr", "style", "dur_predictor")  # by the first part of a published name: not the generator's
 
 
 class Synthesizer(nn.Module):
@@ -28,6 +29,8 @@ class Synthesizer(nn.Module):
         super().__init__()
         self.shape = shape
         self.dict = nn.Embedding(shape.num_embeddings, shape.embedding_dim)
+        for table in shape.tables:
+            self.add_module(table.name, nn.Embedding(table.rows, table.width))
         self.generator = shape.build()
         duration = shape.dur_predictor_params
         self.dur_predictor = None if duration is None else DurationPredictor(duration)
@@ -47,13 +50,28 @@ class Synthesizer(nn.Module):
         """Units on each side that a unit's predicted duration depends on; 0 without a predictor."""
         return 0 if self.shape.dur_predictor_params is None else self.shape.dur_predictor_params.reach
 
-    def features(self, frames: Tensor) -> Tensor:
-        """Return what the generator is given, [B, C, F], of units int64 [B, F], one per frame."""
-        return self.dict(frames).transpose(1, 2)
+    def features(self, frames: Tensor, voice: Tensor | None = None) -> Tensor:
+        """Return what the generator is given, [B, C, F].
 
-    def forward(self, frames: Tensor, *, trim: int = 0) -> Tensor:
-        """Return the samples [B, (F - 2 * trim) * hop], in -1 … 1, of units int64 [B, F], one per frame."""
-        return self.generator(self.features(frames), trim=trim)
+        Args:
+            frames: units int64 [B, F], one per frame.
+            voice: int64 [B, V] or [B, F, V], a row for each of the V tables of `shape.tables`; None where V is 0.
+
+        The order of channels is the published one: language, units, speaker, style.
+        """
+        units = self.dict(frames)
+        before: list[Tensor] = []
+        behind: list[Tensor] = []
+        for i, table in enumerate(self.shape.tables):
+            assert voice is not None
+            rows = voice[..., i] if voice.ndim == 3 else voice[:, i : i + 1].expand_as(frames)
+            embedded = self.get_submodule(table.name)(rows)
+            (before if table.kind == "language" else behind).append(embedded)
+        return torch.cat([*before, units, *behind], 2).transpose(1, 2)
+
+    def forward(self, frames: Tensor, voice: Tensor | None = None, *, trim: int = 0) -> Tensor:
+        """Return the samples [B, (F - 2 * trim) * hop], in -1 … 1, of units int64 [B, F]; see `features`."""
+        return self.generator(self.features(frames, voice), trim=trim)
 
     def log_durations(self, units: Tensor) -> Tensor:
         """Return predicted log(frames + 1), [B, R], of units int64 [B, R]; `durations` turns it into frames."""

@@ -1,4 +1,4 @@
-"""Train a unit vocoder from (units, waveform) pairs of one voice, on a CPU if need be.
+"""Train a unit vocoder from (units, waveform) pairs of one voice or several, on a CPU if need be.
 
 Two phases. First only spectral distances (see `mel.py`), which reach intelligible speech in minutes. Then, from
 `adversarial_from` on, small critics as well (see `discriminator.py`), which remove the buzz. The duration predictor is
@@ -15,173 +15,59 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from twistlm.errors import BadInput, CheckpointError, TrainingError
-from twistlm.files.atomic import atomic_folder
-from twistlm.files.jsonl import read_json
+from twistlm.compute.devices import full_float32
+from twistlm.errors import BadInput, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
-from twistlm.vocoder.crops import TRIM, Crops, heldout_distance
-from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losses
+from twistlm.vocoder.crops import TRIM, Batch, Crops, heldout_distance
+from twistlm.vocoder.discriminator import critics_loss, generator_losses
 from twistlm.vocoder.duration_fitting import fit_durations
 from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.mel import SpectralLoss
-from twistlm.vocoder.synthesizer import Synthesizer, inner_name
+from twistlm.vocoder.ranks import mean, mean_gradients, place
+from twistlm.vocoder.synthesizer import Synthesizer
+from twistlm.vocoder.training_state import LAYOUT, State, VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.voices import Voice, Voices
 
-LAYOUT = 2  # of a checkpoint's tensors
+Pair = tuple[Units, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VocoderConfig:
-    """Everything that decides what a training run does.
+def with_voices(shape: InputShape, voices: Sequence[Voice]) -> tuple[InputShape, Voices]:
+    """Return a shape with tables for the speakers, styles and languages that are named, and their rows.
 
-    Attributes:
-        model: shape of the generator.
-        updates: how many generator updates; the learning rate falls to `lr_floor` there.
-        adversarial_from: the update at which the critics join; `updates` or more for never.
-        rows, frames: crops in a batch, and frames spoken in each.
-        lr, lr_floor, warmup: AdamW's peak rate, the rate at the end of the half cosine, and updates of linear warmup.
-        critic_lr: the critics' rate, constant.
-        mel_weight, matching_weight: of the spectral and the feature-matching loss, beside 1 for the adversarial loss.
-        average: decay of the running average of the weights, which is what is exported; 0 exports the last weights.
-        periods, spectra, critic_channels: the critics: periods in samples, (FFT size, hop) pairs, channels.
-        duration_updates: of the duration predictor.
-        log_every, checkpoint_every: in updates.
-        seed: of the weights and of the crops.
+    A table is made where more than one name is given; its rows are the sorted names. Clips that are alike in one of the
+    three need none for it.
+
+    Raises:
+        BadInput: some clips name a speaker (style, language) and others none.
     """
-
-    model: InputShape
-    updates: int
-    adversarial_from: int
-    rows: int = 8
-    frames: int = 16
-    lr: float = 1e-3
-    lr_floor: float = 5e-5
-    warmup: int = 50
-    critic_lr: float = 4e-4
-    mel_weight: float = 10.0
-    matching_weight: float = 4.0
-    average: float = 0.998
-    periods: tuple[int, ...] = (3, 5, 11)
-    spectra: tuple[tuple[int, int], ...] = ((1024, 256), (256, 64))
-    critic_channels: int = 12
-    duration_updates: int = 3000
-    log_every: int = 20
-    checkpoint_every: int = 200
-    seed: int = 0
-
-    def learning_rate(self, update: int) -> float:
-        """AdamW's rate at an update, counted from 0."""
-        if update < self.warmup:
-            return self.lr * (update + 1) / self.warmup
-        done = (update - self.warmup) / max(1, self.updates - self.warmup)
-        return self.lr_floor + (self.lr - self.lr_floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
-class _State:
-    """Everything that changes in training, so that it can be written and read as one."""
-
-    def __init__(self, config: VocoderConfig) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.synthesizer = Synthesizer(config.model)
-            self.critics = Critics(config.periods, config.spectra, config.critic_channels)
-        self.average = {name: p.detach().clone() for name, p in self.synthesizer.named_parameters()}
-        spoken = [p for name, p in self.synthesizer.named_parameters() if not name.startswith("dur_predictor")]
-        self.optimizer = torch.optim.AdamW(spoken, config.lr, betas=(0.8, 0.99), weight_decay=0.0)
-        self.critics_optimizer = torch.optim.AdamW(
-            self.critics.parameters(), config.critic_lr, betas=(0.8, 0.99), weight_decay=0.0
-        )
-        self.update = 0
-
-    def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Take folded weights over; weight normalisation is laid around them again."""
-        with torch.no_grad():
-            for name, value in weights.items():
-                owner, _, leaf = inner_name(name).rpartition(".")
-                module = self.synthesizer.get_submodule(owner)
-                if parametrize.is_parametrized(module, leaf):
-                    setattr(module, leaf, value)  # splits into direction and length
-                else:
-                    module.get_parameter(leaf).copy_(value)
-        self.average = {name: p.detach().clone() for name, p in self.synthesizer.named_parameters()}
-
-    def follow(self, decay: float) -> None:
-        """Move the average a step towards the weights, faster in the beginning."""
-        decay = min(decay, (1 + self.update) / (10 + self.update))
-        with torch.no_grad():
-            for name, p in self.synthesizer.named_parameters():
-                self.average[name].lerp_(p, 1 - decay)
-
-    def averaged(self) -> Synthesizer:
-        """A copy of the network with the averaged weights."""
-        with torch.random.fork_rng(devices=[]):
-            copy = Synthesizer(self.synthesizer.shape)
-        copy.load_state_dict(self.average)
-        return copy.eval()
-
-    def _optimizers(self) -> dict[str, torch.optim.AdamW]:
-        return {"optimizer": self.optimizer, "critics_optimizer": self.critics_optimizer}
-
-    def save(self, folder: Path, identity: dict[str, Any]) -> None:
-        tensors: dict[str, Tensor] = {}
-        for part, module in (("synthesizer", self.synthesizer), ("critics", self.critics)):
-            tensors |= {f"{part}.{name}": p.detach() for name, p in module.named_parameters()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for part, optimizer in self._optimizers().items():
-            for i, slots in optimizer.state_dict()["state"].items():
-                tensors |= {f"{part}.{i}.{slot}": value for slot, value in slots.items()}
-        with atomic_folder(folder) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "state.safetensors")
-            (temporary / "state.json").write_text(json.dumps({"update": self.update, "identity": identity}, indent=1))
-
-    def load(self, folder: Path, identity: dict[str, Any]) -> Self:
-        try:
-            header = read_json(
-                folder / "state.json", "the state of a vocoder training", shape={"update": int, "identity": dict}
-            )
-            tensors = load_file(folder / "state.safetensors")
-        except (OSError, ValueError, BadInput, SafetensorError) as error:
-            raise CheckpointError(
-                f"the vocoder checkpoint {folder} cannot be read ({error}): delete it to start anew."
-            ) from error
-        theirs = header["identity"]
-        differ = sorted(k for k in identity.keys() | theirs.keys() if identity.get(k) != theirs.get(k))
-        if differ:
-            raise CheckpointError(
-                f"the vocoder checkpoint {folder} belongs to another run; these differ: {', '.join(differ)}. "
-                "Use another output folder, or the settings and data it was started with."
-            )
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
-        _copy(self.synthesizer, parts["synthesizer"])
-        _copy(self.critics, parts["critics"])
-        self.average = parts["average"]
-        for part, optimizer in self._optimizers().items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in parts.get(part, {}).items():
-                i, _, slot = key.partition(".")
-                state.setdefault(int(i), {})[slot] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.update = header["update"]
-        return self
+    rows: dict[str, dict[str, int]] = {}
+    for kind in ("language", "speaker", "style"):
+        given = {getattr(voice, kind) for voice in voices}
+        if None in given and len(given) > 1:
+            raise BadInput(f"vocoder training: some clips name their {kind} and some do not.")
+        rows[kind] = {name: row for row, name in enumerate(sorted(given))} if len(given) > 1 else {}
+    made = dataclasses.replace(
+        shape,
+        # The new tables are as wide as that of the units, as in the published family.
+        model_in_dim=shape.embedding_dim * (1 + sum(map(bool, rows.values()))),
+        num_languages=len(rows["language"]),
+        num_speakers=len(rows["speaker"]),
+        num_styles=len(rows["style"]),
+    )
+    return made, Voices(languages=rows["language"], speakers=rows["speaker"], styles=rows["style"])
 
 
 def _sha256(weights: dict[str, Tensor]) -> str:
@@ -191,34 +77,35 @@ def _sha256(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _copy(module: nn.Module, values: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            p.copy_(values[name])
-
-
 def train_vocoder(
-    pairs: Iterable[tuple[Units, NDArray[np.float32]]],
+    pairs: Iterable[Pair],
     spec: UnitSpec,
     config: VocoderConfig,
     out: str | Path,
     *,
-    heldout: Iterable[tuple[Units, NDArray[np.float32]]] = (),
+    heldout: Iterable[Pair] = (),
+    voices: Sequence[Voice] | None = None,
+    heldout_voices: Sequence[Voice] | None = None,
     start: dict[str, Tensor] | None = None,
+    device: torch.device | str = "cpu",
     progress: bool = False,
     stop_after: int | None = None,
 ) -> Vocoder:
     """Train a vocoder and return it; its `save(folder)` writes it.
 
     `out` gets `metrics.jsonl` (a line every `log_every` updates) and `checkpoint/`. A rerun goes on from the
-    checkpoint, and gives bit for bit what an uninterrupted run gives.
+    checkpoint, and gives bit for bit what an uninterrupted run gives: on a CPU with the same number of threads, alone
+    and on two ranks (more add up in an order that may change). On another number of ranks it is the same batches, up to
+    rounding. Ranks are those of a process group that the caller has joined; the first alone writes.
 
     Args:
-        pairs: units with their waveform, float32 [N] in -1 … 1 at the spec's rate, of one voice.
+        pairs: units with their waveform, float32 [N] in -1 … 1 at the spec's rate.
         spec: of the units; the generator's hop and sampling rate must be the spec's.
         config: see `VocoderConfig`.
         out: folder of the run.
         heldout: pairs never trained on; their spectral distance is logged at every checkpoint.
+        voices, heldout_voices: whose voice each pair is, where `config.model` has tables of voices (`with_voices`).
+        device: what this rank computes on.
         start: weights (folded, as a `Vocoder` has them) to begin with instead of random ones. Only the embeddings
             depend on the tokenizer, so a generator that learnt a voice from other units goes on quickly with these.
         progress: show a bar.
@@ -236,30 +123,58 @@ def train_vocoder(
             f"the generator makes {model.hop} samples a frame at {model.sampling_rate} Hz from {model.num_embeddings} "
             f"units; the units have {spec.hop} at {spec.sample_rate} Hz and {spec.n_units}. Change the config."
         )
-    with held(Path(out), "training"):
-        return _train(Crops(pairs, spec), spec, config, Path(out), list(heldout), start, progress, stop_after)
+    if config.rows % place()[1]:
+        raise BadInput(f"{place()[1]} ranks cannot share {config.rows} crops evenly: use a number that divides them.")
+    shape, named = with_voices(model, voices) if voices else (model, Voices())
+    if shape.tables != model.tables:
+        raise BadInput(
+            f"the generator's config has tables of {_told(model)}, and the clips' voices need {_told(shape)}: make the "
+            "config with `with_voices`."
+        )
+    crops = Crops(pairs, spec, _rows(model, named, voices))
+    heldout = list(heldout)
+    held_crops = Crops(heldout, spec, _rows(model, named, heldout_voices)) if heldout else None
+    with held(Path(out), "training") if place()[0] == 0 else nullcontext():
+        synthesizer = _train(
+            crops, held_crops, spec, config, Path(out), start, torch.device(device), progress, stop_after
+        )
+    return Vocoder(synthesizer, spec, name=str(out), voices=named)
+
+
+def _told(shape: InputShape) -> str:
+    return ", ".join(f"{table.rows} {table.kind}s" for table in shape.tables) or "no voices"
+
+
+def _rows(shape: InputShape, named: Voices, voices: Sequence[Voice] | None) -> list[list[int]] | None:
+    if not shape.tables:
+        return None
+    return [
+        [named.row(table.kind, voice, rows=table.rows, whose="the vocoder to be trained") for table in shape.tables]
+        for voice in voices or ()
+    ]
 
 
 def _train(
-    crops: Crops, spec: UnitSpec, config: VocoderConfig, out: Path, held_out: list[tuple[Units, NDArray[np.float32]]],
-    start: dict[str, Tensor] | None, progress: bool, stop_after: int | None,
-) -> Vocoder:  # fmt: skip
-    model = config.model
-    held_crops = Crops(held_out, spec) if held_out else None
+    crops: Crops, held_crops: Crops | None, spec: UnitSpec, config: VocoderConfig, out: Path,
+    start: dict[str, Tensor] | None, device: torch.device, progress: bool, stop_after: int | None,
+) -> Synthesizer:  # fmt: skip
+    rank, ranks = place()
     identity = {**dataclasses.asdict(config), "layout": LAYOUT, "unit_spec": spec.fingerprint, "data": crops.sha256}
     identity = json.loads(json.dumps(identity))
-    state = _State(config)
+    state = State(config, device)
     if start is not None:
         identity["start"] = _sha256(start)
         state.begin_with(start)
     if (out / "checkpoint").exists():
         state.load(out / "checkpoint", identity)
-    log = MetricsLog(out / "metrics.jsonl", keep=state.update or None, every=False)
-    spectral = SpectralLoss(model.sampling_rate)
+    log = MetricsLog(out / "metrics.jsonl", keep=state.update or None, every=False, write=rank == 0)
+    spectral = SpectralLoss(config.model.sampling_rate).to(device)
     began = time.monotonic()
     last = config.updates if stop_after is None else min(stop_after, config.updates)
-    for update in track(range(state.update, last), description="vocoder", enabled=progress):
-        batch = crops.batch(update, rows=config.rows, frames=config.frames, seed=config.seed)
+    for update in track(range(state.update, last), description="vocoder", enabled=progress and rank == 0):
+        batch = crops.batch(
+            update, rows=config.rows, frames=config.frames, seed=config.seed, rank=rank, ranks=ranks
+        ).to(device)
         losses = _step(state, spectral, batch, config)
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
@@ -268,33 +183,38 @@ def _train(
             )
         state.update = update + 1
         whole = state.update == last or state.update % config.checkpoint_every == 0
-        if whole or state.update % config.log_every == 0:
+        if rank == 0 and (whole or state.update % config.log_every == 0):
             line = {"update": state.update, "seconds": round(time.monotonic() - began, 1), **losses}
             if whole and held_crops is not None:
                 line["heldout_mel"] = heldout_distance(state.averaged(), held_crops, spectral)
             log.append(line)
-        if whole:
+        if rank == 0 and whole:
             log.sync()
             state.save(out / "checkpoint", identity)
-    synthesizer = state.averaged()
+    synthesizer = state.averaged().cpu()
     fit_durations(synthesizer, crops.units, updates=config.duration_updates, seed=config.seed)
-    return Vocoder(synthesizer.fold().eval(), spec, name=str(out))
+    return synthesizer.fold().eval()
 
 
-def training_step(config: VocoderConfig) -> Callable[[tuple[Tensor, Tensor]], dict[str, float]]:
+def training_step(config: VocoderConfig) -> Callable[[Batch], dict[str, float]]:
     """A function that does update after update on fresh weights and keeps nothing: for timing."""
-    state, spectral = _State(config), SpectralLoss(config.model.sampling_rate)
+    state, spectral = State(config, torch.device("cpu")), SpectralLoss(config.model.sampling_rate)
     return lambda batch: _step(state, spectral, batch, config)
 
 
-def _step(
-    state: _State, spectral: SpectralLoss, batch: tuple[Tensor, Tensor], config: VocoderConfig
-) -> dict[str, float]:
+def _step(state: State, spectral: SpectralLoss, batch: Batch, config: VocoderConfig) -> dict[str, float]:
     """One update of the generator and, in the second phase, of the critics. Returns the losses, for the log."""
-    units, true = batch
+    with full_float32():
+        losses = _updated(state, spectral, batch, config)
+    values = mean(torch.stack([value.detach().float() for value in losses.values()])).tolist()  # one wait for all
+    return {name: round(value, 5) for name, value in zip(losses, values, strict=True)}
+
+
+def _updated(state: State, spectral: SpectralLoss, batch: Batch, config: VocoderConfig) -> dict[str, Tensor]:
+    true = batch.samples
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate(state.update)
-    spoken = state.synthesizer(units, trim=TRIM)
+    spoken = state.synthesizer(batch.units, batch.voice, trim=TRIM)
     mel, convergence = spectral(spoken, true)
     losses = {"mel": mel, "convergence": convergence}
     loss = mel + convergence
@@ -304,6 +224,7 @@ def _step(
         losses["critics"] = critics_loss(*judged)
         state.critics_optimizer.zero_grad(set_to_none=True)
         losses["critics"].backward()
+        mean_gradients(state.critics.parameters())
         state.critics_optimizer.step()
         state.critics.requires_grad_(False)
         with torch.no_grad():
@@ -314,10 +235,11 @@ def _step(
         loss = config.mel_weight * loss + adversarial + config.matching_weight * matching
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    mean_gradients(state.synthesizer.parameters())
     losses["gradient"] = nn.utils.clip_grad_norm_(state.synthesizer.parameters(), 100.0)
     state.optimizer.step()
     state.follow(config.average)
-    return {name: round(value.item(), 5) for name, value in losses.items()}
+    return losses
 
 
 def _split(judged: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:

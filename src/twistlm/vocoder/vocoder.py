@@ -6,6 +6,7 @@ Shapes: R units, F frames, N samples.
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,11 +34,14 @@ from twistlm.vocoder.durations import durations as frames_of
 from twistlm.vocoder.generator import Reach
 from twistlm.vocoder.streaming import Stream
 from twistlm.vocoder.synthesizer import Synthesizer
+from twistlm.vocoder.voices import Voice, Voices
 from twistlm.vocoder.windows import through
 
 CHUNK = 250  # frames spoken at once; bounds the memory of an hour of units
 CHUNK_UNITS = 4096  # units whose durations are predicted at once
 MOST = {"cpu": 0, "cuda": 8_000}  # frames of a batch; on a CPU batches gain nothing, so a clip a core goes alone
+
+NO_VOICES, ANY = Voices(), Voice()
 
 Durations = Literal["given", "predicted"]
 
@@ -52,13 +56,24 @@ class Vocoder:
         synthesizer: the network; nothing here knows which generator it has.
         spec: the units it speaks.
         name: what it is called in messages.
+        voices: its languages, speakers and styles by name; empty when it has one voice.
+        voice: what is taken where a call leaves it open.
     """
 
-    def __init__(self, synthesizer: Synthesizer, spec: UnitSpec, *, name: str) -> None:
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        spec: UnitSpec,
+        *,
+        name: str,
+        voices: Voices = NO_VOICES,
+        voice: Voice = ANY,
+    ) -> None:
         """Take a folded network in eval mode.
 
         Raises:
-            BadInput: the network makes another rate, hop or number of units than `spec` says.
+            BadInput: the network makes another rate, hop or number of units than `spec` says, or has no row for one of
+                its voices.
         """
         shape = synthesizer.shape
         if (shape.sampling_rate, shape.hop, shape.num_embeddings) != (spec.sample_rate, spec.hop, spec.n_units):
@@ -67,9 +82,12 @@ class Vocoder:
                 f"{shape.num_embeddings} units, but its unit spec says {spec.hop}, {spec.sample_rate} and "
                 f"{spec.n_units}."
             )
+        voices.require_rows(languages=shape.num_languages, speakers=shape.num_speakers, styles=shape.num_styles)
         self.synthesizer = synthesizer
         self.spec = spec
         self.name = name
+        self.voices = voices
+        self.voice = voice
         # In float64, so that no rounding of products of other shapes (a batch, a stream) turns a duration another way.
         self._pace = None if synthesizer.dur_predictor is None else copy.deepcopy(synthesizer.dur_predictor).double()
 
@@ -93,7 +111,23 @@ class Vocoder:
         device = torch.device(device)
         if self.device == device:
             return self
-        return Vocoder(copy.deepcopy(self.synthesizer).to(device), self.spec, name=self.name)
+        moved = copy.deepcopy(self.synthesizer).to(device)
+        return Vocoder(moved, self.spec, name=self.name, voices=self.voices, voice=self.voice)
+
+    def speaking_as(
+        self, *, speaker: str | None = None, style: str | None = None, language: str | None = None
+    ) -> Vocoder:
+        """This vocoder (the same network) with a voice that goes without saying; None leaves what it was.
+
+        Raises:
+            BadInput: it was not trained on that name.
+        """
+        voice = Voice(language=language, speaker=speaker, style=style).over(self.voice)
+        for table in self.synthesizer.shape.tables:
+            if getattr(voice, table.kind) is not None:
+                self.voices.row(table.kind, voice, rows=table.rows, whose=f"the vocoder {self.name}")
+        self._require_one_voice(Voice(language=language, speaker=speaker, style=style))
+        return Vocoder(self.synthesizer, self.spec, name=self.name, voices=self.voices, voice=voice)
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> Self:
@@ -107,6 +141,8 @@ class Vocoder:
             spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
             shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
+            listed = folder / "voices.json"
+            voices = Voices.from_dict(read_json(listed, "voices of a vocoder")) if listed.is_file() else NO_VOICES
         except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise ArtifactError(
                 f"the vocoder {folder} cannot be read: {error}. It needs model.safetensors, config.json and "
@@ -122,11 +158,12 @@ class Vocoder:
                 f"the vocoder {folder} does not fit its config.json: {offenders(wrong)}. Copy or make it again."
             )
         synthesizer.take({key: value.float() for key, value in weights.items()})
-        return cls(synthesizer, spec, name=str(name_or_folder))
+        return cls(synthesizer, spec, name=str(name_or_folder), voices=voices)
 
     def save(self, folder: str | Path, *, card: str = "") -> None:
-        """Write `model.safetensors` (fp16), `config.json` (published keys), `unit_spec.json`, and `CARD.md` when given.
+        """Write `model.safetensors` (fp16), `config.json` (published keys) and `unit_spec.json`.
 
+        Also `voices.json` where there are several voices, and `CARD.md` when given.
         The folder appears whole or not at all; one that is there is replaced.
         """
         with atomic_folder(folder) as temporary:
@@ -134,16 +171,19 @@ class Vocoder:
             (temporary / "model.safetensors").write_bytes(save(weights))  # save_file would make it unreadable to others
             (temporary / "config.json").write_text(self.synthesizer.shape.to_json())
             (temporary / "unit_spec.json").write_text(self.spec.to_json() + "\n")
+            if self.voices:
+                (temporary / "voices.json").write_text(json.dumps(self.voices.to_dict(), indent=1) + "\n")
             if card:
                 (temporary / "CARD.md").write_text(card)
 
-    def __call__(self, units: Units, *, durations: Durations) -> Clip:
+    def __call__(self, units: Units, *, durations: Durations, voice: Voice | None = None) -> Clip:
         """Speak.
 
         Args:
             units: of this vocoder's spec.
             durations: "given" gives each unit its run; "predicted" ignores the runs, as units from a language model
                 need not have any worth hearing.
+            voice: who speaks and how, where the vocoder has several; None, and what it leaves open: `self.voice`.
 
         Returns:
             A clip of frames * hop samples with the units' id. However long the units are, memory beyond the clip itself
@@ -151,23 +191,29 @@ class Vocoder:
 
         Raises:
             UnitSpecMismatch: the units are of another tokenizer.
-            BadInput: no units, or predicted durations where there can be none.
+            BadInput: no units; predicted durations where there can be none; a voice that it was not trained on, or
+                none named where there are several.
         """
-        return self._spoken([units], durations, most=0)[0]
+        return self._spoken([units], durations, [voice], most=0)[0]
 
-    def batch(self, many: Sequence[Units], *, durations: Durations) -> list[Clip]:
+    def batch(
+        self, many: Sequence[Units], *, durations: Durations, voices: Sequence[Voice | None] | Voice | None = None
+    ) -> list[Clip]:
         """Speak many clips: the samples of each alone, up to float32 rounding (1e-5), in any company and order.
 
         On a GPU they share batches. On a CPU each is spoken alone by one core: there a batch is no faster.
-        Arguments, errors and clips as of a call; the clips are in the order of `many`.
+        Arguments, errors and clips as of a call; the clips are in the order of `many`. `voices` is one for all, or one
+        for each.
         """
+        each = [voices] * len(many) if voices is None or isinstance(voices, Voice) else list(voices)
         most = MOST.get(self.device.type, MOST["cuda"])
         if most:
-            return self._spoken(many, durations, most=most)
-        self._require(many, durations)
+            return self._spoken(many, durations, each, most=most)
+        self._require(many, durations, each)
         if len(many) < torch.get_num_threads():
-            return self._spoken(many, durations, most=0)
-        return list(in_order(lambda units: self(units, durations=durations), many))
+            return self._spoken(many, durations, each, most=0)
+        pairs = zip(many, each, strict=True)
+        return list(in_order(lambda pair: self(pair[0], durations=durations, voice=pair[1]), pairs))
 
     def open_stream(
         self,
@@ -177,6 +223,7 @@ class Vocoder:
         first: int = 4,
         chunk: int = 12,
         before: Units | None = None,
+        voice: Voice | None = None,
         id: str = "",
     ) -> Stream:
         """Return a `Stream` for one listener: push units as they come, get sound as soon as it can be made.
@@ -191,18 +238,20 @@ class Vocoder:
             chunk: frames of sound that are worth each later one. More is cheaper, less comes sooner.
             before: units that are continued: they are not spoken, and the sound is what follows theirs in the clip of
                 both.
+            voice: as of a call.
             id: what the stream is called in messages.
 
         Raises:
-            BadInput: predicted durations where there can be none; a number out of range.
+            BadInput: predicted durations where there can be none; a number out of range; a voice as of a call.
             UnitSpecMismatch: `before` is of another tokenizer.
         """
+        rows = self._rows(voice)
         if durations == "predicted":
             self._require_durations()
         if before is not None:
             self.spec.require(before.spec, mine=f"the vocoder {self.name}", theirs=f"the units {before.id!r}")
         return Stream(
-            lambda frames: self._samples(frames.to(self.device))[0],
+            lambda frames: self._samples(frames.to(self.device), rows)[0],
             lambda units: self._lasting(units.to(self.device))[0],
             self.spec,
             durations=durations,
@@ -223,17 +272,18 @@ class Vocoder:
         look_ahead: int | None = None,
         first: int = 4,
         chunk: int = 12,
+        voice: Voice | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """Yield sound, float32 [n] at `sample_rate`, as units arrive from an iterable; laid end to end it is the clip.
 
         Args:
             ids: units one by one (with durations="given" each lasts one frame: give a unit as often as it lasts).
-            durations, look_ahead, first, chunk: as of `open_stream`.
+            durations, look_ahead, first, chunk, voice: as of `open_stream`.
 
         Raises:
-            BadInput: as `open_stream`; or a unit that is none, when it comes; or there were no units at all.
+            BadInput: as `open_stream`; or a unit that is none, when it comes.
         """
-        stream = self.open_stream(durations=durations, look_ahead=look_ahead, first=first, chunk=chunk)
+        stream = self.open_stream(durations=durations, look_ahead=look_ahead, first=first, chunk=chunk, voice=voice)
         for unit in ids:
             if len(sound := stream.push([unit])):
                 yield sound
@@ -258,7 +308,27 @@ class Vocoder:
                 "durations='given' with units that have runs, as those of a recording do."
             )
 
-    def _require(self, many: Sequence[Units], durations: Durations) -> None:
+    def _require_one_voice(self, voice: Voice) -> None:
+        """Refuse a name of a kind that this vocoder has only one of: it would be ignored."""
+        there = {table.kind for table in self.synthesizer.shape.tables}
+        for kind in ("language", "speaker", "style"):
+            if (name := getattr(voice, kind)) is not None and kind not in there:
+                raise BadInput(f"the vocoder {self.name} has one {kind} only, so {name!r} cannot be asked for.")
+
+    def _rows(self, voice: Voice | None) -> Tensor | None:
+        """Rows int64 [1, V] of a voice; None for a vocoder of one voice."""
+        if voice is not None:
+            self._require_one_voice(voice)
+        full, whose = (voice or ANY).over(self.voice), f"the vocoder {self.name}"
+        tables = self.synthesizer.shape.tables
+        rows = [self.voices.row(table.kind, full, rows=table.rows, whose=whose) for table in tables]
+        return torch.tensor([rows], device=self.device) if rows else None
+
+    def _require(self, many: Sequence[Units], durations: Durations, voices: Sequence[Voice | None]) -> None:
+        if len(voices) != len(many):
+            raise BadInput(f"{len(many)} clips were given {len(voices)} voices: give one for each, or one for all.")
+        for voice in {*voices}:
+            self._rows(voice)
         for units in many:
             self.spec.require(units.spec, mine=f"the vocoder {self.name}", theirs=f"the units {units.id!r}")
             if len(units) == 0:
@@ -266,8 +336,11 @@ class Vocoder:
         if durations == "predicted":
             self._require_durations()
 
-    def _spoken(self, many: Sequence[Units], durations: Durations, *, most: int) -> list[Clip]:
-        self._require(many, durations)
+    def _spoken(
+        self, many: Sequence[Units], durations: Durations, voices: Sequence[Voice | None], *, most: int
+    ) -> list[Clip]:
+        self._require(many, durations, voices)
+        rows = [self._rows(voice) for voice in voices]
         if durations == "predicted":
             ids = [_tensor(units.ids) for units in many]
             frames = [unit.repeat_interleave(run) for unit, run in zip(ids, self._runs(many, most=most), strict=True)]
@@ -275,7 +348,7 @@ class Vocoder:
             frames = [_tensor(units.frames) for units in many]
         total, a_frame = sum(map(len, frames)), self.synthesizer.hop / self.sample_rate
         spoken = through(
-            lambda rows, _: self._samples(rows),
+            lambda batch, which: self._samples(batch, _together([rows[i] for i in which])),
             frames,
             self.synthesizer.reach,
             size=CHUNK,
@@ -299,9 +372,9 @@ class Vocoder:
             device=self.device,
         )
 
-    def _samples(self, frames: Tensor) -> Tensor:
+    def _samples(self, frames: Tensor, voices: Tensor | None) -> Tensor:
         with full_float32():
-            return self.synthesizer(frames)
+            return self.synthesizer(frames, voices)
 
     def _lasting(self, units: Tensor) -> Tensor:
         assert self._pace is not None
@@ -337,3 +410,8 @@ def load_published(checkpoint: str | Path, config: str | Path, spec: UnitSpec) -
 
 def _tensor(ids: NDArray[np.uint16]) -> Tensor:
     return torch.from_numpy(ids.astype(np.int64))
+
+
+def _together(rows: Sequence[Tensor | None]) -> Tensor | None:
+    given = [row for row in rows if row is not None]
+    return torch.cat(given) if given else None

@@ -108,7 +108,8 @@ def _batches(pieces: Sequence[Piece], lengths: Sequence[int], reach: Reach, *, m
             good = max(piece.start, piece.high - reach.right)
             if good > piece.start:
                 kept.append(Piece(piece.sequence, piece.start, good, piece.low, piece.high))
-            unfilled.append(Piece(piece.sequence, good, piece.stop, max(0, good - reach.left), piece.high))
+            if good < piece.stop:
+                unfilled.append(Piece(piece.sequence, good, piece.stop, max(0, good - reach.left), piece.high))
         if kept:
             yield kept
     # Ends of sequences longer than their reach are all equally long; shorter sequences meet only their own length.
