@@ -83,6 +83,42 @@ def test_all_suites_two_models_and_a_rerun(twist, tiny: Tiny, bench: Path, tmp_p
     assert "swuggy-dev: version" in text and "vocabulary=in" in text and "p = " in text and "summed" in text
 
 
+def test_the_card_of_a_model_has_its_scores(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
+    shutil.copytree(bench / "a", tmp_path / "a")
+    shutil.copytree(bench / "b", tmp_path / "b")
+    card, other = (tmp_path / name / "lm" / "README.md" for name in ("a", "b"))
+    before, untouched = card.read_text(), other.read_text()
+    assert "What was measured" not in before
+    command = ["eval", tmp_path / "a", "--tokenizer", tiny.tokenizer, "--json"]
+    found = twist(*command, f"sblimp-dev={bench}/slm21", "--against", tmp_path / "b").json["suites"]["sblimp-dev"]
+    text = card.read_text()
+    assert text.startswith(before.rstrip()) and other.read_text() == untouched
+    for rule in ("mean", "sum"):
+        score = found["scores"][rule][0]["groups"]["all"]
+        low, high = score["ci"]
+        row = next(line for line in text.splitlines() if line.startswith("| sblimp-dev") and f"| {rule} |" in line)
+        assert found["version"].replace("_", r"\_") in row and f"| {score['accuracy']:.1%} |" in row
+        assert f"| {low:.1%} to {high:.1%} | {score['n']} |" in row
+        assert "from its own" in row and ("per unit" in row or "summed" in row)
+
+    units = tmp_path / "units"
+    assert twist("tokenize", tiny.speech, "--out", units, "--tokenizer", tiny.tokenizer).code == 0
+    more = twist(*command, f"swuggy-dev={bench}/slm21", "--units", units, "--split", "train", "--out", tmp_path / "out")
+    held = more.json["perplexity"]
+    text = card.read_text()
+    assert text.count("## What was measured") == 1
+    rows = text.partition("## What was measured")[2].splitlines()
+    assert [row.split(",")[0] for row in rows if row.startswith(("| p", "| s"))] == [
+        "| perplexity", "| perplexity", "| sblimp-dev", "| sblimp-dev", "| swuggy-dev", "| swuggy-dev",
+    ]  # fmt: skip
+    assert f"| {held['val_ppl']:.2f} |" in text and f"| {held['bits_per_second']:.2f} |" in text
+
+    card.write_text(text.replace("## Where it came from", "## By my hand") + "\nMine too.\n")
+    twist(*command, f"sblimp-dev={bench}/slm21", "--normalize", "sum")
+    text = card.read_text()
+    assert "## By my hand" in text and text.endswith("Mine too.\n") and text.count("| sblimp-dev") == 1
+
+
 def test_the_final_token_counted_is_another_protocol(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811
     command = ["eval", bench / "a", f"sblimp-dev={bench}/slm21", "--normalize", "mean", "--json"]
     command += ["--tokenizer", tiny.tokenizer, "--out", tmp_path]

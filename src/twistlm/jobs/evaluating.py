@@ -171,7 +171,7 @@ def _score(
 
 def _read(folder: Path, spoken: Sequence[SpokenSuite], out: Path) -> list[ScoredPairs | None]:
     """Score the transcripts of every suite that has them; None for the others."""
-    sha256 = _digest(folder)
+    sha256 = digest(folder)
     by = {"unit_spec": "text", "model_sha256": sha256}
 
     def sides(one: SpokenSuite) -> tuple[Sides, str]:
@@ -244,10 +244,10 @@ def _weights(folder: Path, spec: UnitSpec) -> str:
     if (home / "unit_spec.json").is_file():  # before any work: the scores would refuse it only after the tokenizer pass
         made_for = read_spec(home / "unit_spec.json")
         made_for.require(spec, mine=f"the model {folder}", theirs="the tokenizer")
-    return _digest(home)
+    return digest(home)
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
     """Return the sha256 over the names and contents of a model's files."""
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):

@@ -15,9 +15,10 @@ from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json, without_nan
-from twistlm.jobs.evaluating import evaluate
+from twistlm.jobs.carding import note_scores
+from twistlm.jobs.evaluating import digest, evaluate
 from twistlm.jobs.parts import parts_of_model, tokenizer_for
-from twistlm.lm.folders import load_model, model_spec, run_folder
+from twistlm.lm.folders import is_bundled, lm_folder, load_model, model_spec, run_folder
 from twistlm.study.judging import Values, perplexity, perplexity_values
 from twistlm.units.tokenizer import SpeechTokenizer
 
@@ -113,9 +114,11 @@ def judge(
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
         found = asked | _perplexities(model, held, against, other, context=window, seed=seed)
         with atomic_write(out / "perplexity.json") as temporary:
-            about = {name: values[name] for name in ("model", "unit_spec")}
+            about = {name: values[name] for name in ("model", "unit_spec")} | {"model_sha256": digest(lm_folder(model))}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
         values |= found
+    if not is_bundled(model) and (why := note_scores(lm_folder(model), digest(lm_folder(model)), [out, run / "eval"])):
+        notes.append(why)
     return values | {"notes": notes}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
+BEGIN, END = "<!-- scores by twistlm -->", "<!-- end of scores -->"  # what is between is written anew
 _MARKUP = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>()#!|&~$"} | dict.fromkeys("\r\n\t", " "))
 
 
@@ -60,6 +61,28 @@ longer = model.generate(tokens, max_new_tokens=50, do_sample=True)
 
 {_table(units)}
 """
+
+
+def with_scores(text: str, scores: Sequence[Sequence[Any]]) -> str:
+    """Return a card whose section of scores is this one; the rest of it, which may be somebody's own, stays.
+
+    Args:
+        text: the card.
+        scores: for each: benchmark, how its sides are compared, value, its 95 % interval, how many, protocol; as text.
+    """
+    head = ("benchmark", "compared", "value", "95 % interval", "n", "protocol")
+    lines = [BEGIN, "## What was measured", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines += [f"| {' | '.join(map(_text, row))} |" for row in scores]
+    lines += [
+        "",
+        "By `twist eval`; protocols of other numbers differ, and only equal ones can be set side by side.",
+        END,
+    ]
+    section = "\n".join(lines)
+    before, found, rest = text.partition(BEGIN)
+    if found and END in rest:
+        return before + section + rest.partition(END)[2]
+    return f"{text.rstrip()}\n\n{section}\n".lstrip()
 
 
 def _table(rows: Mapping[str, Any]) -> str:
