@@ -63,6 +63,7 @@ _BELOW = {  # verbs of groups
         "plan": EXAMPLES["Listen"]["listen"],
         "serve": "twist listen serve study --recruit prolific --completion-code C1 --screen-out-code S1 "
         "--no-consent-code N1 --public-url https://listen.example.org/",
+        "analyse": "twist listen analyse study --correlation 0.25",
     },
     "study": {
         "plan": EXAMPLES["Study"]["study"],

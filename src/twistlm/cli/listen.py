@@ -104,6 +104,41 @@ def serve(
     return Result(facts, f"{study}: raters: {ended or 'none'}")
 
 
+@verb
+def analyse(
+    study: Annotated[Path, typer.Argument(help="A study's folder; or a CSV file of webMUSHRA or P.808.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: analysis in the study.")] = None,
+    traps: Annotated[float, typer.Option(help="Share of trapping clips that a rater must get right.")] = 1.0,
+    gold: Annotated[float, typer.Option(help="Share of gold clips that a rater must get right.")] = 0.5,
+    played: Annotated[float, typer.Option(help="Share of clips that must be heard to the end.")] = 0.95,
+    variance: Annotated[float, typer.Option(help="Of a rater's answers, at least.")] = 0.1,
+    correlation: Annotated[
+        float, typer.Option(help="With the other raters' mean, at least; -1 leaves nobody out.")
+    ] = -1.0,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Keep who did not finish.")] = False,
+    clip_pattern: Annotated[
+        str | None, typer.Option(help="Of a CSV file: a clip's name as a regular expression with system and item.")
+    ] = None,
+    mixed: Annotated[bool, typer.Option(help="Fit a mixed model too.")] = True,
+    seed: Seed = 0,
+) -> Result:
+    """Scores with intervals over raters and items, differences, agreement, and how many raters it takes."""
+    from twistlm.jobs.listening import analyse_study
+    from twistlm.listen.exclusions import Rules
+    from twistlm.pages.listening import text
+
+    rules = Rules(
+        finished=not unfinished,
+        traps=traps,
+        gold=gold,
+        played=played,
+        variance=variance,
+        correlation=None if correlation <= -1 else correlation,
+    )
+    results = analyse_study(study, out, rules=rules, clip_pattern=clip_pattern, mixed=mixed, seed=seed)
+    return Result(results, f"{text(results)}\n{results['page']}")
+
+
 def _pair(text: str) -> tuple[str, str]:
     first, mark, second = text.partition(":")
     if not (first and mark and second):
