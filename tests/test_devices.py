@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from twistlm.compute.devices import _formats, device, full_float32, send
+from twistlm.compute.devices import _formats, device, full_float32, own_card, send
 
 
 def formats() -> list[str]:
@@ -43,3 +43,20 @@ def test_a_rank_has_a_gpu_of_its_own(monkeypatch) -> None:
     assert device().type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device().type == "cpu"
+
+
+def test_processes_of_a_study_share_out_the_cards(monkeypatch, tmp_path) -> None:
+    chosen: list[int] = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with own_card(tmp_path) as first, own_card(tmp_path) as second:
+        assert (first, second) == (0, 1)
+        with own_card(tmp_path) as third:  # all are taken: one has two processes
+            assert third in (0, 1)
+    with own_card(tmp_path) as again:
+        assert again == 0
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with own_card(tmp_path) as only:
+        assert only is None and len(chosen) == 4

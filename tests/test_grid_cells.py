@@ -130,6 +130,7 @@ def test_the_key_follows_everything_that_moves_the_numbers_and_nothing_else():
     changes = [{"arm": "cold"}, {"layers": 12}, {"amount": 1.0}, {"seed": 2}, {"rate": 5e-4}, {"split": "validation"}]
     others = [key(GRID, dataclasses.replace(cell, **change), "inputs") for change in changes]
     still = {"lr", "lr_floor", "table_rate", "warmup", "clip_norm", "seed", "checkpoint_every", "max_loss_rise"}
+    still |= {"sharing", "deterministic"}
     moved = {
         "updates": 121, "batch_rows": 2, "accumulate": 1, "context": 128, "schedule": "inverse_sqrt",
         "weight_decay": 0.1, "betas": [0.8, 0.9], "checkpoint_activations": "true", "precision": "float32",

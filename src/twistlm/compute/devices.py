@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 
@@ -18,6 +20,31 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
+
+
+@contextmanager
+def own_card(folder: Path) -> Iterator[int | None]:
+    """Compute on a GPU that no other process in `folder` has, of several; where all are taken, on one of them.
+
+    Yields which it is; None where there is no choice: no GPU or one, or torchrun has chosen.
+    """
+    n_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if n_cards < 2 or "LOCAL_RANK" in os.environ:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        card = os.getpid() % n_cards
+        for n in range(n_cards):
+            lock = FileLock(folder / f".card-{n}.lock")
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                continue
+            card = n
+            break
+        torch.cuda.set_device(card)
+        yield card
 
 
 def send(array: NDArray[Any], where: torch.device) -> torch.Tensor:
@@ -29,8 +56,15 @@ def send(array: NDArray[Any], where: torch.device) -> torch.Tensor:
 def _formats() -> tuple[Any, ...]:
     """Return torch's settings of how float32 products may be rounded, of GPUs and CPUs."""
     mkldnn: Any = torch.backends.mkldnn  # its parts are made when the module is imported
-    cudnn: Any = torch.backends.cudnn  # its two must agree: torch's older interface refuses to say when they do not
+    cudnn: Any = torch.backends.cudnn
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
+
+
+def _set_formats(values: Sequence[str]) -> None:
+    # torch's older flag must agree with the newer ones, or whoever reads it gets an error.
+    torch.backends.cudnn.allow_tf32 = values[1] == "tf32"
+    for each, value in zip(_formats(), values, strict=True):
+        each.fp32_precision = value
 
 
 @contextmanager
@@ -74,8 +108,7 @@ def full_float32() -> Iterator[None]:
     with _lock:
         if _inside == 0:
             _before[:] = [each.fp32_precision for each in _formats()]
-            for each in _formats():
-                each.fp32_precision = "ieee"
+            _set_formats(["ieee"] * len(_before))
         _inside += 1
     try:
         yield
@@ -83,5 +116,4 @@ def full_float32() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                for each, was in zip(_formats(), _before, strict=True):
-                    each.fp32_precision = was
+                _set_formats(_before)

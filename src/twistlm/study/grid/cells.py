@@ -181,7 +181,8 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
         inputs: fingerprint of the documents, the text LM and the suite, see `running.Inputs`.
     """
     train = to_dict(train_config(config, cell))
-    for name in ("checkpoint_every", "max_loss_rise"):  # they move no number
+    # They move no number; the last two, of a run of one process, at most which rounding a GPU takes.
+    for name in ("checkpoint_every", "max_loss_rise", "sharing", "deterministic"):
         del train[name]
     if train["table_rate"] == 1:  # as it was before there was a choice
         del train["table_rate"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from twistlm.compute.devices import own_card
 from twistlm.config import GridConfig, to_dict
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.errors import TrainingError
@@ -41,9 +42,10 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
     """Make every run of the grid that is not in `config.out`'s study.jsonl yet; return that folder.
 
     Any number of processes may do this at once: each takes the next cell that nobody works on, and waits only for
-    tunings that others are at. Stopped (a signal, kill -9), finished runs stay, and the cell that was being trained
-    goes on from its last checkpoint. The folder gets study.json (what was asked), study.jsonl, `cells/` (runs under
-    way) and `best/warm/`, `best/cold/` (of the reported runs of each side the one with the lowest test loss).
+    tunings that others are at; where a machine has several GPUs, each takes one that no other has. Stopped (a signal,
+    kill -9), finished runs stay, and the cell that was being trained goes on from its last checkpoint. The folder gets
+    study.json (what was asked), study.jsonl, `cells/` (runs under way) and `best/warm/`, `best/cold/` (of the reported
+    runs of each side the one with the lowest test loss).
 
     Args:
         config: the grid.
@@ -58,18 +60,20 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
     write_json(out / STUDY, describe(config, inputs))
     _remove_finished(out)
     speeds: dict[int, Speed] = {}
-    while todo := _todo(config, inputs, done := rows.read(out)):
-        speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
-        with _claim(config, inputs, out, todo) as cell:
-            if cell is None:
-                time.sleep(_POLL)
-                continue
-            row = _run_cell(config, cell, inputs, out / "cells" / _key(config, cell, inputs), progress=progress)
-        done[row["key"]] = row
-        known = losses(config, inputs.fingerprint, done)
-        n_done, n, hours = hours_left(config, inputs, known, done, speeds)
-        ended = "diverged" if row["nll"] is None else f"{row['nll']:.3f} nats a unit"
-        tell(f"{n_done} of {n} runs: {cell}: {ended}, {row['wall']:.0f} s; about {in_words(hours)} of one process left")
+    with own_card(out):
+        while todo := _todo(config, inputs, done := rows.read(out)):
+            speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
+            with _claim(config, inputs, out, todo) as cell:
+                if cell is None:
+                    time.sleep(_POLL)
+                    continue
+                row = _run_cell(config, cell, inputs, out / "cells" / _key(config, cell, inputs), progress=progress)
+            done[row["key"]] = row
+            known = losses(config, inputs.fingerprint, done)
+            n_done, n, hours = hours_left(config, inputs, known, done, speeds)
+            ended = "diverged" if row["nll"] is None else f"{row['nll']:.3f} nats a unit"
+            left = f"about {in_words(hours)} of one process left"
+            tell(f"{n_done} of {n} runs: {cell}: {ended}, {row['wall']:.0f} s; {left}")
     return out
 
 
