@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.runs import Scenario, copy, fault, finish, in_child, judge, leftovers, run, start
+from faults.runs import PATIENCE, SLOWER, Scenario, copy, fault, finish, in_child, judge, leftovers, run, start
 
 Line = dict[str, Any]
 
@@ -40,7 +40,11 @@ class Bench:
         copy(self.template, self.folder)
 
     def run(self, faults: str | None) -> Any:
-        return run(self.library, self.scenario, self.folder, faults, self.logs)
+        return run(self.library, self.scenario, self.folder, faults, self.logs, patience=self.patience)
+
+    @property
+    def patience(self) -> float:
+        return max(PATIENCE, SLOWER * self.seconds)
 
     def same(self) -> bool:
         return attempt(self.scenario.content, self.folder) == self.expected
@@ -69,8 +73,8 @@ def prepare(library: Path, scenario: Scenario, out: Path) -> Bench:
     contents = []
     for _ in range(2):
         copy(template, folder)
-        ran = run(library, scenario, folder, fault("ENOSPC", 0), logs)
-        if ran.code:
+        ran = run(library, scenario, folder, fault("ENOSPC", 0), logs, patience=12 * PATIENCE)
+        if ran.code != 0:
             raise RuntimeError(f"it does not run without faults: {ran.err}")
         contents.append(scenario.content(folder))
     if contents[0] != contents[1]:
@@ -107,7 +111,9 @@ def kill_at_random(bench: Bench, *, kills: int, seed: int) -> Iterator[Line]:
     while n < kills:
         bench.fresh()
         moment = rng.uniform(0.02, 1.0) * seconds
-        ran = run(bench.library, bench.scenario, bench.folder, None, bench.logs, kill_after=moment)
+        ran = run(
+            bench.library, bench.scenario, bench.folder, None, bench.logs, patience=bench.patience, kill_after=moment
+        )
         if ran.code == 0:  # it was faster
             seconds *= 0.9
             continue
@@ -122,7 +128,7 @@ def two_at_once(bench: Bench, *, times: int) -> Iterator[Line]:
         began = time.monotonic()
         logs = [bench.logs / str(i) for i in (0, 1)]
         children = [start(bench.library, bench.scenario, bench.folder, None, place) for place in logs]
-        ends = [finish(child, place, began) for child, place in zip(children, logs, strict=True)]
+        ends = [finish(child, place, began, bench.patience) for child, place in zip(children, logs, strict=True)]
         broken = [f"twin-{word}" for one in ends for word in judge(one, "short", lambda: True)]
         if all(one.code for one in ends):
             broken.append("both-failed")

@@ -22,7 +22,8 @@ from typing import Any
 MODES = ("ENOSPC", "EIO", "EDQUOT", "short", "torn", "KILL")
 MORE_MODES = ("ENOSPC+", "EINTR", "EACCES", "EROFS", "EMFILE")
 _HOW = ("short", "torn", "KILL")  # the others name an errno
-PATIENCE = 300.0  # seconds until a run counts as hung
+PATIENCE = 300.0  # seconds until a run counts as hung; or SLOWER times an undisturbed one, on a busy machine
+SLOWER = 30.0
 
 
 def fault(mode: str, n: int) -> str:
@@ -62,15 +63,16 @@ class Ran:
 
 
 def run(
-    library: Path, scenario: Scenario, folder: Path, faults: str | None, logs: Path, *, kill_after: float | None = None
-) -> Ran:
-    """Run a scenario's command in `folder`; with `faults`, as `fault` gives them, or without any."""
+    library: Path, scenario: Scenario, folder: Path, faults: str | None, logs: Path, *, patience: float,
+    kill_after: float | None = None,
+) -> Ran:  # fmt: skip
+    """Run a scenario's command in `folder`, `patience` seconds at most; with `faults`, as of `fault`, or without."""
     began = time.monotonic()
     child = start(library, scenario, folder, faults, logs)
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
-    return finish(child, logs, began)
+    return finish(child, logs, began, patience)
 
 
 def start(library: Path, scenario: Scenario, folder: Path, faults: str | None, logs: Path) -> int:
@@ -99,8 +101,8 @@ def start(library: Path, scenario: Scenario, folder: Path, faults: str | None, l
     return child
 
 
-def finish(child: int, logs: Path, began: float) -> Ran:
-    code = wait(child)
+def finish(child: int, logs: Path, began: float, patience: float) -> Ran:
+    code = wait(child, patience)
     counted, failed, what = _state(logs / "state")
     return Ran(code, (logs / "err").read_text(errors="replace"), time.monotonic() - began, counted, failed, what)
 
@@ -140,13 +142,13 @@ def in_child(work: Callable[[], None]) -> None:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    if wait(child) != 0:
+    if wait(child, 4 * PATIENCE) != 0:
         raise RuntimeError("the inputs could not be made")
 
 
-def wait(child: int) -> int | None:
+def wait(child: int, patience: float) -> int | None:
     """Return the exit code of a child, or None when it had to be ended."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while time.monotonic() < until:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
