@@ -38,6 +38,7 @@ EXAMPLES: dict[
     "Speak": {
         "generate": "twist generate runs/quickstart/warm prompt.ogg --out longer.wav",
         "resynth": "twist resynth my.wav --out again.wav",
+        "serve": "twist serve runs/quickstart",
         "vocoder": "twist vocoder train speech --units-of runs/quickstart/warm --out runs/voice --updates 10000",
     },
     "Listen": {

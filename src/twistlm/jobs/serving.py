@@ -1,0 +1,249 @@
+"""A model one can talk to: found with its parts, and served until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twistlm.corpus import manifest
+from twistlm.errors import ArtifactError, BadInput
+from twistlm.evaluate.asr import Whisper
+from twistlm.files.artifacts import bundled, is_cached
+from twistlm.files.sources import ARTIFACTS
+from twistlm.jobs.parts import parts_of_model, vocoder_for
+from twistlm.lm.folders import lm_folder
+
+if TYPE_CHECKING:
+    from twistlm.serve.engine import Room
+    from twistlm.serve.limits import Limits
+    from twistlm.serve.models import Example, Served
+
+RUNS = Path("runs")
+BUNDLED = "mini-lm"
+EXAMPLES = ("heldout_voice-rms-0000", "heldout_text-slt-0000", "heldout_text-awb-0001", "librivox-0930")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        host, port: as given; port 0 is any that is free.
+        certificate, key: PEM files, for https; None for http.
+        token: what callers must know; None asks for none, and is only allowed on loopback.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+    token: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def newest_quickstart(runs: Path = RUNS) -> Path | None:
+    """Return the folder of the finished quickstart below `runs` that was written last; None where there is none."""
+    finished = [found for found in runs.glob("*/results.json") if (found.parent / "warm" / "lm").is_dir()]
+    return max(finished, key=lambda found: found.stat().st_mtime).parent if finished else None
+
+
+def models_of(given: Sequence[str | Path]) -> dict[str, Path]:
+    """Return the folders to be served by name: a whole quickstart is both of its models; nothing given is the default.
+
+    Raises:
+        BadInput: nothing was given and nothing is here; or two have one name.
+    """
+    if not given:
+        return models_of([_default()])
+    found: dict[str, Path] = {}
+    for one in map(Path, given):
+        sides = [one / side for side in ("warm", "cold") if (one / side / "lm").is_dir()]
+        for folder in sides if sides and not (one / "lm").is_dir() else [one]:
+            home = folder.absolute()
+            name = home.name if home.name not in found else f"{home.parent.name}-{home.name}"
+            if name in found:
+                raise BadInput(f"two models are called {name}: serve them from folders of other names.")
+            found[name] = folder
+    return found
+
+
+def _default() -> Path:
+    if (run := newest_quickstart()) is not None:
+        return run
+    try:
+        return bundled(BUNDLED)
+    except ArtifactError as error:
+        raise BadInput(
+            f"no model was named, and no finished quickstart is below {RUNS}/: run twist quickstart, or name a model."
+        ) from error
+
+
+def load_served(
+    models: Mapping[str, Path],
+    *,
+    tokenizer: str | Path | None = None,
+    vocoders: Sequence[str | Path] = (),
+    search: Sequence[str | Path] = (),
+    exact: bool = False,
+    transcripts: bool = True,
+    device: str | None = None,
+) -> Served:
+    """Load models with what they hear and speak with.
+
+    Args:
+        models: folders by name, of the same units.
+        tokenizer, vocoders, search: as of `parts_of_model`; the first of several vocoders is the default.
+        exact: wait for all that could change a sound, so that it is what `twist generate` would write.
+        transcripts: whether to write down what was said, where the recogniser is in the cache.
+        device: where models and voices compute; None: a GPU where there is one.
+
+    Raises:
+        BadInput: a part that is not there. UnitSpecMismatch: they are not of the same units.
+    """
+    import torch
+
+    from twistlm.compute import devices
+    from twistlm.lm.model import UnitLM
+    from twistlm.serve.models import LOOK_AHEAD, Served
+    from twistlm.units.tokenizer import SpeechTokenizer
+    from twistlm.vocoder.vocoder import Vocoder
+
+    first, *_ = models.values()
+    parts = parts_of_model(first, tokenizer=tokenizer, vocoder=next(iter(vocoders), None), speaks=True, search=search)
+    assert parts.tokenizer is not None and parts.vocoder is not None
+    voices = {str(parts.vocoder.name): parts.vocoder}
+    for more in vocoders[1:]:
+        found = vocoder_for(parts.spec, whose=f"the model {first}", source=f"--units-of {first}", given=more)
+        voices[found.name] = found
+    where = devices.device() if device is None else torch.device(device)
+    loaded = {name: UnitLM.load(lm_folder(folder)) for name, folder in models.items()}
+    for lm in loaded.values():
+        module: torch.nn.Module = lm.model
+        module.to(where)
+    return Served(
+        models=loaded,
+        tokenizer=SpeechTokenizer.load(parts.tokenizer.folder).on(where),
+        voices={name: Vocoder.load(one.folder).on(where) for name, one in voices.items()},
+        examples=tuple(_examples()),
+        asr=Whisper.load() if transcripts and is_cached(ARTIFACTS["whisper-tiny.en"]) else None,
+        look_ahead=None if exact else LOOK_AHEAD,
+        origin={name: str(folder) for name, folder in models.items()},
+    )
+
+
+def serve(
+    served: Served,
+    address: Address,
+    *,
+    limits: Limits,
+    room: Room,
+    kept: Path | None,
+    ready: Callable[[str], None],
+) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        served: from `load_served`.
+        address: where; an address that others reach gets a token if it has none.
+        limits, room: what callers may ask, and how many.
+        kept: folder in which recordings and continuations are kept; None keeps nothing.
+        ready: is told the address of the page when it answers; with the token, where there is one.
+
+    Raises:
+        BadInput: the address cannot be had, or one of certificate and key is missing.
+        ArtifactError: the packages of the extra `serve` are not installed.
+    """
+    uvicorn = _uvicorn()
+    from twistlm.serve.app import LOOPBACK, make_app
+
+    if (address.certificate is None) != (address.key is None):
+        raise BadInput("https needs both a certificate and its key.")
+    if not address.local and address.token is None:
+        address = replace(address, token=secrets.token_urlsafe(24))
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+    app = make_app(
+        served,
+        limits=limits,
+        room=room,
+        hosts=LOOPBACK | {address.host} if address.local else None,
+        token=address.token,
+        kept=kept,
+    )
+    listening = _bound(address)
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=4 * limits.upload_bytes // 3 + 100_000,
+        ws_max_queue=4,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=3,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+    )
+
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready(_url(address, port))
+
+    with listening, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        Server(config).run(sockets=[listening])
+
+
+def _uvicorn() -> Any:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ArtifactError(f"serving needs more packages ({error.name}): pip install 'twistlm[serve]'.") from error
+    return uvicorn
+
+
+def _bound(address: Address) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address.host, address.port))
+    except (OSError, OverflowError) as error:
+        raise BadInput(
+            f"{address.host} port {address.port} cannot be had: {error}. Another server may run there: give --port, 0 "
+            "for any that is free."
+        ) from error
+    return bound
+
+
+def _url(address: Address, port: int) -> str:
+    scheme = "http" if address.certificate is None else "https"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    host = socket.gethostname() if address.host in ("0.0.0.0", "::") else host
+    # Behind "#": browsers send that to nobody, and no log has it.
+    return f"{scheme}://{host}:{port}/{f'#token={address.token}' if address.token else ''}"
+
+
+def _examples() -> Iterator[Example]:
+    from twistlm.serve.models import Example
+
+    try:
+        entries = {entry.id: entry for entry in manifest.read(bundled("speech/manifest.jsonl"))}
+    except ArtifactError:
+        return
+    for name in EXAMPLES:
+        if name in entries:
+            yield Example(name=name, path=Path(str(entries[name].path)), text=entries[name].text)

@@ -1,0 +1,141 @@
+"""The application: routes, errors in one form, the page, what starts and stops with it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.responses import Response as Answer
+from starlette.types import ASGIApp
+
+import twistlm
+from twistlm.errors import TwistError
+from twistlm.serve import realtime
+from twistlm.serve.engine import Busy, Engine, Room
+from twistlm.serve.guard import Guard, problem
+from twistlm.serve.http import add_routes
+from twistlm.serve.limits import Limits
+from twistlm.serve.models import Served
+from twistlm.serve.studio import Studio
+
+_FILES = {  # what the page loads, and as what
+    "page.js": "text/javascript",
+    "sound.js": "text/javascript",
+    "drawing.js": "text/javascript",
+    "worklets.js": "text/javascript",
+    "style.css": "text/css",
+}
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def make_app(
+    served: Served,
+    *,
+    limits: Limits,
+    room: Room,
+    hosts: frozenset[str] | None = LOOPBACK,
+    token: str | None = None,
+    kept: Path | None = None,
+) -> ASGIApp:
+    """Return an ASGI application that serves models; its engine starts and stops with it.
+
+    Args:
+        served: the models.
+        limits: what one caller may ask.
+        room: how many are served.
+        hosts: names the server goes by; None: any.
+        token: what callers must know; None: nothing.
+        kept: folder in which recordings and continuations are kept; None keeps nothing.
+    """
+    engine = Engine(served.models, room)
+    studio = Studio(served, engine, limits, kept=kept)
+
+    @asynccontextmanager
+    async def living(_app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            engine.close()
+            studio.workers.shutdown(cancel_futures=True)
+
+    app = FastAPI(
+        title="twistlm",
+        version=twistlm.__version__,
+        description="Continue recordings with a speech language model. The WebSocket is /v1/realtime: docs/serving.md.",
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=living,
+    )
+    app.state.studio = studio
+    add_routes(app)
+    app.include_router(realtime.router)
+    app.add_exception_handler(TwistError, _twist_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    _add_pages(app, needs_token=token is not None)
+
+    return Guard(app, hosts=hosts, token=token, limits=limits, answered=studio.metrics.answered)
+
+
+def _add_pages(app: FastAPI, *, needs_token: bool) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_rendered("page.html", needs_token=needs_token))
+
+    @app.get("/docs", include_in_schema=False)
+    async def api() -> HTMLResponse:
+        return HTMLResponse(_rendered("api.html", schema=app.openapi()))
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def file(name: str) -> Answer:
+        if name not in _FILES:
+            raise HTTPException(404, "there is no such file.")
+        return Answer(_file(name), media_type=_FILES[name])
+
+
+@functools.cache
+def _file(name: str) -> bytes:
+    return resources.files("twistlm.serve").joinpath("page", name).read_bytes()
+
+
+def _rendered(name: str, **values: object) -> str:
+    return _templates().get_template(name).render(values)
+
+
+@functools.cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("twistlm.serve", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+async def _twist_error(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Busy):
+        return JSONResponse(problem(str(error), code="busy"), 503, {"retry-after": "3"})
+    bad = isinstance(error, TwistError) and error.exit_code == 2
+    return JSONResponse(problem(str(error), code="bad_input" if bad else "failed"), 400 if bad else 503)
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(problem(str(error.detail), code=f"http_{error.status_code}"), error.status_code, error.headers)
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
+    return JSONResponse(problem(f"{where}: {first['msg']}", code="invalid_value", param=where), 422)

@@ -1,0 +1,480 @@
+// The page: one WebSocket, a prompt, and takes: continuations of it.
+import { draw } from "./drawing.js";
+import { Microphone, Player, fromBase64, joined, toBase64, toPcm16, toWav } from "./sound.js";
+
+const $ = (id) => document.getElementById(id);
+const settings = $("settings").elements;
+const token = takeToken();
+let told = null; // what /v1/models says
+let player = null;
+let socket = null;
+let prompt = null; // {samples, units, frames, unitSeconds, source, onServer}
+let ordered = []; // takes that were asked for and have no response yet
+const takes = new Map(); // response id -> take
+let microphone = null;
+let retry = 0;
+
+// ---- what is said to the user
+
+function say(text) {
+  $("notice").textContent = text;
+}
+
+function complain(text) {
+  $("problem").textContent = text;
+  $("problem").hidden = !text;
+}
+
+// ---- the server
+
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("token", given);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return sessionStorage.getItem("token");
+}
+
+async function start() {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const answer = await fetch("/v1/models", { headers });
+  if (answer.status === 401) {
+    complain("This server asks for a token: open the address that twist serve printed, with its #token=….");
+    return;
+  }
+  told = await answer.json();
+  fill(settings.model, told.data.map((one) => one.id));
+  fill(settings.voice, told.voices);
+  fill($("example"), told.examples.map((one) => one.id));
+  settings.seconds.max = told.limits.seconds;
+  $("both-label").hidden = told.data.length < 2;
+  $("transcript-label").hidden = !told.transcript;
+  fromAddress();
+  showExample();
+  player = new Player(told.sample_rate, progress);
+  connect();
+}
+
+function fill(select, values) {
+  select.replaceChildren(...values.map((value) => new Option(value, value)));
+}
+
+function connect() {
+  const protocols = token ? ["realtime", `openai-insecure-api-key.${token}`] : ["realtime"];
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/realtime`, protocols);
+  socket.onopen = () => {
+    retry = 0;
+    complain("");
+    say("Ready.");
+    enable();
+  };
+  socket.onmessage = ({ data }) => hear(JSON.parse(data));
+  socket.onclose = () => {
+    if (prompt) prompt.onServer = false;
+    for (const take of [...takes.values(), ...ordered]) if (!take.done) finish(take, "the connection was lost");
+    ordered = [];
+    takes.clear();
+    if (microphone) stopRecording(false);
+    enable();
+    if (document.hidden) document.addEventListener("visibilitychange", () => !connected() && connect(), { once: true });
+    else setTimeout(connect, Math.min(10000, 500 * 2 ** retry++));
+    say("The connection was lost; trying again …");
+  };
+}
+
+const connected = () => socket?.readyState === WebSocket.OPEN;
+
+function send(type, fields = {}) {
+  socket.send(JSON.stringify({ type, ...fields }));
+}
+
+/** Say how sound will come. Sound goes out at the voice's own rate; the server sends back what it heard. */
+function setInput(format) {
+  const output = { format: { type: "audio/pcm", rate: told.sample_rate } };
+  send("session.update", { session: { audio: { input: { format }, output }, transcript: settings.transcript.checked, echo: true } });
+  send("input_audio_buffer.clear");
+}
+
+function append(bytes) {
+  for (let at = 0; at < bytes.length; at += 300000) {
+    send("input_audio_buffer.append", { audio: toBase64(bytes.subarray(at, at + 300000)) });
+  }
+}
+
+const handlers = {
+  "twist.prompt": (event) => {
+    const source = prompt?.source ?? { kind: "recording" };
+    prompt = {
+      samples: fromBase64(event.audio), units: event.units, frames: event.frames, unitSeconds: event.unit_seconds,
+      source, onServer: true,
+    };
+    say(`Heard ${event.seconds.toFixed(1)} s, ${event.units.length} units.${event.note ? ` Of the file: ${event.note}.` : ""}`);
+    for (const take of ordered) setPrompt(take);
+    enable();
+  },
+  "response.created": (event) => {
+    const take = ordered.shift();
+    if (!take) return;
+    take.id = event.response.id;
+    takes.set(take.id, take);
+    take.state("being made …");
+    enable();
+  },
+  "twist.queued": (event) => {
+    takes.get(event.response_id)?.state(event.position ? `waiting: number ${event.position} in the queue` : "being made …");
+  },
+  "twist.units.delta": (event) => takes.get(event.response_id)?.addUnits(event.units, event.frames),
+  "response.output_audio.delta": (event) => takes.get(event.response_id)?.addSound(fromBase64(event.delta)),
+  "response.output_audio_transcript.done": (event) => takes.get(event.response_id)?.transcript(event.transcript),
+  "response.done": (event) => {
+    const take = takes.get(event.response.id);
+    takes.delete(event.response.id);
+    if (!take) return;
+    const { status, status_details: why, twist } = event.response;
+    take.numbers(twist);
+    finish(take, status === "completed" ? "done" : why?.reason ?? status);
+    say(status === "completed" ? "Done." : `It ended early: ${why?.reason ?? status}`);
+    enable();
+  },
+  error: (event) => {
+    const { code, message } = event.error;
+    complain(code === "busy" ? `Busy: ${message}` : message);
+    const take = ordered.shift();
+    if (take) finish(take, "not made");
+    enable();
+  },
+};
+
+function hear(event) {
+  handlers[event.type]?.(event);
+}
+
+// ---- prompts
+
+async function record() {
+  complain("");
+  await player.ready();
+  const opened = new Microphone();
+  let n = 0;
+  try {
+    await opened.open((samples) => {
+      if (!connected()) return;
+      append(toPcm16(samples));
+      n += samples.length;
+      level(samples);
+      if (n / opened.rate >= told.limits.prompt_seconds - 0.2) stopRecording(true);
+    });
+  } catch (error) {
+    opened.close();
+    complain(
+      error.name === "NotAllowedError"
+        ? "The microphone was refused. Allow it for this page in your browser, or take a file or an example."
+        : error.name === "NotFoundError"
+          ? "There is no microphone. Take a file or an example."
+          : `The microphone cannot be used: ${error.message}`,
+    );
+    return;
+  }
+  microphone = opened;
+  stop();
+  setInput({ type: "audio/pcm", rate: Math.round(opened.rate) });
+  prompt = { source: { kind: "recording" }, onServer: false };
+  $("record").setAttribute("aria-pressed", "true");
+  $("record-text").textContent = "Stop, and go on";
+  say("Recording. Press the button again to stop: it goes on at once.");
+  enable();
+}
+
+function stopRecording(goOn) {
+  microphone?.close();
+  microphone = null;
+  $("record").setAttribute("aria-pressed", "false");
+  $("record-text").textContent = "Record";
+  level(null);
+  if (goOn && connected()) {
+    send("input_audio_buffer.commit");
+    order({ promptFirst: false });
+  }
+  enable();
+}
+
+function level(samples) {
+  let sum = 0;
+  for (const sample of samples ?? []) sum += sample * sample;
+  const decibels = samples ? 10 * Math.log10(sum / samples.length + 1e-9) : -60;
+  const share = Math.max(0, Math.min(100, Math.round(((decibels + 60) / 60) * 100)));
+  $("level").setAttribute("aria-valuenow", share);
+  $("level").firstElementChild.style.width = `${share}%`;
+}
+
+async function useFile(bytes, source) {
+  complain("");
+  if (bytes.length > told.limits.bytes) {
+    complain(`The file has ${(bytes.length / 1e6).toFixed(1)} MB; at most ${told.limits.bytes / 1e6} are read.`);
+    return;
+  }
+  await player.ready();
+  stop();
+  setInput({ type: "audio/file" });
+  prompt = { source, onServer: false };
+  append(bytes);
+  send("input_audio_buffer.commit");
+  order({ promptFirst: settings.prompt_first.checked });
+}
+
+async function useExample() {
+  const name = $("example").value;
+  await player.ready();
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(`/v1/examples/${encodeURIComponent(name)}`, { headers });
+  await useFile(new Uint8Array(await answer.arrayBuffer()), { kind: "example", name });
+}
+
+function showExample() {
+  const found = told.examples.find((one) => one.id === $("example").value);
+  $("example-text").textContent = found?.text ?? "";
+}
+
+// ---- takes
+
+/** Ask for a continuation, or one of each model. */
+function order({ promptFirst }) {
+  const models = settings.both.checked ? told.data.map((one) => one.id) : [settings.model.value];
+  for (const model of models.slice(0, 2)) {
+    const take = makeTake(model, promptFirst);
+    ordered.push(take);
+    if (prompt.samples) setPrompt(take);
+    send("response.create", { response: { twist: take.asked } });
+    player.play(take);
+  }
+  enable();
+}
+
+function makeTake(model, promptFirst) {
+  const asked = {
+    model, voice: settings.voice.value, seconds: Number(settings.seconds.value) || 8,
+    temperature: Number(settings.temperature.value), top_k: Number(settings.top_k.value) || null,
+    seed: Number(settings.seed.value) || 0,
+  };
+  const node = $("take").content.cloneNode(true).firstElementChild;
+  const part = (name) => node.querySelector(name);
+  const canvas = part("canvas");
+  const began = performance.now();
+  const take = {
+    asked, node, promptFirst, prompt: new Float32Array(0), made: [], samples: 0, units: [], pieces: [], done: false,
+    played: -1, length: 0, ids: [], source: prompt.source,
+    paint() {
+      cancelAnimationFrame(take.frame);
+      take.frame = requestAnimationFrame(() => draw(canvas, take, told.sample_rate, take.played));
+    },
+    state: (text) => (part(".state").textContent = text),
+    addUnits(ids, frames) {
+      take.ids.push(...ids);
+      for (const n of frames) take.units.push({ id: take.ids[take.lasting++], seconds: n * take.unitSeconds, made: true });
+      part(".count").textContent = take.ids.length;
+      part(".ids").textContent = take.ids.join(" ");
+      take.paint();
+    },
+    addSound(samples) {
+      if (!take.samples) part(".first").textContent = `${Math.round(performance.now() - began)} ms`;
+      take.made.push(samples);
+      take.pieces.push(samples);
+      take.samples += samples.length;
+      part(".length").textContent = `${(take.samples / told.sample_rate).toFixed(1)} s`;
+      player.grown();
+      take.paint();
+    },
+    numbers(twist) {
+      if (twist.frames) {
+        take.units.length = take.promptUnits;
+        twist.frames.forEach((n, i) => take.units.push({ id: twist.units[i], seconds: n * twist.unit_seconds, made: true }));
+      }
+      if (twist.real_time_factor) part(".factor").textContent = twist.real_time_factor.toFixed(2);
+      if (twist.first_sound_seconds) {
+        part(".first").textContent += ` (of it computing ${Math.round(1000 * twist.first_sound_seconds)} ms)`;
+      }
+    },
+    transcript(text) {
+      part(".transcript").textContent = text ? `“${text}”` : "No words were recognised.";
+      part(".transcript").hidden = false;
+    },
+    gaps: (n) => (part(".gaps").textContent = n),
+    lasting: 0,
+  };
+  node.classList.toggle("second", model !== told.data[0].id);
+  part("h3").textContent = `${model} · seed ${asked.seed} · temperature ${asked.temperature}${asked.top_k ? ` · top-k ${asked.top_k}` : ""}`;
+  take.state("asked for …");
+  part(".play").onclick = async () => {
+    await player.ready();
+    player.stop();
+    player.play({ ...take, pieces: [take.prompt, ...take.made], promptFirst: true, of: take });
+    enable();
+  };
+  part(".save").onclick = () => save(take);
+  part(".link").onclick = () => copyLink(take, part(".link"));
+  $("takes").prepend(node);
+  $("empty").hidden = true;
+  return take;
+}
+
+function setPrompt(take) {
+  take.prompt = prompt.samples;
+  take.unitSeconds = prompt.unitSeconds;
+  take.units = prompt.units.map((id, i) => ({ id, seconds: prompt.frames[i] * prompt.unitSeconds, made: false }));
+  take.promptUnits = take.units.length;
+  take.length = prompt.samples.length / told.sample_rate + take.asked.seconds;
+  if (take.promptFirst) take.pieces.unshift(prompt.samples);
+  player.grown();
+  take.paint();
+}
+
+function finish(take, text) {
+  take.done = true;
+  take.length = 0;
+  take.state(text);
+  const seconds = (n) => (n / told.sample_rate).toFixed(1);
+  take.node.querySelector("canvas").ariaLabel =
+    `Waveform: prompt ${seconds(take.prompt.length)} s, continuation ${seconds(take.samples)} s, ${take.ids.length} units`;
+  take.node.querySelector(".save").disabled = !take.samples;
+  player.grown();
+  take.paint();
+}
+
+function progress(played, data) {
+  const take = played.of ?? played;
+  if (data.begun) say(`Playing: ${take.asked.model}, seed ${take.asked.seed}.`);
+  if (data.dry) take.gaps(data.dry);
+  if (data.played !== undefined) {
+    take.played = data.played / told.sample_rate + (played.promptFirst ? 0 : take.prompt.length / told.sample_rate);
+  }
+  if (data.over) {
+    take.played = -1;
+    setTimeout(enable);
+  }
+  take.paint();
+}
+
+function stop() {
+  for (const take of takes.values()) if (!take.done) send("response.cancel", { response_id: take.id });
+  player?.stop();
+}
+
+async function goOn(change) {
+  complain("");
+  await player.ready();
+  if (change) settings.seed.value = (Number(settings.seed.value) || 0) + 1;
+  toAddress();
+  player.stop();
+  if (!prompt.onServer) {
+    setInput({ type: "audio/pcm", rate: told.sample_rate });
+    append(toPcm16(prompt.samples));
+    send("input_audio_buffer.commit");
+  }
+  order({ promptFirst: false });
+}
+
+function save(take) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(toWav(joined([take.prompt, ...take.made]), told.sample_rate));
+  link.download = `${take.asked.model}-seed-${take.asked.seed}.wav`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+// ---- settings in the address
+
+function address(take) {
+  const query = new URLSearchParams();
+  const asked = take?.asked ?? { ...makeAsked() };
+  for (const [name, value] of Object.entries(asked)) if (value !== null && value !== "") query.set(name, value);
+  const source = take?.source ?? prompt?.source;
+  if (source?.kind === "example") query.set("example", source.name);
+  return `${location.origin}/?${query}`;
+}
+
+function makeAsked() {
+  return {
+    model: settings.model.value, voice: settings.voice.value, seconds: settings.seconds.value,
+    temperature: settings.temperature.value, top_k: settings.top_k.value, seed: settings.seed.value,
+  };
+}
+
+function toAddress() {
+  history.replaceState(null, "", address());
+}
+
+function fromAddress() {
+  const query = new URLSearchParams(location.search);
+  for (const name of ["seconds", "temperature", "top_k", "seed"]) {
+    if (query.has(name) && Number.isFinite(Number(query.get(name)))) settings[name].value = query.get(name);
+  }
+  for (const [select, name] of [[settings.model, "model"], [settings.voice, "voice"], [$("example"), "example"]]) {
+    if ([...select.options].some((option) => option.value === query.get(name))) select.value = query.get(name);
+  }
+  showTemperature();
+}
+
+async function copyLink(take, button) {
+  const text = address(take);
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    say("The link is in the clipboard.");
+  } catch {
+    history.replaceState(null, "", text);
+    say("The link stands in the address bar.");
+  }
+  setTimeout(() => (button.textContent = "Copy link to these settings"), 2000);
+}
+
+const showTemperature = () => ($("temperature-out").textContent = Number(settings.temperature.value).toFixed(2));
+
+// ---- what can be pressed now
+
+function enable() {
+  const busy = ordered.length > 0 || takes.size > 0;
+  const open = connected();
+  const heard = Boolean(prompt?.samples);
+  const canRecord = window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
+  $("record").disabled = !open || !canRecord || (busy && !microphone);
+  if (!canRecord) $("record-note").textContent = "Browsers give the microphone to pages on https or localhost only: take a file or an example.";
+  for (const id of ["file", "example", "use-example"]) $(id).disabled = !open || busy || Boolean(microphone);
+  if (told && !told.examples.length) $("use-example").disabled = true;
+  $("go").disabled = $("again").disabled = !open || !heard || busy || Boolean(microphone);
+  $("stop").disabled = !busy && !player?.take && !microphone;
+}
+
+$("record").onclick = () => (microphone ? stopRecording(true) : record());
+$("file").onchange = async (event) => {
+  const file = event.target.files[0];
+  if (file) await useFile(new Uint8Array(await file.arrayBuffer()), { kind: "file" });
+  event.target.value = "";
+};
+$("example").onchange = showExample;
+$("use-example").onclick = useExample;
+$("go").onclick = () => goOn(false);
+$("again").onclick = () => goOn(true);
+$("stop").onclick = () => {
+  if (microphone) stopRecording(false);
+  stop();
+  say("Stopped.");
+  enable();
+};
+settings.temperature.oninput = showTemperature;
+$("settings").onchange = toAddress;
+$("settings").onsubmit = (event) => event.preventDefault();
+document.ondragover = (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+};
+document.ondragleave = () => document.body.classList.remove("dropping");
+document.ondrop = async (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  const file = event.dataTransfer.files[0];
+  if (file && !$("file").disabled) await useFile(new Uint8Array(await file.arrayBuffer()), { kind: "file" });
+};
+window.onresize = () => takes.forEach((take) => take.paint());
+
+start().catch((error) => complain(`The server does not answer: ${error.message}`));

@@ -1,0 +1,220 @@
+"""The WebSocket protocol: the events of OpenAI's Realtime API, whatever a client sends."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soxr
+
+pytest.importorskip("fastapi", reason="serving needs the extra serve")
+pytest.importorskip("websockets", reason="serving needs the extra serve")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from serving import serving, tiny_served, wav
+from standins import Tiny, babble
+from twistlm.audio.clip import Clip
+from twistlm.lm.sample import generate
+from twistlm.serve.engine import Room
+from twistlm.serve.limits import Limits
+from twistlm.serve.models import Served
+
+PROMPT = Clip(babble(1.5, seed=3), 16_000)
+MOST = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def served(tiny: Tiny) -> Served:
+    return tiny_served(tiny)
+
+
+@pytest.fixture(scope="module")
+def server(served: Served) -> Iterator[str]:
+    limits = Limits(requests_per_minute=0, prompt_seconds=10, seconds=10, upload_bytes=MOST)
+    with serving(served, limits=limits) as address:
+        yield address
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[ClientConnection]:
+    with connect(f"ws://{server}/v1/realtime", max_size=None) as socket:
+        assert hear(socket)["type"] == "session.created"
+        yield socket
+
+
+def say(socket: ClientConnection, kind: str, **fields: Any) -> None:
+    socket.send(json.dumps({"type": kind, **fields}))
+
+
+def hear(socket: ClientConnection, kind: str | None = None) -> dict[str, Any]:
+    """Return the next event, or the next of a kind."""
+    while True:
+        event = json.loads(socket.recv(timeout=60))
+        if kind is None or event["type"] == kind:
+            return event
+        assert event["type"] != "error", event
+
+
+def pcm(samples: np.ndarray) -> str:
+    return base64.b64encode((samples * 32_767).round().astype("<i2").tobytes()).decode()
+
+
+def commit(socket: ClientConnection, samples: np.ndarray = PROMPT.samples, rate: int = 16_000) -> dict[str, Any]:
+    settings = {"audio": {"input": {"format": {"rate": rate}}, "output": {"format": {"rate": 16_000}}}}
+    say(socket, "session.update", session=settings)
+    hear(socket, "session.updated")
+    for at in range(0, len(samples), 4000):
+        say(socket, "input_audio_buffer.append", audio=pcm(samples[at : at + 4000]))
+    say(socket, "input_audio_buffer.commit")
+    hear(socket, "input_audio_buffer.committed")
+    hear(socket, "conversation.item.added")
+    return hear(socket, "twist.prompt")
+
+
+def listen(socket: ClientConnection) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the sound of one response, and its last event."""
+    heard = b""
+    while (event := hear(socket))["type"] != "response.done":
+        assert event["type"] != "error", event
+        if event["type"] == "response.output_audio.delta":
+            heard += base64.b64decode(event["delta"])
+    return np.frombuffer(heard, "<i2") / 32_768, event["response"]
+
+
+def test_a_recording_is_continued_again_and_again(client: ClientConnection, served: Served) -> None:
+    prompt = commit(client)
+    heard = Clip((PROMPT.samples * 32_767).round() / np.float32(32_768), 16_000)
+    units = served.tokenizer(heard)
+    assert prompt["units"] == units.ids.tolist() and prompt["frames"] == units.runs.tolist()
+    for seed, model in ((3, "warm"), (4, "warm"), (3, "cold")):
+        say(client, "response.create", response={"twist": {"seed": seed, "seconds": 1.5, "model": model}})
+        sound, done = listen(client)
+        longer = generate(served.models[model], units, seconds=1.5, seed=seed, temperature=0.8, stop_at_end=False)
+        assert done["status"] == "completed" and done["twist"]["units"] == longer.ids[len(units) :].tolist()
+        voice = served.voices["tiny"]
+        start = int(voice.predict_runs(longer)[: len(units)].sum()) * 640
+        np.testing.assert_allclose(sound, voice(longer, durations="predicted").samples[start:], atol=2e-4)
+
+
+def test_other_rates_and_whole_files_are_heard(client: ClientConnection, tmp_path: Path) -> None:
+    fast = soxr.resample(PROMPT.samples, 16_000, 44_100)
+    assert commit(client, fast, 44_100)["seconds"] == pytest.approx(1.5, abs=1e-3)
+    settings = {"audio": {"input": {"format": {"type": "audio/file"}}, "output": {"format": {"rate": 24_000}}}}
+    say(client, "session.update", session=settings | {"echo": True})
+    assert hear(client, "session.updated")["session"]["audio"]["input"]["format"]["type"] == "audio/file"
+    data = wav(PROMPT, tmp_path)
+    for at in range(0, len(data), 10_000):
+        say(client, "input_audio_buffer.append", audio=base64.b64encode(data[at : at + 10_000]).decode())
+    say(client, "input_audio_buffer.commit")
+    prompt = hear(client, "twist.prompt")
+    echo = np.frombuffer(base64.b64decode(prompt["audio"]), "<i2") / 32_768
+    np.testing.assert_allclose(echo, PROMPT.samples, atol=2e-4)
+    say(client, "response.create", response={"twist": {"seconds": 1}})
+    sound, done = listen(client)
+    assert len(sound) == pytest.approx(1.5 * 16_000 * done["twist"]["sound_seconds"], abs=3)
+
+
+def test_two_at_once_and_stop(client: ClientConnection) -> None:
+    commit(client)
+    for model in ("warm", "cold"):
+        say(client, "response.create", response={"twist": {"seconds": 9, "model": model, "temperature": 1}})
+    say(client, "response.create")
+    started: list[str] = []
+    statuses: dict[str, str] = {}
+    refused = cancelled = False
+    while len(statuses) < 2:
+        event = json.loads(client.recv(timeout=60))
+        if event["type"] == "response.created":
+            started.append(event["response"]["id"])
+        elif event["type"] == "error":
+            assert event["error"]["code"] == "busy" and event["error"]["type"] == "server_error"
+            refused = True
+        elif event["type"] == "response.done":
+            statuses[event["response"]["id"]] = event["response"]["status"]
+        if len(started) == 2 and refused and not cancelled:
+            say(client, "response.cancel", response_id=started[0])
+            cancelled = True
+    assert refused and set(statuses) == set(started)
+    assert statuses[started[0]] in ("cancelled", "completed") and statuses[started[1]] == "completed"
+    say(client, "response.create", response={"twist": {"seconds": 0.5}})
+    assert listen(client)[1]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", ""),
+        ("null", ""),
+        ('"text"', ""),
+        ("{}", "type"),
+        ('{"type": 5}', "type"),
+        ('{"type": "response.fly"}', "type"),
+        ('{"type": "input_audio_buffer.append"}', "audio"),
+        ('{"type": "input_audio_buffer.append", "audio": 5}', "audio"),
+        ('{"type": "input_audio_buffer.append", "audio": "*"}', "base64"),
+        ('{"type": "input_audio_buffer.append", "audio": "é"}', "base64"),
+        ('{"type": "input_audio_buffer.commit"}', "no audio"),
+        ('{"type": "response.create"}', "nothing to continue"),
+        ('{"type": "response.create", "response": {"twist": {"temperature": NaN}}}', "temperature"),
+        ('{"type": "response.create", "response": {"twist": {"top_k": -1}}}', "top_k"),
+        ('{"type": "response.create", "response": 7}', "response"),
+        ('{"type": "response.cancel"}', "no such response"),
+        ('{"type": "response.cancel", "response_id": "x"}', "no such response"),
+        ('{"type": "session.update", "session": {"audio": {"input": {"format": {"rate": 1}}}}}', "rate"),
+        ('{"type": "session.update", "session": {"audio": 5}}', "audio"),
+        ('{"type": "session.update", "session": {"twist": {"model": "no"}}}', "no model"),
+        ('{"type": "session.update", "session": {"audio": {"output": {"voice": "no"}}}}', "no voice"),
+        ('{"type": "session.update", "session": {"twist": {"temprature": 1}}}', "temprature"),
+        (b"\x00\xff", "text"),
+    ],
+)
+def test_bad_frames_are_answered_and_the_session_goes_on(
+    client: ClientConnection, frame: str | bytes, says: str
+) -> None:
+    client.send(frame)
+    event = hear(client)
+    assert event["type"] == "error" and says in event["error"]["message"], event
+    say(client, "input_audio_buffer.clear", event_id="mine")
+    assert hear(client)["type"] == "input_audio_buffer.cleared"
+    say(client, "input_audio_buffer.commit", event_id="mine")
+    assert hear(client)["error"]["event_id"] == "mine"
+
+
+def test_what_is_held_is_bounded(client: ClientConnection) -> None:
+    say(client, "input_audio_buffer.append", audio=pcm(np.zeros(500_000)))  # 20.8 s at 24,000 Hz
+    event = hear(client)
+    assert event["type"] == "error" and "10 s are heard" in event["error"]["message"]
+    say(client, "input_audio_buffer.append", audio=pcm(np.zeros(24_000)))
+    say(client, "input_audio_buffer.commit")
+    assert "silent" in hear(client)["error"]["message"]
+
+
+def test_who_may_connect(served: Served, server: str) -> None:
+    with pytest.raises(InvalidStatus):
+        connect(f"ws://{server}/v1/realtime", origin="http://evil.example")  # type: ignore[arg-type]
+    with serving(served, token="secret") as address:
+        with pytest.raises(InvalidStatus):
+            connect(f"ws://{address}/v1/realtime")
+        with connect(f"ws://{address}/v1/realtime", additional_headers={"authorization": "Bearer secret"}) as socket:
+            assert hear(socket)["type"] == "session.created"
+        offered = ["realtime", "openai-insecure-api-key.secret"]
+        with connect(f"ws://{address}/v1/realtime?model=cold", subprotocols=offered) as socket:  # type: ignore[arg-type]
+            assert socket.subprotocol == "realtime"
+            assert hear(socket)["session"]["twist"]["model"] == "cold"
+
+
+def test_a_client_that_says_nothing_is_let_go(served: Served) -> None:
+    limits = Limits(requests_per_minute=0, idle_seconds=0.3)
+    with serving(served, limits=limits, room=Room()) as address, connect(f"ws://{address}/v1/realtime") as socket:
+        hear(socket)
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=30)
