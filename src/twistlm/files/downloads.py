@@ -72,9 +72,10 @@ def fetch_url(url: str, target: Path, *, most: int) -> None:
     """
 
     def work() -> None:
-        with target.open("wb", buffering=0) as out:
+        with target.open("wb") as out:
             for piece in _pieces(url, most):
                 out.write(piece)
+                out.flush()  # what is on the disk is looked at
                 watch.check()
 
     watch = Watch(target, most)
