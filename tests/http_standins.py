@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
+BOMB = gzip.compress(b"\0" * 5_000_000)
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -80,9 +82,8 @@ class Bad(Handler):
         self.wfile.write(b"m" * 2_000_000)
 
     def _bomb(self) -> None:
-        packed = gzip.compress(b"\0" * 50_000_000)
-        self.start(Content_Length=len(packed), Content_Encoding="gzip")
-        self.wfile.write(packed)
+        self.start(Content_Length=len(BOMB), Content_Encoding="gzip")
+        self.wfile.write(BOMB)
 
 
 def hub_of(files: dict[str, bytes], *, repo: str, commit: str, told: dict[str, int] | None = None) -> type[Handler]:

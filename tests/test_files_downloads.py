@@ -33,17 +33,25 @@ SAID = {
 
 
 @pytest.fixture(autouse=True)
-def _hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(downloads, "STALL", 0.5)
-    monkeypatch.setattr(downloads, "START", 0.7)
+    monkeypatch.setattr(downloads, "STALL", 20.0)
     monkeypatch.setattr(downloads, "MOST_UNTOLD", 2_000_000)
     monkeypatch.setattr("twistlm.files.urls.MOST_UNTOLD", 2_000_000)
     monkeypatch.setattr(artifacts, "_verified", set())
     for kind in sources.MOST_BYTES:
         monkeypatch.setitem(sources.MOST_BYTES, kind, 2_000_000)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Where time is what is bounded, it is short; a busy machine must not decide the others."""
+    values = request.node.callspec.params.values()
+    if any(word in str(value) for value in values for word in ("trickle", "silent", "headers", "sleep")):
+        monkeypatch.setattr(downloads, "STALL", 0.5)
+        monkeypatch.setattr(downloads, "START", 0.7)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +64,14 @@ def left(folder: Path) -> list[str]:
     return [str(p) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("how", SAID)
 def test_an_artifact_of_a_bad_server(how: str, server: str, tmp_path: Path) -> None:
     source = Url(url=f"{server}/{how}.bin", sha256="0" * 64)
     began = time.monotonic()
     with pytest.raises(ArtifactError, match=SAID[how]):
         resolve(Artifact(name="thing", kind="codebook", sources=(source,), licence="", note=""))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 18
     assert not left(tmp_path)
     if how == "endless":
         time.sleep(0.5)
@@ -90,6 +99,7 @@ def test_ctrl_c_ends_a_download(server: str, tmp_path: Path) -> None:
     assert not left(tmp_path)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -108,7 +118,7 @@ def test_a_sound_behind_a_bad_address(how: str, said: str, server: str, tmp_path
     with pytest.raises(UrlError, match=rf"{how}\.wav: could not be fetched.*") as caught:
         path.open()
     assert said in str(caught.value)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 18
     del path, caught
     assert not left(tmp_path)
 
@@ -118,10 +128,11 @@ def test_a_sound_behind_a_good_address(server: str) -> None:
     assert UrlPath(f"{server}/good.wav").fetched().sha256 == hashlib.sha256(b"g" * 1000).hexdigest()
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('head -c 30000000 /dev/zero > "$TMPDIR/x"; sleep 60', "more than the 2.0 MB came"),
+        ('head -c 30000000 /dev/zero > "$TMPDIR/x"; exec tail -f /dev/null', "more than the 2.0 MB came"),
         ('echo x > "$TMPDIR/x"; sleep 60', "less than 200.0 kB came"),
         ("sleep 60", "less than 200.0 kB came"),
     ],
@@ -137,7 +148,7 @@ def test_a_package_that_does_not_end(line: str, said: str, tmp_path: Path, monke
     began = time.monotonic()
     with pytest.raises(ArtifactError, match=said):
         resolve(Artifact(name="thing", kind="asr", sources=(wheel,), licence="", note=""))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 18
     assert left(tmp_path) == [str(pip)]
 
 
