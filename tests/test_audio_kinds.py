@@ -246,3 +246,19 @@ def test_a_sound_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monke
     with pytest.raises(Exception, match="the disk is full"):
         Clip(voice(0.5), RATE).write(tmp_path / f"a.{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_decoder_prints_is_not_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    rng, buffer = np.random.default_rng(0), io.BytesIO()
+    sf.write(buffer, rng.uniform(-0.5, 0.5, 48_000).astype(np.float32), 16_000, format="MP3")
+    data = bytearray(buffer.getvalue())
+    middle = len(data) // 2
+    data[middle : middle + 300] = rng.integers(0, 256, 300, dtype=np.uint8).tobytes()
+    with sf.SoundFile(io.BytesIO(bytes(data))) as file:
+        file.read()
+    assert "Illegal Audio-MPEG-Header" in capfd.readouterr().err  # it does print
+    decode(bytes(data), name="x")
+    assert capfd.readouterr().err == ""
+    with sf.SoundFile(io.BytesIO(bytes(data))) as file:
+        file.read()
+    assert capfd.readouterr().err  # and whoever asks libsndfile hears it again

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio import ffmpeg, sndfile
 from twistlm.audio.defects import channels_cancel, empty, no_channel, not_finite, truncated
+from twistlm.audio.quiet import quiet_decoder
 from twistlm.audio.sndfile import TOLERANCE_SECONDS
 from twistlm.audio.window import Window
 from twistlm.compute.underway import require_wanted
@@ -102,7 +103,8 @@ def rate_of(data: bytes, *, name: str) -> int:
         AudioError: not a sound file.
     """
     try:
-        return int(sf.info(Bytes(data)).samplerate)
+        with quiet_decoder():
+            return int(sf.info(Bytes(data)).samplerate)
     except sf.SoundFileError:
         return info_of(data, name=name).sample_rate
 

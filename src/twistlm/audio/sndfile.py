@@ -18,6 +18,7 @@ from twistlm.audio import flac, mpeg, riff
 from twistlm.audio.defects import truncated, unreadable
 from twistlm.audio.ffmpeg import Decoded, decoded
 from twistlm.audio.ogg import check_pages
+from twistlm.audio.quiet import quiet_decoder
 from twistlm.audio.window import Window
 from twistlm.errors import AudioError
 
@@ -43,10 +44,15 @@ class Sound:
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         """Yield samples `first` … `last` - 1 (None: to the end), float32 [n, C] each. For one caller, once."""
         if first:
-            self._file.seek(first)
+            with quiet_decoder():
+                self._file.seek(first)
         left = (self.frames if last is None else last) - first
         size = max(1, min(_BLOCK, 8 * _BLOCK // self.channels))
-        while left and len(block := self._file.read(min(left, size), dtype="float32", always_2d=True)):
+        while left:
+            with quiet_decoder():
+                block = self._file.read(min(left, size), dtype="float32", always_2d=True)
+            if not len(block):
+                return
             left -= len(block)
             yield block
 
@@ -64,7 +70,9 @@ def opened(source: Any, window: Window, path: object) -> Iterator[Sound | Decode
         AudioError: as `decoding.opened`.
     """
     try:
-        with sf.SoundFile(source, closefd=False) as file:
+        with quiet_decoder():
+            file = sf.SoundFile(source, closefd=False)
+        with file:
             _require_sane(file, window, path)
             if file.subtype.startswith("MPEG_LAYER"):
                 other = _counted_mpeg(file, window, path)

@@ -32,7 +32,7 @@ from twistlm.evaluate.suites.sounds import Joined, load
 from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.evaluate.words import words_of
-from twistlm.files.artifacts import bundled, cache_folder
+from twistlm.files.artifacts import bundled, cache_to_write
 from twistlm.progress import track
 from twistlm.types import Pair
 
@@ -141,7 +141,7 @@ def check_suite(
         rules.append(Rule(name=name, won=outcome(lambda id, field=field: getattr(cues[id], field), RESOLUTION[field])))  # type: ignore[misc]
     sides = [(pair.positive, pair.negative, suite.clusters[pair.id]) for pair in pairs]
     if tok is not None:
-        spoken = tokenize_suite(suite, tok, cache=cache or cache_folder() / "eval-units", progress=progress)
+        spoken = tokenize_suite(suite, tok, cache=cache or cache_to_write("eval-units"), progress=progress)
         units = {id: spoken.units[id].ids.tolist() for id in wanted}
         log_p = unigram_log_p(units)
         rules.append(Rule(name="more units", won=outcome(lambda id: float(len(units[id])))))

@@ -22,7 +22,7 @@ from twistlm.audio.decoding import seconds_to_samples
 from twistlm.benchmarks.engines import PhoneVoice, Voice
 from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput
-from twistlm.files.artifacts import cache_folder
+from twistlm.files.artifacts import cache_folder, cache_to_write
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.progress import track
 
@@ -31,6 +31,7 @@ PEAK = 0.97
 MARGIN = 0.04  # seconds left before and after the speech
 _FLOOR_DB = -50.0  # below the loudest sample: what is quieter at the edges is no speech
 _FORMAT = 1  # raise when the treatment of clips changes
+_FOLDER = "spoken"  # of the cache
 
 Line = str | tuple[str, ...]  # a text, or one word's phones
 
@@ -47,11 +48,15 @@ class Spoken:
     sample_rate: int
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.folder is None:
+            cache_to_write(_FOLDER)
+
     def path(self, voice: Voice, line: Line) -> Path:
         """Return where `voice` saying `line` is kept, whether or not it is there."""
         what = [_FORMAT, voice.identity, type(line).__name__, line, self.sample_rate, MARGIN, LEVEL_DBFS]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-        return (self.folder or cache_folder() / "spoken") / key[:2] / f"{key}.flac"
+        return (self.folder or cache_folder() / _FOLDER) / key[:2] / f"{key}.flac"
 
     def say(self, voice: Voice, line: Line) -> Clip:
         """Return `voice` saying `line`: from the store, else spoken, cut, levelled and kept.

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from twistlm.errors import BadInput
-from twistlm.files.artifacts import cache_folder
+from twistlm.files.artifacts import cache_to_write
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
 from twistlm.files.sealed import is_sealed, remove, seal
@@ -24,7 +24,7 @@ def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
     Raises:
         UrlError: the folder could not be listed, or a file not be fetched.
     """
-    here = cache_folder() / "units" / hashlib.sha256(str(folder / "").encode()).hexdigest()[:16]
+    here = cache_to_write("units") / hashlib.sha256(str(folder / "").encode()).hexdigest()[:16]
     here.mkdir(parents=True, exist_ok=True)
     index = here / "versions.json"
     with FileLock(here / ".lock"):

@@ -26,6 +26,7 @@ from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.files.arrays import ArrayWriter, Unfit, advise, open_arrays, open_or_make
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.regular import open_regular
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
 
@@ -331,7 +332,7 @@ def _write_table(table: pa.Table, path: Path | UrlPath, spec: UnitSpec) -> None:
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(open_regular(path))
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
 

@@ -25,6 +25,7 @@ from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.stats import Paired, outcome_ci, outcome_difference
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import parse_json
+from twistlm.files.regular import open_regular
 from twistlm.types import Score
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class ScoredPairs:
             BadInput: damaged, changed, or another table.
         """
         try:
-            table = pq.read_table(path)
+            with open_regular(Path(path)) as file:
+                table = pq.read_table(file)
             said = (table.schema.metadata or {})[_META]
         except (pa.ArrowException, OSError, KeyError) as error:
             raise BadInput(f"{path} is not a table of scored pairs ({error}): delete it and run again.") from error

@@ -16,6 +16,7 @@ import torch
 from twistlm.compute.batching import batches
 from twistlm.compute.devices import device, full_float32, send
 from twistlm.errors import ArtifactError, BadInput, offenders
+from twistlm.files.regular import require_regular_files
 from twistlm.lm.pretrained import REFUSALS, load_causal_lm, quiet
 from twistlm.lm.weights import first_line, refuse_pointer
 
@@ -73,6 +74,7 @@ def load_text_tokenizer(folder: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(folder)
+    require_regular_files(folder, "a folder with a text tokenizer", error=ArtifactError)
     if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
         raise ArtifactError(
             f"{folder} has no text tokenizer (tokenizer.json), without which a text topline cannot be had. Save one "

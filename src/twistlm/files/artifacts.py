@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import urllib.parse
 import zipfile
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from twistlm.errors import ArtifactError, BadInput, offenders
+from twistlm.errors import ArtifactError, BadInput, TwistError, offenders
 from twistlm.files.atomic import atomic_folder, is_disk_full
 from twistlm.files.downloads import fetch_url, run_watched
 from twistlm.files.gguf import convert
 from twistlm.files.hub import fetch_hub
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import open_regular
 from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Wheel
 
 _log = logging.getLogger(__name__)
@@ -82,9 +84,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TWISTLM_CACHE") or Path.home() / ".cache" / "twistlm")
 
 
+def cache_to_write(name: str) -> Path:
+    """Return a folder of the cache, made when it is missing: for a job that will keep things there, before its work.
+
+    Raises:
+        TwistError: it cannot be written to. A cache that is only read may be anybody's.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise TwistError(
+            f"the cache {folder} cannot be written to ({why}), where units and sounds are kept that are made once. Set "
+            "TWISTLM_CACHE to a folder of yours on a disk with space."
+        ) from error
+    return folder
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file of any size, as 64 hex digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

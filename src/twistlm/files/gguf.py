@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from twistlm.errors import ArtifactError
+from twistlm.files.regular import require_regular
 
 _CONTROL = 3  # llama.cpp's kind of tokens that no text holds
 _NAMES = {
@@ -37,7 +38,7 @@ def convert(gguf_file: Path, extra: dict[str, float]) -> None:
     import gguf
     from safetensors.numpy import save_file
 
-    reader = gguf.GGUFReader(gguf_file)
+    reader = gguf.GGUFReader(require_regular(gguf_file, "a GGUF model", error=ArtifactError))
     field = {key: value.contents() for key, value in reader.fields.items() if not key.startswith("tokenizer.ggml.t")}
     if field["general.architecture"] != "llama":
         raise ArtifactError(f"{gguf_file.name} is a {field['general.architecture']!r} model and only 'llama' is read")

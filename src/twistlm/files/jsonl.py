@@ -27,7 +27,7 @@ Shape = Any
 MOST_DEPTH = 64  # of lists and objects in each other
 MOST_TOML = 64 << 10  # bytes
 _MOST_INTEGER = 2**64
-_FIX = "It was changed or damaged: fetch or make it again."
+DAMAGED = "It was changed or damaged: fetch or make it again."
 _NUMBERS = re.compile(r"\d{19}|[eE]\+?\d{3}")  # where a number may be too large; seldom, as looking at each costs time
 _CHARACTERS = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _LONG_KEY = re.compile(rf"(?<![^\s.=,\[\]])(?:[^\s.=,\[\]]++\s*+\.\s*+){{{MOST_DEPTH}}}")
@@ -46,7 +46,7 @@ def read_json(
     kind: str,
     *,
     shape: Shape = dict,
-    fix: str = _FIX,
+    fix: str = DAMAGED,
     nan: bool = False,
     most: int = MOST_TEXT,
     error: type[TwistError] = BadInput,
@@ -75,7 +75,7 @@ def parse_json(
     where: str,
     kind: str,
     shape: Shape = dict,
-    fix: str = _FIX,
+    fix: str = DAMAGED,
     nan: bool = False,
     error: type[TwistError] = BadInput,
 ) -> Any:
@@ -90,7 +90,7 @@ def parse_json(
 
 
 def read_objects(
-    path: str | Path | UrlPath, kind: str, *, shape: Shape = dict, fix: str = _FIX
+    path: str | Path | UrlPath, kind: str, *, shape: Shape = dict, fix: str = DAMAGED
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of each line of a JSON-lines file, gzipped (`.gz`) or not; blank lines are none.
 
@@ -123,7 +123,7 @@ def parse_toml(text: str, *, where: str, kind: str, error: type[TwistError] = Ba
 
 
 def check_shape(
-    value: Any, shape: Shape, *, where: str, kind: str, fix: str = _FIX, error: type[TwistError] = BadInput
+    value: Any, shape: Shape, *, where: str, kind: str, fix: str = DAMAGED, error: type[TwistError] = BadInput
 ) -> None:
     """Raise `error` unless `value` is of the shape; the first place that is not is named."""
     if wrong := _misfit(value, shape, ""):

@@ -5,10 +5,11 @@ Whatever is read is opened here, or looked at here first where a library opens i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from twistlm.errors import BadInput, TwistError
 from twistlm.files.urls import UrlPath
@@ -16,7 +17,17 @@ from twistlm.files.urls import UrlPath
 _ODD = "no regular file, but a pipe, a device or a socket"
 
 
-def open_regular(path: Path | UrlPath) -> BinaryIO:
+class NotRegular(OSError):
+    """Under the name of a file there is a pipe, a device or a socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, _ODD, str(path))
+
+    def __str__(self) -> str:
+        return _ODD
+
+
+def open_regular(path: Path | UrlPath) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:
@@ -33,11 +44,11 @@ def open_regular(path: Path | UrlPath) -> BinaryIO:
         os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{path} is a folder")
-        raise OSError(_ODD)
+        raise NotRegular(path)
     return os.fdopen(descriptor, "rb")
 
 
-def open_kind(path: str | Path | UrlPath, kind: str, *, error: type[TwistError] = BadInput) -> BinaryIO:
+def open_kind(path: str | Path | UrlPath, kind: str, *, error: type[TwistError] = BadInput) -> BufferedReader:
     """Open a regular file, or raise `error` with what it should be.
 
     Args:
@@ -62,6 +73,18 @@ def require_regular(path: str | Path, kind: str, *, error: type[TwistError] = Ba
     """
     open_kind(path, kind, error=error).close()
     return Path(path)
+
+
+def require_regular_files(folder: Path, kind: str, *, error: type[TwistError] = BadInput) -> None:
+    """Raise `error` where a name in a folder is neither a file nor a folder: for what a library looks for in there.
+
+    Args:
+        folder: whose names are looked at, not those in its folders; one that is not there has none.
+        kind: what the folder should be.
+        error: what is raised.
+    """
+    if odd := sorted(path.name for path in (folder.iterdir() if folder.is_dir() else ()) if is_odd(path)):
+        raise error(f"{folder / odd[0]} is {_ODD}. {folder} should be {kind}, which has files alone.")
 
 
 def read_regular(path: str | Path | UrlPath, kind: str, *, error: type[TwistError] = BadInput) -> bytes:

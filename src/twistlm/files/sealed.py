@@ -14,6 +14,7 @@ from pathlib import Path
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import open_regular
 
 _log = logging.getLogger(__name__)
 _seen: set[tuple[object, ...]] = set()  # states of files that this process found to be right
@@ -60,5 +61,5 @@ def remove(path: Path) -> None:
 
 
 def _measured(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput
 from twistlm.files.pickles import DAMAGED, Record, Restricted
+from twistlm.files.regular import open_regular
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 _MOST_STEPS = 5_000_000
@@ -123,7 +124,7 @@ class _Unpickler(Restricted):
 
 def is_torch(path: Path) -> bool:
     """Whether a file begins as those of `torch.save` do."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         begin = file.read(64)
     return begin.startswith(b"PK\x03\x04") or _MAGIC.to_bytes(10, "little") in begin
 
@@ -136,10 +137,10 @@ def read_torch(path: Path) -> Any:
         BadInput: it is no such file, is damaged, or far larger than it needs to be. The message does not name it.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             found = _zipped(path, mapped) if bytes(mapped[:4]) == b"PK\x03\x04" else _older(file, mapped)
-    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError) as error:
+    except (*DAMAGED, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise BadInput(f"it is no whole file of torch.save ({type(error).__name__}: {str(error)[:200]})") from error
     return found
 

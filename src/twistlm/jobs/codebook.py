@@ -17,6 +17,7 @@ from twistlm.compute.threads import in_order
 from twistlm.errors import BadInput
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import read_regular
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
@@ -138,7 +139,7 @@ def _encoder(
         found = folder if folder.is_dir() else bundled(f"encoder/{encoder}")
         ours = SSLEncoder.load(found, layer=layer, normalize_input=normalize_input, hop=hop)
         fields = read_json(found / "encoder.json", "the configuration of an encoder")
-        return ours, fields, (found / "encoder.safetensors").read_bytes()
+        return ours, fields, read_regular(found / "encoder.safetensors", "the weights of an encoder")
     model = pretrained(encoder, layer=layer, normalize_input=normalize_input)
     if hop is not None and hop != model.hop:
         if not isinstance(model, SSLEncoder) or model.hop % hop:

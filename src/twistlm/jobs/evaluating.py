@@ -24,7 +24,7 @@ from twistlm.evaluate.suites.zerospeech import write_submission
 from twistlm.evaluate.topline import PROTOCOL as TOPLINE_PROTOCOL
 from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.files.artifacts import cache_folder, file_sha256
+from twistlm.files.artifacts import cache_to_write, file_sha256
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import without_nan
 from twistlm.lm.folders import lm_folder, load_model
@@ -74,11 +74,12 @@ def evaluate(
         `model`, `unit_spec`, and `suites`: suite name -> its numbers, as in `SUITE.json`.
 
     Raises:
-        BadInput: an unknown or broken suite, or a suite named twice.
+        BadInput: an unknown or broken suite, or a suite named twice. TwistError: the cache cannot be written to.
         UnitSpecMismatch: a model was made for other units than the tokenizer's.
     """
     if submission is not None and normalize == "both":
         raise BadInput("a submission holds one score a file: give --normalize mean or --normalize sum.")
+    cache = cache_to_write("eval-units")
     opened = [open_suite(name) for name in suites]
     names = [suite.name for suite in opened]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -91,7 +92,6 @@ def evaluate(
     text_lm = None if topline is None else text_lm_folder(topline)
     if text_lm is not None:
         load_text_tokenizer(text_lm)  # before any work: without one there is no topline
-    cache = cache_folder() / "eval-units"
     spoken = [tokenize_suite(suite, tok, cache=cache, progress=progress) for suite in opened]
 
     out = Path(out)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from twistlm.errors import BadInput, CheckpointError, TwistError, offenders
+from twistlm.files.configs import read_config
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import require_regular_files
 from twistlm.lm.trainable import find_layers
 from twistlm.lm.weights import Stored, first_line, read_state, refuse_pointer, stored_tensors
 
@@ -80,6 +83,8 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 def from_config(config: PretrainedConfig) -> PreTrainedModel:
     """Return a new model in float32, its weights drawn from torch's global generator as the architecture does."""
+    if torch.empty(0).device.type != "meta":
+        _require_memory(config)
     if isinstance(config, ImageGPTConfig):
         return ImageGPTForCausalImageModeling(config)
     return AutoModelForCausalLM.from_config(
@@ -108,6 +113,7 @@ def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreT
         state = {names[name]: value for name, value in read_state(folder).items()}
         stored = {names[name]: tensor for name, tensor in stored.items()}
     _require_floats(folder, stored)
+    _require_shapes(folder, config, stored)
     kind = _kind(config)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
@@ -194,6 +200,7 @@ def quiet() -> Iterator[None]:
 def _look(folder: Path) -> dict[str, Any]:
     """Return config.json as it stands, after everything that a folder can be instead of a plain model."""
     path, adapter = folder / "config.json", folder / _ADAPTER
+    require_regular_files(folder, "a causal LM folder", error=CheckpointError)
     if not path.is_file():
         if adapter.is_file():
             base = read_json(adapter, "a PEFT adapter's settings", error=CheckpointError).get("base_model_name_or_path")
@@ -203,7 +210,7 @@ def _look(folder: Path) -> dict[str, Any]:
             )
         raise BadInput(f"{folder} is not a causal LM folder: it has no config.json. Give a folder of transformers.")
     refuse_pointer(path)
-    said = read_json(path, "the configuration of a causal LM", error=CheckpointError)
+    said = read_config(path, "the configuration of a causal LM", error=CheckpointError)
     if adapter.is_file():
         raise BadInput(
             f"{folder} holds a model and a PEFT adapter ({_ADAPTER}) beside it, and cannot say which of the two is "
@@ -235,6 +242,37 @@ def _kind(config: PretrainedConfig) -> type[PreTrainedModel]:
         return ImageGPTForCausalImageModeling  # the paper's image start is autoregressive too, but listed apart
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return found[0] if isinstance(found, tuple) else found
+
+
+def _require_memory(config: PretrainedConfig) -> None:
+    """Raise `BadInput` where a model's weights alone are more than this machine's memory."""
+    with torch.device("meta"):
+        n_parameters = sum(p.numel() for p in from_config(config).parameters())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * n_parameters > there:
+        raise BadInput(
+            f"a {config.model_type} of this configuration has {n_parameters / 1e9:,.1f} billion parameters, which take "
+            f"{4 * n_parameters / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB. Is a number in config.json "
+            "wrong? Else use a smaller model, or a larger machine."
+        )
+
+
+def _require_shapes(folder: Path, config: PretrainedConfig, stored: Mapping[str, Stored]) -> None:
+    """Raise `CheckpointError` where weights have other shapes than a configuration asks for, or far fewer numbers.
+
+    Before anything is allocated: what the files lack would be made up, at whatever size the configuration says.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in from_config(config).state_dict().items()}
+    both = [(name, stored[name].shape, wanted[name]) for name in sorted(wanted.keys() & stored.keys())]
+    if odd := [(name, theirs, ours) for name, theirs, ours in both if theirs != ours]:
+        raise _misfit(folder, odd, config.vocab_size)
+    asked, held = (sum(map(math.prod, shapes)) for shapes in (wanted.values(), (t.shape for t in stored.values())))
+    if asked > 4 * held + 10**7:
+        raise CheckpointError(
+            f"{folder}: config.json asks for {asked:,} numbers, the weights hold {held:,}. They are not of one model: "
+            "get both from one place."
+        )
 
 
 def _attention(kind: type[PreTrainedModel]) -> str:
@@ -285,17 +323,20 @@ def _in_layers(model: PreTrainedModel, name: str, layers: range) -> bool:
     return rest.startswith(stem) and number.isdecimal() and int(number) in layers
 
 
+def _misfit(folder: Path, odd: Sequence[tuple[str, Any, Any]], vocab_size: int) -> CheckpointError:
+    """Return the error for tensors (name, shape in the file, shape that is asked for) of another shape."""
+    shapes = [f"{name} is {tuple(theirs)} in the file and {tuple(ours)} here" for name, theirs, ours in odd]
+    rows = {theirs[0] for _, theirs, ours in odd if len(ours) == 2 and theirs[1:] == ours[1:]}
+    fix = "config.json is of another model, or was changed: get both from one place."
+    if len(rows) == 1 and all(ours[0] == vocab_size for _, _, ours in odd):
+        fix = f"If its tables were padded or extended after config.json was written, set vocab_size to {rows.pop()}."
+    return CheckpointError(f"{folder}: weights and config.json do not fit: {offenders(shapes)}. {fix}")
+
+
 def _require_whole(folder: Path, model: PreTrainedModel, report: Mapping[str, Any], without_place: list[str]) -> None:
     """Raise unless every tensor of the files went into the model and every one of the model came from them."""
     if odd := sorted(report["mismatched_keys"]):
-        shapes = [f"{name} is {tuple(theirs)} in the file and {tuple(ours)} here" for name, theirs, ours in odd]
-        rows = {theirs[0] for _, theirs, ours in odd if len(ours) == 2 and theirs[1:] == ours[1:]}
-        fix = "config.json is of another model, or was changed: get both from one place."
-        if len(rows) == 1 and all(ours[0] == model.config.vocab_size for _, _, ours in odd):
-            fix = (
-                f"If its tables were padded or extended after config.json was written, set vocab_size to {rows.pop()}."
-            )
-        raise CheckpointError(f"{folder}: weights and config.json do not fit: {offenders(shapes)}. {fix}")
+        raise _misfit(folder, odd, model.config.vocab_size)
     missing = sorted(report["missing_keys"])
     if missing:
         besides = f", and has instead {offenders(without_place)}" if without_place else ""

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from twistlm.errors import CheckpointError, offenders
+from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import open_kind
+from twistlm.files.torch_files import Tensor, plain, read_torch
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SAFE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -105,11 +107,8 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def refuse_pointer(file: Path) -> None:
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(len(_POINTER))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
+    with open_kind(file, "a file of a model", error=CheckpointError) as opened:
+        head = opened.read(len(_POINTER))
     if head == _POINTER:
         raise CheckpointError(
             f"{file} is a pointer of Git LFS, not the file itself: run `git lfs pull` in the clone it came from, or "
@@ -121,7 +120,19 @@ _PICKLE = "{} holds more than tensors, and only tensors are read: nothing in it 
 
 
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """Read a `.bin` by torch's restricted reader, which opens tensors and runs nothing."""
+    """Read a `.bin` by torch's restricted reader, which opens tensors and runs nothing.
+
+    First by ours, whose steps are counted: torch's can be kept busy for ever, or be brought down.
+    """
+    try:
+        found = read_torch(file)
+    except BadInput as error:
+        if str(error).startswith("it is no whole"):
+            raise CheckpointError(f"{file} is damaged, or no file of weights: {error}. Get it again.") from error
+        raise CheckpointError(f"{_PICKLE.format(file)} ({error}.)") from error
+    if not isinstance(found, dict) or not all(isinstance(plain(value), Tensor) for value in found.values()):
+        raise CheckpointError(_PICKLE.format(file))
+    del found
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it cannot be read, that is said
@@ -132,9 +143,7 @@ def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{file} is damaged, or no file of weights: {first_line(error)}. Get it again."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(f"{file} is no table of tensors by name. Get the model as safetensors.")
-    return state
+    return dict(state)
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:

@@ -32,7 +32,8 @@ from twistlm.audio.stream import Survey, survey
 from twistlm.compute.devices import full_float32, send
 from twistlm.compute.products import quicken
 from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_config
+from twistlm.files.regular import require_regular_files
 from twistlm.units.frontend import FrontEnd
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
@@ -306,11 +307,12 @@ class SSLEncoder:
                 that hop.
         """
         folder = Path(folder)
+        require_regular_files(folder, "a folder with an encoder", error=ArtifactError)
         if not (folder / "encoder.json").is_file() or not (folder / "encoder.safetensors").is_file():
             raise ArtifactError(f"{folder} holds no encoder: expected encoder.json and encoder.safetensors in it.")
         file = folder / "encoder.json"
         config = configuration(
-            read_json(file, "the configuration of an encoder", shape={"model_type?": str}, error=ArtifactError),
+            read_config(file, "the configuration of an encoder", shape={"model_type?": str}, error=ArtifactError),
             where=str(file),
         )
         if not 1 <= layer <= config.num_hidden_layers:

@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
+from twistlm.files.regular import read_regular
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,9 @@ class Codebook:
     def load(cls, path: str | Path) -> Codebook:
         """Read what `save` wrote. BadInput: it is something else, or holds NaN or infinity."""
         try:
-            tensors = {name: tensor.astype(np.float32) for name, tensor in load(Path(path).read_bytes()).items()}
+            tensors = {
+                name: tensor.astype(np.float32) for name, tensor in load(read_regular(path, "a codebook")).items()
+            }
         except (SafetensorError, ValueError, TypeError, KeyError) as error:
             raise BadInput(f"{path} is not a codebook: it cannot be read as safetensors ({error}).") from error
         if not {"centroids"} <= set(tensors) <= {"centroids", "projection"} or any(

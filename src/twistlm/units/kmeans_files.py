@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.files.pickles import DAMAGED
+from twistlm.files.regular import open_kind
 from twistlm.files.torch_files import Tensor, is_torch, plain, read_torch
 from twistlm.units.kmeans import Codebook
 from twistlm.units.kmeans_pickle import centroids_of_pickle
@@ -61,9 +62,7 @@ def read_kmeans(path: str | Path) -> Codebook:
         BadInput: no file, none of these forms, damaged, more than a k-means needs, or no usable centroids.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: there is no such file. Give the file of the centroids.")
-    with path.open("rb") as file:
+    with open_kind(path, "the file of a k-means' centroids") as file:
         begin = file.read(8)
     try:
         if path.suffix == ".safetensors":

@@ -29,6 +29,7 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -44,6 +45,7 @@ from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog
+from twistlm.files.regular import require_regular_files
 from twistlm.units.encoder import frames_of
 
 # (kernels, strides) of the convolutions. "waveform" is HuBERT's own front end; at 25 Hz it has one more stride-2
@@ -458,9 +460,14 @@ def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optim
             f"{folder} was made with another configuration ({', '.join(changed)} differ): "
             "go on with that configuration, or give another output folder."
         )
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    require_regular_files(folder, "the state of a HuBERT pretraining", error=CheckpointError)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        stored = load_file(folder / "optimizer.safetensors")
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}): remove the folder to begin anew.") from error
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(folder / "optimizer.safetensors").items():
+    for name, value in stored.items():
         index, key = name.split(".", 1)
         moments.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

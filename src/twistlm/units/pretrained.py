@@ -1,15 +1,15 @@
 """Encoders as others publish them: a transformers folder or a hub id becomes an encoder, cut at its layer.
 
-Weights are read as tensors only (safetensors, or a `.bin` through torch's `weights_only`), and every tensor of the cut
+Weights are read as tensors only (safetensors, or a `.bin` by `files.torch_files`), and every tensor of the cut
 encoder must be there and fit: nothing is left at a random value.
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,7 +17,9 @@ from transformers import WhisperConfig
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_config
+from twistlm.files.regular import require_regular_files
+from twistlm.files.torch_files import Tensor, plain, read_torch
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
 from twistlm.units.fairseq import read_fairseq
 
@@ -75,9 +77,10 @@ def read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Ten
         BadInput: the configuration is of a family that is not supported.
         ArtifactError: no configuration or no weights, or they cannot be read.
     """
+    require_regular_files(folder, "a transformers folder", error=ArtifactError)
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} is no transformers folder: it has no config.json.")
-    fields = read_json(folder / "config.json", "the configuration of a speech encoder", error=ArtifactError)
+    fields = read_config(folder / "config.json", "the configuration of a speech encoder", error=ArtifactError)
     family = fields.get("model_type")
     if family not in _PREFIXES:
         raise BadInput(
@@ -98,14 +101,18 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
     for file in files:
         try:
-            state |= (
-                load_file(file)
-                if file.suffix == ".safetensors"
-                else torch.load(file, map_location="cpu", weights_only=True)
-            )
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            state |= load_file(file) if file.suffix == ".safetensors" else _pickled(file)
+        except (SafetensorError, OSError, BadInput) as error:
             raise ArtifactError(f"{file} cannot be read as weights: {error}. Fetch it again.") from error
     return state
+
+
+def _pickled(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in a `.bin`, of which nothing runs. Raises BadInput, which does not name the file."""
+    found = read_torch(file)
+    if not isinstance(found, dict) or not all(isinstance(plain(value), Tensor) for value in found.values()):
+        raise BadInput("it holds something else than tensors by their names, which is not read")
+    return {str(name): torch.from_numpy(np.array(plain(value).array())) for name, value in found.items()}
 
 
 def _modern(name: str) -> str:
@@ -145,14 +152,18 @@ def load_encoder(folder: Path, *, layer: int, normalize_input: bool, hop: int) -
         ArtifactError: files missing or not of this shape.
         BadInput: a layer, a family or a hop there is not.
     """
+    require_regular_files(folder, "a tokenizer", error=ArtifactError)
     file = folder / "encoder.json"
     kind, shape = "the configuration of an encoder", {"model_type?": str}
-    fields = read_json(file, kind, shape=shape, error=ArtifactError) if file.is_file() else {}
+    fields = read_config(file, kind, shape=shape, error=ArtifactError) if file.is_file() else {}
     if fields.get("model_type") != "whisper":
         return SSLEncoder.load(folder, layer=layer, normalize_input=normalize_input, hop=hop)
     if not (folder / "encoder.safetensors").is_file():
         raise ArtifactError(f"{folder} holds no encoder: encoder.safetensors is missing.")
-    state = load_file(folder / "encoder.safetensors")
+    try:
+        state = load_file(folder / "encoder.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{folder / 'encoder.safetensors'} cannot be read as weights: {error}.") from error
     return build(fields, state, layer=layer, normalize_input=normalize_input, where=str(folder))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from twistlm.errors import BadInput
+from twistlm.files.configs import check_sizes
 from twistlm.files.jsonl import check_shape, parse_json
 from twistlm.vocoder.durations import DurationConfig
 from twistlm.vocoder.generator import InputShape
@@ -38,6 +39,7 @@ def read_shape(text: str) -> InputShape:
         BadInput: a key is missing, the generator is unknown, or it is of a kind that is not supported.
     """
     fields: dict[str, Any] = parse_json(text, where="vocoder config", kind="the shape of a vocoder")
+    check_sizes(fields, where="vocoder config")
     kind = fields.get("generator", HiFiGANConfig.kind)
     if kind not in GENERATORS:
         raise BadInput(f"vocoder config: the generator {kind!r} is unknown; known are {', '.join(GENERATORS)}.")

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import require_regular_files
 from twistlm.vocoder.discriminator import Critics
 from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.synthesizer import Synthesizer, inner_name
@@ -136,6 +137,7 @@ class State:
 
     def load(self, folder: Path, identity: dict[str, Any]) -> Self:
         try:
+            require_regular_files(folder, "the state of a vocoder training")
             header = read_json(
                 folder / "state.json", "the state of a vocoder training", shape={"update": int, "identity": dict}
             )

@@ -27,6 +27,7 @@ from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.artifacts import bundled_or_folder
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import require_regular_files
 from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.configs import read_shape
@@ -138,6 +139,7 @@ class Vocoder:
         """
         folder = bundled_or_folder(name_or_folder, "vocoder")
         try:
+            require_regular_files(folder, "a vocoder")
             spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
             shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
@@ -148,15 +150,16 @@ class Vocoder:
                 f"the vocoder {folder} cannot be read: {error}. It needs model.safetensors, config.json and "
                 "unit_spec.json, whole: copy or make it again."
             ) from error
-        with torch.random.fork_rng(devices=[]):  # the first weights are overwritten and must not move the global RNG
-            synthesizer = Synthesizer(shape).fold().eval()
-        expected = {key: tuple(value.shape) for key, value in synthesizer.weights().items()}
+        with torch.device("meta"):
+            expected = {key: tuple(value.shape) for key, value in Synthesizer(shape).fold().weights().items()}
         found = {key: tuple(value.shape) for key, value in weights.items()}
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         if wrong:
             raise ArtifactError(
                 f"the vocoder {folder} does not fit its config.json: {offenders(wrong)}. Copy or make it again."
             )
+        with torch.random.fork_rng(devices=[]):  # the first weights are overwritten and must not move the global RNG
+            synthesizer = Synthesizer(shape).fold().eval()
         synthesizer.take({key: value.float() for key, value in weights.items()})
         return cls(synthesizer, spec, name=str(name_or_folder), voices=voices)
 

@@ -12,7 +12,7 @@ from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.files.artifacts import cache_folder
+from twistlm.files.artifacts import cache_to_write
 from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.study.grid.cells import digest
@@ -79,7 +79,7 @@ def open_inputs(config: GridConfig, *, progress: bool = False) -> Inputs:
     test = subset(heldout, units=config.test_units, seed=DATA_SEED) if config.test_units else heldout
     curve = subset(test, units=config.curve_units, seed=DATA_SEED)
     text_lm = text_lm_folder(config.text_lm)
-    spoken = tokenize_suite(open_suite("mini-swuggy"), tok, cache=cache_folder() / "eval-units", progress=progress)
+    spoken = tokenize_suite(open_suite("mini-swuggy"), tok, cache=cache_to_write("eval-units"), progress=progress)
     made_of = [
         tok.spec.fingerprint,
         *(corpus.fingerprint for corpus in (train, validation, test, curve)),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from twistlm.errors import BadInput, offenders
+from twistlm.files.text import read_bytes
 
 _TOKEN = re.compile(
     r'"(?P<text>(?:[^"]|"")*)"|(?<!\S)(?P<number>[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|(?P<flag><\w+>)|(?:![^\n]*)'
@@ -92,9 +93,7 @@ def _number(tokens: Iterator[str | float], path: Path) -> float:
 
 
 def _decoded(path: Path) -> str:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Check the path.")
-    raw = path.read_bytes()
+    raw = read_bytes(path, "a TextGrid of Praat")
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return raw.decode(encoding)
