@@ -28,6 +28,8 @@ from twistlm.serve.studio import Studio
 
 _FILES = {  # what the page loads, and as what
     "page.js": "text/javascript",
+    "settings.js": "text/javascript",
+    "takes.js": "text/javascript",
     "sound.js": "text/javascript",
     "drawing.js": "text/javascript",
     "worklets.js": "text/javascript",

@@ -1,16 +1,16 @@
 // The page: one WebSocket, a prompt, and takes: continuations of it.
-import { draw } from "./drawing.js";
-import { Microphone, Player, fromBase64, joined, toBase64, toPcm16, toWav } from "./sound.js";
+import { $, address, asked, copyLink, fromAddress, settings, showTemperature, toAddress } from "./settings.js";
+import { Microphone, Player, fromBase64, toBase64, toPcm16 } from "./sound.js";
+import { Take } from "./takes.js";
 
-const $ = (id) => document.getElementById(id);
-const settings = $("settings").elements;
 const token = takeToken();
 let told = null; // what /v1/models says
 let player = null;
 let socket = null;
 let prompt = null; // {samples, units, frames, unitSeconds, source, onServer}
 let ordered = []; // takes that were asked for and have no response yet
-const takes = new Map(); // response id -> take
+const takes = new Map(); // response id -> take that is being made
+const everyTake = [];
 let microphone = null;
 let retry = 0;
 
@@ -72,7 +72,7 @@ function connect() {
   socket.onmessage = ({ data }) => hear(JSON.parse(data));
   socket.onclose = () => {
     if (prompt) prompt.onServer = false;
-    for (const take of [...takes.values(), ...ordered]) if (!take.done) finish(take, "the connection was lost");
+    for (const take of [...takes.values(), ...ordered]) if (!take.done) take.finish("the connection was lost");
     ordered = [];
     takes.clear();
     if (microphone) stopRecording(false);
@@ -110,7 +110,7 @@ const handlers = {
       source, onServer: true,
     };
     say(`Heard ${event.seconds.toFixed(1)} s, ${event.units.length} units.${event.note ? ` Of the file: ${event.note}.` : ""}`);
-    for (const take of ordered) setPrompt(take);
+    for (const take of ordered) take.setPrompt(prompt);
     enable();
   },
   "response.created": (event) => {
@@ -133,7 +133,7 @@ const handlers = {
     if (!take) return;
     const { status, status_details: why, twist } = event.response;
     take.numbers(twist);
-    finish(take, status === "completed" ? "done" : why?.reason ?? status);
+    take.finish(status === "completed" ? "done" : why?.reason ?? status);
     say(status === "completed" ? "Done." : `It ended early: ${why?.reason ?? status}`);
     enable();
   },
@@ -141,7 +141,7 @@ const handlers = {
     const { code, message } = event.error;
     complain(code === "busy" ? `Busy: ${message}` : message);
     const take = ordered.shift();
-    if (take) finish(take, "not made");
+    if (take) take.finish("not made");
     enable();
   },
 };
@@ -241,10 +241,13 @@ function showExample() {
 /** Ask for a continuation, or one of each model. */
 function order({ promptFirst }) {
   const models = settings.both.checked ? told.data.map((one) => one.id) : [settings.model.value];
-  for (const model of models.slice(0, 2)) {
-    const take = makeTake(model, promptFirst);
+  const both = models.slice(0, 2).map((model) => makeTake(model, promptFirst));
+  for (const take of both) take.node.classList.toggle("paired", both.length === 2);
+  $("takes").prepend(...both.map((take) => take.node));
+  $("empty").hidden = true;
+  for (const take of both) {
     ordered.push(take);
-    if (prompt.samples) setPrompt(take);
+    if (prompt.samples) take.setPrompt(prompt);
     send("response.create", { response: { twist: take.asked } });
     player.play(take);
   }
@@ -252,99 +255,24 @@ function order({ promptFirst }) {
 }
 
 function makeTake(model, promptFirst) {
-  const asked = {
-    model, voice: settings.voice.value, seconds: Number(settings.seconds.value) || 8,
-    temperature: Number(settings.temperature.value), top_k: Number(settings.top_k.value) || null,
-    seed: Number(settings.seed.value) || 0,
-  };
-  const node = $("take").content.cloneNode(true).firstElementChild;
-  const part = (name) => node.querySelector(name);
-  const canvas = part("canvas");
-  const began = performance.now();
-  const take = {
-    asked, node, promptFirst, prompt: new Float32Array(0), made: [], samples: 0, units: [], pieces: [], done: false,
-    played: -1, length: 0, ids: [], source: prompt.source,
-    paint() {
-      cancelAnimationFrame(take.frame);
-      take.frame = requestAnimationFrame(() => draw(canvas, take, told.sample_rate, take.played));
-    },
-    state: (text) => (part(".state").textContent = text),
-    addUnits(ids, frames) {
-      take.ids.push(...ids);
-      for (const n of frames) take.units.push({ id: take.ids[take.lasting++], seconds: n * take.unitSeconds, made: true });
-      part(".count").textContent = take.ids.length;
-      part(".ids").textContent = take.ids.join(" ");
-      take.paint();
-    },
-    addSound(samples) {
-      if (!take.samples) part(".first").textContent = `${Math.round(performance.now() - began)} ms`;
-      take.made.push(samples);
-      take.pieces.push(samples);
-      take.samples += samples.length;
-      part(".length").textContent = `${(take.samples / told.sample_rate).toFixed(1)} s`;
-      player.grown();
-      take.paint();
-    },
-    numbers(twist) {
-      if (twist.frames) {
-        take.units.length = take.promptUnits;
-        twist.frames.forEach((n, i) => take.units.push({ id: twist.units[i], seconds: n * twist.unit_seconds, made: true }));
-      }
-      if (twist.real_time_factor) part(".factor").textContent = twist.real_time_factor.toFixed(2);
-      if (twist.first_sound_seconds) {
-        part(".first").textContent += ` (of it computing ${Math.round(1000 * twist.first_sound_seconds)} ms)`;
-      }
-    },
-    transcript(text) {
-      part(".transcript").textContent = text ? `“${text}”` : "No words were recognised.";
-      part(".transcript").hidden = false;
-    },
-    gaps: (n) => (part(".gaps").textContent = n),
-    lasting: 0,
-  };
-  node.classList.toggle("second", model !== told.data[0].id);
-  part("h3").textContent = `${model} · seed ${asked.seed} · temperature ${asked.temperature}${asked.top_k ? ` · top-k ${asked.top_k}` : ""}`;
-  take.state("asked for …");
-  part(".play").onclick = async () => {
+  const take = new Take({ ...asked(), model }, told.sample_rate, prompt.source, promptFirst);
+  take.onGrown = () => player.grown();
+  take.onPlay = async () => {
     await player.ready();
     player.stop();
-    player.play({ ...take, pieces: [take.prompt, ...take.made], promptFirst: true, of: take });
+    player.play({ pieces: [take.prompt, ...take.made], done: true, promptFirst: true, of: take });
     enable();
   };
-  part(".save").onclick = () => save(take);
-  part(".link").onclick = () => copyLink(take, part(".link"));
-  $("takes").prepend(node);
-  $("empty").hidden = true;
+  take.onLink = () => copyLink(address(take.asked, take.source), say);
+  take.node.classList.toggle("second", model !== told.data[0].id);
+  everyTake.push(take);
   return take;
-}
-
-function setPrompt(take) {
-  take.prompt = prompt.samples;
-  take.unitSeconds = prompt.unitSeconds;
-  take.units = prompt.units.map((id, i) => ({ id, seconds: prompt.frames[i] * prompt.unitSeconds, made: false }));
-  take.promptUnits = take.units.length;
-  take.length = prompt.samples.length / told.sample_rate + take.asked.seconds;
-  if (take.promptFirst) take.pieces.unshift(prompt.samples);
-  player.grown();
-  take.paint();
-}
-
-function finish(take, text) {
-  take.done = true;
-  take.length = 0;
-  take.state(text);
-  const seconds = (n) => (n / told.sample_rate).toFixed(1);
-  take.node.querySelector("canvas").ariaLabel =
-    `Waveform: prompt ${seconds(take.prompt.length)} s, continuation ${seconds(take.samples)} s, ${take.ids.length} units`;
-  take.node.querySelector(".save").disabled = !take.samples;
-  player.grown();
-  take.paint();
 }
 
 function progress(played, data) {
   const take = played.of ?? played;
   if (data.begun) say(`Playing: ${take.asked.model}, seed ${take.asked.seed}.`);
-  if (data.dry) take.gaps(data.dry);
+  if (data.dry) take.part(".gaps").textContent = data.dry;
   if (data.played !== undefined) {
     take.played = data.played / told.sample_rate + (played.promptFirst ? 0 : take.prompt.length / told.sample_rate);
   }
@@ -364,7 +292,7 @@ async function goOn(change) {
   complain("");
   await player.ready();
   if (change) settings.seed.value = (Number(settings.seed.value) || 0) + 1;
-  toAddress();
+  toAddress(prompt.source);
   player.stop();
   if (!prompt.onServer) {
     setInput({ type: "audio/pcm", rate: told.sample_rate });
@@ -373,62 +301,6 @@ async function goOn(change) {
   }
   order({ promptFirst: false });
 }
-
-function save(take) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(toWav(joined([take.prompt, ...take.made]), told.sample_rate));
-  link.download = `${take.asked.model}-seed-${take.asked.seed}.wav`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-// ---- settings in the address
-
-function address(take) {
-  const query = new URLSearchParams();
-  const asked = take?.asked ?? { ...makeAsked() };
-  for (const [name, value] of Object.entries(asked)) if (value !== null && value !== "") query.set(name, value);
-  const source = take?.source ?? prompt?.source;
-  if (source?.kind === "example") query.set("example", source.name);
-  return `${location.origin}/?${query}`;
-}
-
-function makeAsked() {
-  return {
-    model: settings.model.value, voice: settings.voice.value, seconds: settings.seconds.value,
-    temperature: settings.temperature.value, top_k: settings.top_k.value, seed: settings.seed.value,
-  };
-}
-
-function toAddress() {
-  history.replaceState(null, "", address());
-}
-
-function fromAddress() {
-  const query = new URLSearchParams(location.search);
-  for (const name of ["seconds", "temperature", "top_k", "seed"]) {
-    if (query.has(name) && Number.isFinite(Number(query.get(name)))) settings[name].value = query.get(name);
-  }
-  for (const [select, name] of [[settings.model, "model"], [settings.voice, "voice"], [$("example"), "example"]]) {
-    if ([...select.options].some((option) => option.value === query.get(name))) select.value = query.get(name);
-  }
-  showTemperature();
-}
-
-async function copyLink(take, button) {
-  const text = address(take);
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-    say("The link is in the clipboard.");
-  } catch {
-    history.replaceState(null, "", text);
-    say("The link stands in the address bar.");
-  }
-  setTimeout(() => (button.textContent = "Copy link to these settings"), 2000);
-}
-
-const showTemperature = () => ($("temperature-out").textContent = Number(settings.temperature.value).toFixed(2));
 
 // ---- what can be pressed now
 
@@ -462,7 +334,7 @@ $("stop").onclick = () => {
   enable();
 };
 settings.temperature.oninput = showTemperature;
-$("settings").onchange = toAddress;
+$("settings").onchange = () => toAddress(prompt?.source);
 $("settings").onsubmit = (event) => event.preventDefault();
 document.ondragover = (event) => {
   event.preventDefault();
@@ -475,6 +347,6 @@ document.ondrop = async (event) => {
   const file = event.dataTransfer.files[0];
   if (file && !$("file").disabled) await useFile(new Uint8Array(await file.arrayBuffer()), { kind: "file" });
 };
-window.onresize = () => takes.forEach((take) => take.paint());
+window.onresize = () => everyTake.forEach((take) => take.paint());
 
 start().catch((error) => complain(`The server does not answer: ${error.message}`));

@@ -1,0 +1,91 @@
+"""`twist serve`: what it serves by default, where it listens, and that the client of the documentation works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="serving needs the extra serve")
+
+from serving import serving, tiny_served, wav
+from standins import Tiny, babble
+from twistlm.audio.clip import Clip
+from twistlm.errors import BadInput
+from twistlm.jobs import serving as job
+from twistlm.jobs.serving import Address, models_of, newest_quickstart
+
+DOCS = Path(__file__).parents[1] / "docs" / "serving.md"
+
+
+def run_folder(at: Path) -> Path:
+    for side in ("warm", "cold"):
+        (at / side / "lm").mkdir(parents=True)
+    (at / "results.json").write_text("{}")
+    return at
+
+
+def test_what_is_served_when_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "BUNDLED", "no-such-model")
+    assert newest_quickstart() is None
+    with pytest.raises(BadInput, match="no finished quickstart"):
+        models_of([])
+    for i, name in enumerate(("old", "new", "unfinished")):
+        found = run_folder(tmp_path / "runs" / name)
+        os.utime(found / "results.json", (i, i))
+    (tmp_path / "runs" / "unfinished" / "results.json").unlink()
+    assert models_of([]) == {side: Path("runs/new") / side for side in ("warm", "cold")}
+    assert models_of(["runs/old/warm", "runs/new/warm"]) == {
+        "warm": Path("runs/old/warm"), "new-warm": Path("runs/new/warm"),
+    }  # fmt: skip
+    with pytest.raises(BadInput, match="two models are called"):
+        models_of(["runs/old/warm", "runs/old/warm", "runs/old/warm"])
+
+
+def test_addresses() -> None:
+    assert Address().local and Address(host="::1").local and not Address(host="0.0.0.0").local
+    assert job._url(Address(host="10.0.0.1", token="t"), 80) == "http://10.0.0.1:80/#token=t"
+    assert job._url(Address(host="::1", certificate=Path("c")), 443) == "https://[::1]:443/"
+    with job._bound(Address(port=0)) as taken, pytest.raises(BadInput, match="cannot be had"):
+        job._bound(Address(host="127.0.0.1", port=taken.getsockname()[1] if not taken.listen() else 0))
+
+
+def test_the_client_of_the_documentation(tiny: Tiny, tmp_path: Path) -> None:
+    code = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "connect(" in block)
+    assert len(code.strip().splitlines()) <= 13
+    wav(Clip(babble(1.5, seed=3), 16_000), tmp_path)
+    with serving(tiny_served(tiny)) as address:
+        (tmp_path / "client.py").write_text(code.replace("127.0.0.1:8000", address))
+        command = [sys.executable, "client.py", "prompt.wav", "out.pcm"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert "'status': 'completed'" in done.stdout
+    sound = np.frombuffer((tmp_path / "out.pcm").read_bytes(), "<i2")
+    assert len(sound) > 24_000
+
+
+@pytest.mark.slow
+def test_the_verb_serves_until_a_signal(tiny: Tiny, tmp_path: Path) -> None:
+    from twistlm.lm.warmstart import warm_start
+    from twistlm.units.tokenizer import SpeechTokenizer
+
+    spec = SpeechTokenizer.load(tiny.tokenizer).spec
+    warm_start(tiny.text_lm, spec, rows="mean", seed=0).save(tmp_path / "model")
+    command = [sys.executable, "-m", "twistlm", "serve", str(tmp_path / "model"), "--port", "0", "--search"]
+    process = subprocess.Popen([*command, str(tiny.root)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    url = next(found[1] for line in lines if (found := re.search(r"open (http://127\.0\.0\.1:\d+/) ", line)))
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}v1/models", timeout=60) as answer:
+        assert [one["id"] for one in json.load(answer)["data"]] == ["model"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
