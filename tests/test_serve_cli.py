@@ -34,7 +34,7 @@ def run_folder(at: Path) -> Path:
 
 def test_what_is_served_when_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "BUNDLED", "no-such-model")
+    monkeypatch.setattr(job, "BUNDLED", ())
     assert newest_quickstart() is None
     with pytest.raises(BadInput, match="no finished quickstart"):
         models_of([])

@@ -16,7 +16,7 @@ from twistlm.evaluate.asr import Whisper
 from twistlm.files.artifacts import bundled, is_cached
 from twistlm.files.sources import ARTIFACTS
 from twistlm.jobs.parts import parts_of_model, vocoder_for
-from twistlm.lm.folders import lm_folder
+from twistlm.lm.folders import BUNDLED, lm_folder, load_model
 
 if TYPE_CHECKING:
     from twistlm.serve.engine import Room
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from twistlm.serve.models import Example, Served
 
 RUNS = Path("runs")
-BUNDLED = "mini-lm"
 EXAMPLES = ("heldout_voice-rms-0000", "heldout_text-slt-0000", "heldout_text-awb-0001", "librivox-0930")
 
 
@@ -79,12 +78,13 @@ def models_of(given: Sequence[str | Path]) -> dict[str, Path]:
 def _default() -> Path:
     if (run := newest_quickstart()) is not None:
         return run
-    try:
-        return bundled(BUNDLED)
-    except ArtifactError as error:
-        raise BadInput(
-            f"no model was named, and no finished quickstart is below {RUNS}/: run twist quickstart, or name a model."
-        ) from error
+    for name in BUNDLED:
+        with contextlib.suppress(ArtifactError):  # this copy of twistlm does not hold it
+            if lm_folder(name).is_dir():
+                return Path(name)
+    raise BadInput(
+        f"no model was named, and no finished quickstart is below {RUNS}/: run twist quickstart, or name a model."
+    )
 
 
 def load_served(
@@ -112,7 +112,6 @@ def load_served(
     import torch
 
     from twistlm.compute import devices
-    from twistlm.lm.model import UnitLM
     from twistlm.serve.models import LOOK_AHEAD, Served
     from twistlm.units.tokenizer import SpeechTokenizer
     from twistlm.vocoder.vocoder import Vocoder
@@ -125,7 +124,7 @@ def load_served(
         found = vocoder_for(parts.spec, whose=f"the model {first}", source=f"--units-of {first}", given=more)
         voices[found.name] = found
     where = devices.device() if device is None else torch.device(device)
-    loaded = {name: UnitLM.load(lm_folder(folder)) for name, folder in models.items()}
+    loaded = {name: load_model(folder) for name, folder in models.items()}
     for lm in loaded.values():
         module: torch.nn.Module = lm.model
         module.to(where)

@@ -1,0 +1,201 @@
+"""The page in a real Chromium: an example, a microphone, again, stop, a lost server; nothing from anywhere else."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("fastapi", reason="serving needs the extra serve")
+api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the package playwright")
+from serving import serving, tiny_served
+from standins import Tiny, babble
+from twistlm.serve.limits import Limits
+from twistlm.serve.models import Served
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+SLOWLY = 90_000  # ms: other work may share these cores
+
+
+@pytest.fixture(scope="module")
+def served(tiny: Tiny) -> Served:
+    return tiny_served(tiny)
+
+
+@pytest.fixture(scope="module")
+def server(served: Served) -> Iterator[str]:
+    with serving(served, limits=Limits(requests_per_minute=0, prompt_seconds=8)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    spoken = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    soundfile.write(spoken, babble(3.0, seed=9, rate=48_000), 48_000)
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--use-fake-ui-for-media-stream",
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-audio-capture={spoken}",
+            ],
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    context = browser.new_context(accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(SLOWLY)
+    faults: list[str] = []
+    asked: set[str] = set()
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+    opened.on("request", lambda request: asked.add(re.sub(r"^(\w+://[^/]*).*", r"\1", request.url)))
+    opened.goto(f"http://{server}/")
+    api.expect(opened.locator("#record")).to_be_enabled(timeout=SLOWLY)
+    yield opened
+    context.close()
+    assert faults == []
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {f"http://{server}"}
+
+
+def states(page: Any, *texts: str) -> None:
+    api.expect(page.locator(".state")).to_have_text(list(texts), timeout=SLOWLY)
+
+
+def test_two_models_beside_each_other_again_and_saved(page: Any, served: Served) -> None:
+    page.fill("[name=seconds]", "1")
+    page.check("[name=both]")
+    page.click("#use-example")
+    states(page, "done", "done")
+    assert page.locator(".take.paired").count() == 2
+    assert (
+        page.locator("h3", has_text="warm · seed 0").count()
+        == page.locator("h3", has_text="cold · seed 0").count()
+        == 1
+    )
+    for number in page.locator(".first").all_inner_texts():
+        assert re.match(r"\d+ ms \(computing \d+ ms\)", number)
+    label = page.locator("canvas").first.get_attribute("aria-label")
+    assert re.match(r"Waveform: prompt \d\.\d s, continuation \d\.\d s, \d+ units", label)
+    page.uncheck("[name=both]")
+    page.click("#again")
+    states(page, "done", "done", "done")
+    assert page.locator("h3", has_text="warm · seed 1").count() == 1
+    assert "seed=1" in page.url and "model=warm" in page.url
+    with page.expect_download() as saved:
+        page.locator(".save").first.click()
+    sound, rate = soundfile.read(saved.value.path())
+    units = page.locator(".ids").first.text_content().split()
+    prompt = len(soundfile.read(served.examples[0].path)[0])
+    assert rate == 16_000 and len(sound) > prompt and len(units) == int(page.locator(".count").first.inner_text())
+    page.locator(".link").first.click()
+    api.expect(page.locator("#notice")).to_contain_text("link")
+
+
+def test_the_microphone_is_recorded_and_gone_on_with_by_keyboard(page: Any, served: Served) -> None:
+    page.fill("[name=seconds]", "1")
+    page.locator("#record").focus()
+    page.keyboard.press("Enter")
+    api.expect(page.locator("#record")).to_have_attribute("aria-pressed", "true")
+    api.expect(page.locator("#level")).not_to_have_attribute("aria-valuenow", "0", timeout=SLOWLY)
+    page.wait_for_timeout(1_500)
+    page.keyboard.press("Enter")
+    states(page, "done")
+    api.expect(page.locator("#notice")).to_contain_text(re.compile("Heard|Playing|Done"))
+    with page.expect_download() as saved:
+        page.locator(".save").first.click()
+    sound, _ = soundfile.read(saved.value.path())
+    assert len(sound) > 16_000 and np.abs(sound[:16_000]).max() > 0.05  # what was spoken is in it
+
+
+def test_what_is_heard_is_what_was_made(page: Any) -> None:
+    """The audio thread plays every sample, and the page knows where it is."""
+    page.fill("[name=seconds]", "1")
+    page.uncheck("[name=prompt_first]")
+    page.click("#use-example")
+    states(page, "done")
+    api.expect(page.locator("#stop")).to_be_disabled(timeout=SLOWLY)  # played to its end
+    page.locator(".play").click()
+    api.expect(page.locator("#notice")).to_contain_text("Playing")
+    page.click("#stop")
+    api.expect(page.locator("#stop")).to_be_disabled()
+
+
+def test_stop_stops(page: Any, served: Served, server: str) -> None:
+    import time
+
+    page.fill("[name=seconds]", "15")
+    hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+    page.click("#use-example")
+    api.expect(page.locator(".state")).to_have_text("being made …", timeout=SLOWLY)
+    page.click("#stop")
+    states(page, "the listener left.")
+    hook.remove()
+    with urllib.request.urlopen(f"http://{server}/health") as answer:
+        assert json.load(answer)["listeners"] == 0
+
+
+@pytest.mark.slow
+def test_a_file_is_read_and_a_bad_one_is_named(page: Any, tmp_path: Path) -> None:
+    page.fill("[name=seconds]", "1")
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "audio/wav", "buffer": b"no sound at all" * 99})
+    api.expect(page.locator("#problem")).to_be_visible(timeout=SLOWLY)
+    held = io.BytesIO()
+    soundfile.write(held, babble(1.0, seed=1, rate=44_100), 44_100, format="FLAC")
+    page.set_input_files("#file", {"name": "a.flac", "mimeType": "audio/flac", "buffer": held.getvalue()})
+    api.expect(page.locator(".state").first).to_have_text("done", timeout=SLOWLY)
+    api.expect(page.locator("#problem")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_lost_server_is_said_and_found_again(browser: Any, served: Served) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with serving(served) as address:
+        page.goto(f"http://{address}/?seed=7&temperature=1.5&seconds=1")
+        api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        assert page.input_value("[name=seed]") == "7" and page.input_value("[name=temperature]") == "1.5"
+    api.expect(page.locator("#notice")).to_contain_text("The connection was lost", timeout=SLOWLY)
+    api.expect(page.locator("#record")).to_be_disabled()
+    context.close()
+
+
+@pytest.mark.slow
+def test_refusals_are_plain(browser: Any, served: Served) -> None:
+    with serving(served, token="secret") as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://{address}/")
+        api.expect(page.locator("#problem")).to_contain_text("asks for a token", timeout=SLOWLY)
+        page.goto("about:blank")
+        page.goto(f"http://{address}/#token=secret")
+        api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        assert "secret" not in page.url
+        page.add_init_script(
+            "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+        )
+        page.reload()
+        api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        page.click("#record")
+        api.expect(page.locator("#problem")).to_contain_text("microphone was refused", timeout=SLOWLY)
+        page.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
+        page.reload()
+        api.expect(page.locator("#record-note")).to_contain_text("https or localhost", timeout=SLOWLY)
+        context.close()
