@@ -240,3 +240,49 @@ def test_a_table_is_not_buried_under_groups() -> None:
     lines = evaluating.table({"suites": {"mini": of}}).splitlines()
     assert sum("voice=" in line for line in lines) == 20 and not any("topic=" in line for line in lines)
     assert lines[-1] == "    topic: 21 groups, in mini.json"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--samples", "2"], "--sample: of what a model says, which is measured with --generation"),
+        (["--generation", "--topline", "smollm2-135m"], "--topline: not of what a model says"),
+        (["--generation", "--protocol", "hers"], "there is no protocol 'hers'"),
+        (["--generation", "--prompts", "libri"], "there are no prompts 'libri'"),
+        (["--generation", "--quality", "ears"], "there is no judge of sound ears"),
+    ],
+)
+def test_generation_says_what_it_cannot_do(twist, bench: Path, tiny: Tiny, options: list[str], why: str):  # noqa: F811
+    found = twist("eval", bench / "a", *options, "--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder)
+    if "--generation" not in options:
+        found = twist("eval", bench / "a", *options)
+    assert found.code == 2 and why in " ".join(found.err.split())
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_generation_from_prompts_to_a_page(
+    twist,  # noqa: F811
+    tiny: Tiny,
+    bench: Path,
+    text_lm: Path,
+    tmp_path,
+    monkeypatch,
+):
+    """The recogniser, the judge of sound, the voice encoder and the text embedder are the real ones."""
+    monkeypatch.delenv("TWISTLM_CACHE")
+    command = ["eval", bench / "a", f"storycloze={bench}/sSC", "--generation", "--against", bench / "b"]
+    command += ["--n-prompts", 3, "--text-lm", text_lm, "--judge", text_lm, "--tokenizer", tiny.tokenizer]
+    command += ["--vocoder", tiny.vocoder, "--out", tmp_path]
+    found = twist(*command, "--json")
+    assert found.code == 0, found.err
+    [results] = (tmp_path / "generation").glob("ours-*.json")
+    told = json.loads(results.read_text())
+    assert told["prompts"]["n"] == 3 and told["differences"]["between"] == ["a", "b"]
+    assert set(told["likelihoods"]["storycloze"]) == {"a", "b"}
+    assert told["judge"]["pairwise"]["n"] == 3 and told["judge"]["unread"] == 0
+    page = results.with_suffix(".html").read_text()
+    sounds = sorted(results.parent.glob("parts/*/*.flac"))
+    assert len(sounds) == 3 * 4 and all(str(one.relative_to(results.parent)) in page for one in sounds)
+    again = twist(*command)
+    assert again.code == 0 and "GenPPL" in again.out and "storycloze, a: local" in again.out

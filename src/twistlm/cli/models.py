@@ -225,15 +225,76 @@ def eval_(
         int | None, typer.Option(help="Window in tokens; default: the one of training, or 256.", min=2)
     ] = None,
     tokenizer: FoundTokenizer = None,
+    generation: Annotated[
+        bool,
+        typer.Option("--generation", help="Measure what MODEL says instead (and --against): it continues prompts."),
+    ] = False,
+    protocol: Annotated[
+        str | None, typer.Option(help="How --generation is measured: ours, slam, gslm, tgslm; default: ours.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="What is continued: mini-prompts, NAME=FOLDER, or folder=FOLDER; default: the protocol's."),
+    ] = None,
+    n_prompts: Annotated[int | None, typer.Option(min=2, help="Take the first so many prompts.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Continuations of each prompt.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Sample at this temperature. Repeated: a curve, PPX against VERT.")
+    ] = None,
+    asr: Annotated[
+        str | None, typer.Option(help="Recogniser: whisper-tiny.en, a folder, or a model of the hub.")
+    ] = None,
+    text_lm: Annotated[str | None, typer.Option(help="Text LM (as of twist train) that reads what was said.")] = None,
+    quality: Annotated[
+        list[str] | None, typer.Option(help="Judge of sound: distillmos, dnsmos-p808, dnsmos. Can be repeated.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Judge of texts: address of an OpenAI-compatible server, or a text LM.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Model that the server of --judge is asked for.")] = None,
+    vocoder: FoundVocoder = None,
     search: Search = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
-    """Judge a model: perplexity, suites of pairs."""
-    from twistlm.jobs.evaluating import table
-    from twistlm.jobs.judging import judge
+    """Judge a model: perplexity, suites of pairs; what it says."""
+    speaking = {
+        "protocol": protocol,
+        "prompts": prompts,
+        "n_prompts": n_prompts,
+        "samples": samples,
+        "temperatures": temperature,
+        "asr": asr,
+        "text_lm": text_lm,
+        "quality": quality,
+        "judge": judge,
+        "judge_model": judge_model,
+        "vocoder": vocoder,
+    }
+    if generation:
+        from twistlm.cli.generation import evaluate_generation
 
-    facts = judge(
+        other = {"--submission": submission, "--topline": topline, "--end-token": end_token, "--units": units}
+        return evaluate_generation(
+            model,
+            against=against,
+            suites=suites or (),
+            out=out,
+            tokenizer=tokenizer,
+            search=search or (),
+            seed=seed,
+            progress=progress,
+            refused=other,
+            options=speaking,
+        )
+    if given := [f"--{name.replace('_', '-').removesuffix('s')}" for name, value in speaking.items() if value]:
+        from twistlm.errors import BadInput
+
+        raise BadInput(f"{', '.join(given)}: of what a model says, which is measured with --generation. Add that.")
+    from twistlm.jobs.evaluating import table
+    from twistlm.jobs.judging import judge as judge_model_on_pairs
+
+    facts = judge_model_on_pairs(
         model,
         suites or (),
         normalize=normalize,

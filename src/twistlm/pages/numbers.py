@@ -14,7 +14,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 def interval(ci: Sequence[float | None] | None, form: str, scale: float = 1.0) -> str:
     """Return "[low, high]", or "" for an interval that does not exist."""
     found = ends(ci)
-    return "" if found is None else f"[{found[0] * scale:{form}}, {found[1] * scale:{form}}]"
+    return "" if found is None else f"[{plain(found[0] * scale):{form}}, {plain(found[1] * scale):{form}}]"
 
 
 def ends(ci: Sequence[float | None] | None) -> tuple[float, float] | None:
@@ -25,6 +25,11 @@ def ends(ci: Sequence[float | None] | None) -> tuple[float, float] | None:
 
 def percent_interval(ci: Sequence[float | None] | None) -> str:
     return interval(ci, ".1f", 100.0)
+
+
+def plain(number: float) -> float:
+    """Return a number, and 0 for one so small that it stands for none (products of the smallest float)."""
+    return 0.0 if abs(number) < 1e-9 else number
 
 
 def with_interval(value: str, ci: str) -> str:

@@ -67,6 +67,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
       report's folder; `text` (may be empty) is of the clip that the prompt begins. Optional: `resynth_text`,
       `cold_text`, `warm_text` (what a recogniser hears), and `units`: `{ids, runs}` of the prompt; the first sample
       that has them is drawn.
+    - `generation` (optional, may be null): `{systems, protocol, n}`, as of `twistlm.study.saying.say`.
     - `unit_spec`: `UnitSpec.to_dict()`.
     - `speech`: `{source, splits: {name: {minutes, voices, documents, units}}}`.
     - `seconds`: stage -> seconds, and `total`. `peak_rss_gb`: number.
@@ -92,6 +93,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> Path:
         curves=sections.curves(results),
         scores=sections.scores(results),
         samples=sections.samples(results, folder),
+        said=sections.said(results),
         units=sections.units(results, folder),
         resynthesis=sections.resynthesis(results),
         trained_on=sections.trained_on(results),

@@ -19,6 +19,15 @@ from twistlm.pages.parts import Cell, Table, cell, drawing, facts
 from twistlm.types import UnitSpec
 
 Values = dict[str, Any]
+SAID = {  # measure -> what it is, and how it is written
+    "gen_ppl_not_empty": ("GenPPL, empty texts left out", ".1f"),
+    "wins": ("likelier after its own prompt than after others, %", ".1f"),
+    "auto_bleu_slamkit": ("repeated bigrams (auto-BLEU2, SlamKit), %", ".1f"),
+    "self_bleu": ("likeness to the other texts (self-BLEU2)", ".1f"),
+    "words_per_second": ("words a second", ".2f"),
+    "silence": ("silence, %", ".1f"),
+    "empty": ("empty transcripts, %", ".1f"),
+}
 Results = Mapping[str, Any]
 
 
@@ -87,6 +96,28 @@ def samples(results: Results, folder: Path) -> list[Values]:
         }
         for sample in results["samples"]
     ]
+
+
+def said(results: Results) -> Values | None:
+    """Return what the models say as a table, recordings and floors beside them; None where it was not measured."""
+    found = results.get("generation")
+    if not found:
+        return None
+    order = {"recordings": 0, "resynthesis": 1, "model": 2, "shuffled": 3, "words": 4}
+    systems = sorted(found["systems"], key=lambda s: (order.get(s["kind"], 5), s["name"] != "cold"))
+    rows = []
+    for name, (title, form) in SAID.items():
+        if not any(name in system for system in systems):
+            continue
+        cells = [Cell(text=title)]
+        for system in systems:
+            of = system.get(name)
+            there = of is not None and finite(of["value"])
+            text = f"{of['value']:{form}}" if of is not None and there else "" if of is None else "–"
+            cells.append(Cell(text=text, small=interval(of["ci"], form) if of is not None and there else ""))
+        rows.append(tuple(cells))
+    header = (Cell(text=""), *(Cell(text=s["name"], side=s["name"] if s["kind"] == "model" else "") for s in systems))
+    return {"n": found["n"], "table": Table(header=header, rows=tuple(rows)), "facts": facts(found["protocol"])}
 
 
 def units(results: Results, folder: Path) -> Values:

@@ -43,6 +43,7 @@ from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track
+from twistlm.study import saying
 from twistlm.study.judging import pair_values, perplexity, perplexity_values
 from twistlm.study.prompts import PROTOCOL as CONTINUED
 from twistlm.study.prompts import choose_prompts, choose_resynthesis, continuations
@@ -86,8 +87,9 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
         judged = job.judge(runs)
         resynthesis = job.resynthesise(entries)
         samples = job.speak(entries, runs)
+        said = job.say(entries, runs, text_lm)
 
-        results = job.collect(speech, runs, judged, resynthesis, samples)
+        results = job.collect(speech, runs, judged, resynthesis, samples) | {"generation": said}
         with atomic_write(stages.out / "results.json") as temporary:
             temporary.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         write_report(results, stages.out / "report.html")
@@ -239,6 +241,30 @@ class _Job:
 
         key = {"runs": runs, "clips": [e.id for e in prompts], "seed": self.config.seed, **self._speaking()}
         return self.stages.run("speak", key, work, folder=self.out / "samples")["samples"]
+
+    def say(self, entries: Sequence[Entry], runs: Values, text_lm: Path) -> Values | None:
+        """Measure what both models say; None where nobody can hear or read it: no held-out clip has a transcript or is
+        long enough, or the text LM has no tokenizer."""
+        usable = set(open_corpus(self.units, split="heldout").ids)
+        suite = saying.choose([e for e in entries if e.id in usable])
+        if suite is None or not self._to_resynthesise(entries) or not (text_lm / "tokenizer.json").is_file():
+            return None
+        protocol, folder = saying.protocol_of(self.config.text_lm, suite), self.out / "generation"
+
+        def work() -> Values:
+            listener = asr.Whisper.load(ASR, workers=cores())
+            parts = (self.tok, self.voc, [(side, self.out / side) for side in SIDES], listener, text_lm, protocol)
+            return saying.say(suite, folder, *parts, seed=self.config.seed, progress=self.progress)
+
+        key = {
+            "runs": runs,
+            "clips": [p.id for p in suite.prompts],
+            "protocol": protocol.facts(),
+            "text_lm": text_lm_files(text_lm),
+            "seed": self.config.seed,
+            **self._speaking(),
+        }
+        return without_nan(self.stages.run("say", key, work, folder=folder))
 
     def collect(
         self, speech: Values, runs: Values, judged: Values, resynthesis: Values, samples: list[Values]

@@ -1,0 +1,243 @@
+"""What `twist eval --generation` does: find the parts, let models speak, measure what they say, write it down."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twistlm.compute.devices import device
+from twistlm.compute.threads import cores
+from twistlm.errors import BadInput
+from twistlm.evaluate.generation.embedding import WORDLLAMA, open_embedder
+from twistlm.evaluate.generation.hearing import open_listener
+from twistlm.evaluate.generation.judge import open_judge
+from twistlm.evaluate.generation.likelihood import accuracies, pair_scores
+from twistlm.evaluate.generation.measuring import Model, judged, read_all, results, speak_all
+from twistlm.evaluate.generation.prompts import open_prompts, select
+from twistlm.evaluate.generation.protocols import PROTOCOLS, Protocol
+from twistlm.evaluate.generation.quality import DistillMos, DnsMos
+from twistlm.evaluate.generation.reading import TextLM
+from twistlm.evaluate.generation.speakers import VoiceEncoder
+from twistlm.evaluate.generation.speaking import Ears, JudgeOfSound, Session, digests_of
+from twistlm.evaluate.generation.store import slug, write_results, write_rows
+from twistlm.evaluate.generation.table import MEASURES
+from twistlm.evaluate.suites.catalogue import open_suite
+from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
+from twistlm.files.artifacts import cache_folder
+from twistlm.files.jsonl import without_nan
+from twistlm.files.locks import held
+from twistlm.jobs.evaluating import digest
+from twistlm.jobs.parts import parts_of_model
+from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
+from twistlm.lm.text_lms import text_lm_folder
+from twistlm.pages.generation import write_page
+from twistlm.pages.numbers import interval, percent, percent_interval, plain, with_interval
+from twistlm.units.tokenizer import SpeechTokenizer
+from twistlm.vocoder.vocoder import Vocoder
+
+FOLDER = "generation"
+QUALITY = ("distillmos",)  # judges of sound by default; of seven seconds it takes 0.3 s of a core, DNSMOS P.835 2 s
+_JUDGES = {"distillmos", "dnsmos-p808", "dnsmos"}
+Values = dict[str, Any]
+
+
+def protocol_of(name: str, **changes: Any) -> Protocol:
+    """Return a protocol by name, with what the caller changes in it.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise BadInput(f"there is no protocol {name!r}. There are: {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name].changed(**changes)
+
+
+def measure_generation(
+    model: str | Path,
+    *,
+    against: str | Path | None,
+    protocol: Protocol,
+    suites: Sequence[str] = (),
+    temperatures: Sequence[float] = (),
+    quality: Sequence[str] = QUALITY,
+    embedder: str = WORDLLAMA,
+    judge: str | None = None,
+    judge_model: str | None = None,
+    out: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    search: Sequence[str | Path] = (),
+    seed: int = 0,
+    progress: bool = False,
+) -> Values:
+    """Let one model speak, or two for comparison; write and return the numbers.
+
+    Args:
+        model: folder of a model or of its run.
+        against: a second model, of the same units; differences are the first less the second.
+        protocol: how.
+        suites: of pairs, on which the models' local and normalised likelihoods are measured too.
+        temperatures: sample at each of them, for curves; none: the protocol's.
+        quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835).
+        embedder: as of `open_embedder`.
+        judge, judge_model: as of `open_judge`: scores every continuation, and two models' against each other.
+        out: folder; None: `eval/` in the folder of the run. What is written lies in its `generation/`.
+        tokenizer, vocoder, search: as of `parts_of_model`.
+        seed: of sampling, of shuffling and of the bootstrap.
+        progress: show bars.
+
+    Returns:
+        What NAME.json holds (`measuring.results`), and `results`, the path of it.
+
+    Raises:
+        BadInput: an unknown judge, prompts the model has no room for, or as of `open_prompts`.
+        AudioError: prompts that cannot be used. ArtifactError: a recogniser or an LM that cannot be had.
+        TwistError: another process measures here. Otherwise as `parts_of_model`.
+    """
+    parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
+    assert parts.tokenizer is not None and parts.vocoder is not None
+    folders = [Path(model)] if against is None else [Path(model), Path(against)]
+    for folder in folders[1:]:
+        model_spec(folder).require(parts.spec, mine=f"the model {folder}", theirs=f"the model {model}")
+    if odd := sorted(set(quality) - _JUDGES):
+        raise BadInput(f"there is no judge of sound {', '.join(odd)}. There are: {', '.join(sorted(_JUDGES))}.")
+    suite = select(open_prompts(protocol.prompts), longer_than=protocol.longer_than, most=protocol.most_prompts)
+    lm_name = text_lm_folder(protocol.lm)  # before any work: without it there are no numbers
+    listener, heard_by = open_listener(protocol.asr, language=protocol.language, workers=cores())
+    asked = None if judge is None else open_judge(judge, model=judge_model)
+    judges = _judges(quality)
+    tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
+    voc = Vocoder.load(parts.vocoder.folder).on(device())
+    units = cache_folder() / "eval-units"
+    spoken = [tokenize_suite(open_suite(name), tok, cache=units, progress=progress) for name in suites]
+    ears = Ears(
+        tok=tok,
+        voc=voc,
+        listener=listener,
+        judges=judges,
+        voices=VoiceEncoder.load(),
+        facts={
+            "units": tok.spec.fingerprint,
+            "vocoder": digest(parts.vocoder.folder)[:16],
+            "asr": heard_by,
+            "quality": ", ".join(quality),
+            "voices": "Resemblyzer 0.1.4",
+        },
+    )
+    home = (run_folder(model) / "eval" if out is None else Path(out)) / FOLDER
+    names = _names(folders)
+    models = [
+        Model(
+            name=name, folder=str(folder), sha256=digest(lm_folder(folder)), load=functools.partial(load_model, folder)
+        )
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    lm = functools.cache(lambda: TextLM.load(str(lm_name)))
+    with held(home, "measuring what models say"):
+        session = Session(
+            protocol=protocol,
+            suite=suite,
+            digests=digests_of(suite, protocol, sample_rate=tok.spec.sample_rate),
+            ears=ears,
+            out=home,
+            seed=seed,
+            progress=progress,
+        )
+        prompts, systems = speak_all(session, models, temperatures or (protocol.temperature,))
+        identity = f"{protocol.lm} {digest(lm_name)[:16]}"
+        systems, corpora = read_all(
+            session, prompts, systems, lm=lm, lm_identity=identity, embedder=open_embedder(embedder)
+        )
+        facts = parts.facts | {"read_by": identity, "embedder": embedder, "quality": list(quality)}
+        if asked is not None:
+            systems, facts["judge"] = judged(session, prompts, systems, asked)
+        if spoken:
+            facts["likelihoods"] = _likelihoods(models, spoken, seed=seed)
+        values = results(session, systems, corpora, facts=facts)
+        path = home / f"{slug(protocol)}.json"
+        write_rows(systems, path.with_suffix(".parquet"), facts={"protocol": protocol.facts()})
+        write_results(values, path)
+        told = [(m.name, m.title, m.about) for m in MEASURES]
+        page = write_page(without_nan(values), systems, path.with_suffix(".html"), measures=told)
+    return values | {"results": str(path), "page": str(page)}
+
+
+def table(values: Values) -> str:
+    """Return the numbers as text: a line for each measure, a column for each system."""
+    systems = [system for system in values["systems"] if system["measures"]]
+    names = [system["name"] for system in systems]
+    lines = [f"{values['protocol']['name']}: {values['prompts']['n']} prompts of {values['prompts']['name']}"]
+    rows = [["", *names]]
+    gaps = values["differences"].get("measures", {})
+    if gaps:
+        rows[0].append(" less ".join(values["differences"]["between"]))
+    for measure in MEASURES:
+        cells = [_cell(system["measures"].get(measure.name)) for system in systems]
+        if not any(cells):
+            continue
+        gap = gaps.get(measure.name)
+        more = [] if not gaps else [_gap(gap)]
+        rows.append([measure.title, *cells, *more])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for suite, by_model in values.get("likelihoods", {}).items():
+        for name, found in by_model.items():
+            told = ", ".join(f"{score} {_percent(of)}" for score, of in found.items())
+            lines.append(f"{suite}, {name}: {told}")
+    told = values.get("judge")
+    if told is not None:
+        lines.append(
+            f"judge {told['bill']['judge']}: {told['bill']['replies']} replies, {told['unread']} could not be read"
+        )
+    return "\n".join([*lines, f"results: {values['results']}, page: {values['page']}"])
+
+
+def _cell(found: Values | None) -> str:
+    if found is None or found["value"] is None or math.isnan(found["value"]):
+        return "" if found is None else "–"
+    return with_interval(f"{plain(found['value']):.4g}", interval(found["ci"], ".4g"))
+
+
+def _gap(found: Values | None) -> str:
+    if found is None or found["mean"] is None or math.isnan(found["mean"]):
+        return ""
+    mean = with_interval(f"{plain(found['mean']):+.4g}", interval(found["ci"], "+.4g"))
+    return f"{mean} p {found['p']:.2g}"
+
+
+def _percent(found: Values) -> str:
+    return with_interval(percent(found["accuracy"]), percent_interval(found["ci"]))
+
+
+def _likelihoods(models: Sequence[Model], spoken: Sequence[SpokenSuite], *, seed: int) -> Values:
+    told: Values = {}
+    for model in models:
+        lm = model.load()
+        for one in spoken:
+            scores = pair_scores(lm, one.units, one.suite.pairs)
+            found = accuracies(scores, one.suite.pairs, one.suite.clusters, seed=seed)
+            told.setdefault(one.suite.name, {})[model.name] = found
+        del lm
+    return told
+
+
+def _judges(quality: Sequence[str]) -> tuple[JudgeOfSound, ...]:
+    judges: list[JudgeOfSound] = []
+    if "distillmos" in quality:
+        judges.append(DistillMos.load().judge)
+    if {"dnsmos", "dnsmos-p808"} & set(quality):
+        judges.append(DnsMos.load(p835="dnsmos" in quality))
+    return tuple(judges)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return what models are called: the names of their runs, with folders above them where these are alike."""
+    homes = [run_folder(folder).absolute() for folder in folders]
+    for depth in range(1, max(len(home.parts) for home in homes) + 1):
+        names = ["/".join(home.parts[-depth:]) for home in homes]
+        if len(set(names)) == len(names):
+            return names
+    raise BadInput(f"{folders[0]} is named twice: a model is compared with another one.")

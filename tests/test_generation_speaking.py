@@ -1,0 +1,370 @@
+"""From prompts to numbers with stand-ins that compute for real: what is kept, what is equal, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from standins import Tiny, babble
+from twistlm.audio.clip import Clip
+from twistlm.corpus.manifest import Entry
+from twistlm.errors import AudioError, BadInput, TwistError
+from twistlm.evaluate.generation import hearing, prompts
+from twistlm.evaluate.generation.continuing import cut_to, derangement, prompt_length, seed_of, speak
+from twistlm.evaluate.generation.journal import Journal
+from twistlm.evaluate.generation.measuring import Model, read_all, results, speak_all
+from twistlm.evaluate.generation.protocols import OURS, PROTOCOLS, Protocol
+from twistlm.evaluate.generation.reading import TextLM, win_rates
+from twistlm.evaluate.generation.speaking import Ears, Session, digests_of
+from twistlm.evaluate.generation.store import slug, write_results, write_rows
+from twistlm.evaluate.generation.table import MEASURES
+from twistlm.pages.generation import write_page
+
+WORDS = ("the", "cat", "sat", "on", "a", "mat")
+
+
+class Ear:
+    """Hears words that follow from the samples."""
+
+    name = "ear"
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def transcribe(self, clip: Clip) -> str:
+        self.heard += 1
+        rng = np.random.default_rng(zlib.crc32(clip.samples.tobytes()))
+        return " ".join(rng.choice(WORDS, size=int(rng.integers(0, 7))).tolist())
+
+
+class Letters:
+    """Places texts by how often each word stands in them."""
+
+    name = "letters"
+
+    def __call__(self, texts):
+        counts = np.array([[text.split().count(word) for word in WORDS] for text in texts], dtype=np.float32)
+        lengths = np.linalg.norm(counts, axis=1, keepdims=True)
+        return np.divide(counts, lengths, out=np.zeros_like(counts), where=lengths > 0)
+
+
+@pytest.fixture(scope="module")
+def text_lm(tiny: Tiny, tmp_path_factory) -> TextLM:
+    import shutil
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("lm") / "text"
+    shutil.copytree(tiny.text_lm, folder)
+    vocabulary = {word: i for i, word in enumerate(("<s>", "</s>", "?", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="?")
+    made.save_pretrained(folder)
+    return TextLM.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def parts(tiny: Tiny):
+    from twistlm.lm.warmstart import cold_start
+    from twistlm.units.tokenizer import SpeechTokenizer
+    from twistlm.vocoder.vocoder import Vocoder
+
+    tok, voc = SpeechTokenizer.load(tiny.tokenizer), Vocoder.load(tiny.vocoder)
+    return tok, voc, [cold_start(tiny.text_lm, tok.spec, seed=seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> prompts.PromptSuite:
+    folder = tmp_path_factory.mktemp("prompts")
+    for i in range(5):
+        soundfile.write(folder / f"{i}.wav", babble(2.0 + 0.3 * i, seed=40 + i), 16_000)
+    entries = [Entry(id=f"p{i}", path=folder / f"{i}.wav", text="the cat sat", split="test") for i in range(5)]
+    return prompts.from_entries(entries, name="five")
+
+
+SHORT = OURS.changed(prompt_seconds=1.0, longer_than=1.5, seconds=1.0, truth_seconds=1.0, silence="none", samples=2)
+
+
+def loudness(clip: Clip) -> dict[str, float]:
+    return {"distillmos": float(np.abs(clip.samples).max())}
+
+
+def session(parts, suite, out: Path, protocol: Protocol = SHORT, ear: Ear | None = None) -> Session:
+    tok, voc, _ = parts
+    ears = Ears(
+        tok=tok, voc=voc, listener=ear or Ear(), judges=(loudness,), voices=None, facts={"asr": "ear", "vocoder": "v"}
+    )  # fmt: skip
+    digests = digests_of(suite, protocol, sample_rate=16_000)
+    return Session(protocol=protocol, suite=suite, digests=digests, ears=ears, out=out, seed=0, progress=False)
+
+
+def models(parts, loads: list[int]) -> list[Model]:
+    def load(i: int):
+        loads.append(i)
+        return parts[2][i]
+
+    return [
+        Model(name=name, folder=name, sha256=str(i), load=lambda i=i: load(i))
+        for i, name in enumerate(("warm", "cold"))
+    ]
+
+
+def measured(one: Session, parts, text_lm: TextLM, loads: list[int], temperatures=(1.0,)):
+    heard, systems = speak_all(one, models(parts, loads), temperatures)
+    systems, corpora = read_all(one, heard, systems, lm=lambda: text_lm, lm_identity="lm", embedder=Letters())
+    return results(one, systems, corpora, facts={"read_by": "lm"}), systems
+
+
+def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(parts, suite, text_lm, tmp_path):
+    ear, loads = Ear(), list[int]()
+    whole, systems = measured(session(parts, suite, tmp_path / "a", ear=ear), parts, text_lm, loads)
+    assert [s.name for s in systems] == ["recordings", "resynthesis", "shuffled", "warm", "cold", "shuffled words"]
+    n = 5 + 5 + 5 + 2 * 5 * 2  # prompts, recordings, resynthesis, two models with two samples each
+    assert ear.heard == n and loads == [0, 1]
+
+    again, loads = Ear(), list[int]()
+    rerun, _ = measured(session(parts, suite, tmp_path / "a", ear=again), parts, text_lm, loads)
+    assert json.dumps(rerun) == json.dumps(whole)
+    assert again.heard == 0 and loads == []  # a rerun adds nothing
+
+    journals = sorted((tmp_path / "a" / "parts").glob("*.jsonl"))
+    for journal in journals:  # as kill -9 leaves them: some lines less, the last one torn
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:20])
+    once_more, _ = measured(session(parts, suite, tmp_path / "a"), parts, text_lm, [])
+    assert json.dumps(once_more) == json.dumps(whole)
+
+
+def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp_path):
+    values, systems = measured(session(parts, suite, tmp_path), parts, text_lm, [])
+    write_results(values, tmp_path / "ours.json")
+    write_rows(systems, tmp_path / "ours.parquet", facts={"protocol": SHORT.facts()})
+    rows = pq.read_table(tmp_path / "ours.parquet").to_pylist()
+    warm = [row for row in rows if row["system"] == "warm"]
+    assert [(row["prompt"], row["sample"]) for row in warm] == [(f"p{i}", k) for i in range(5) for k in range(2)]
+    for row in warm:
+        assert soundfile.info(tmp_path / row["sound"]).samplerate == 16_000
+    told = json.loads((tmp_path / "ours.json").read_text())
+    assert told["protocol"]["name"].startswith("ours but ") and told["protocol"]["samples"] == 2
+    assert told["prompts"]["ids"] == [f"p{i}" for i in range(5)] and len(told["prompts"]["checksum"]) == 64
+    of = {system["name"]: system for system in told["systems"]}
+    losses = [row["loss"] for row in warm if row["loss"] is not None]
+    found = of["warm"]["measures"]
+    assert found["gen_ppl_not_empty"]["value"] == pytest.approx(math.exp(np.mean(losses)))
+    assert found["mean_ppl"]["value"] == pytest.approx(np.mean(np.exp(losses)))
+    assert of["warm"]["n_empty"] == sum(not row["text"] for row in warm)
+    if of["warm"]["n_empty"]:
+        assert found["gen_ppl"]["value"] is None  # as in SlamKit: undefined with an empty transcript
+    assert set(of["recordings"]["measures"]).isdisjoint({"similarity", "cont_bleu"})
+    assert of["shuffled words"]["measures"]["gen_ppl_not_empty"]["n"] > 0
+    gap = told["differences"]["measures"]["words"]
+    cold = of["cold"]["measures"]["words"]
+    assert gap["mean"] == pytest.approx(found["words"]["value"] - cold["value"]) and gap["n"] == 5
+    measures = [(m.name, m.title, m.about) for m in MEASURES]
+    hostile = [
+        dataclasses.replace(s, rows=[dict(r, text="<script>alert(1)</script>") for r in s.rows]) for s in systems
+    ]
+    page = write_page(told, hostile, tmp_path / "ours.html", measures=measures).read_text()
+    assert page.count("<audio") == 5 * 3 + 20 and "<script>alert" not in page and "http" not in page.lower()
+    assert all(row["sound"] in page for row in warm)
+
+
+def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
+    values, _ = measured(session(parts, suite, tmp_path), parts, text_lm, [], temperatures=(0.5, 1.5))
+    names = [system["name"] for system in values["systems"] if system["kind"] == "model"]
+    assert names == ["warm at 0.5", "warm at 1.5", "cold at 0.5", "cold at 1.5"]
+    curves = values["curves"]["models"]
+    assert [point["temperature"] for point in curves["warm 0"]["points"]] == [0.5, 1.5]
+    assert values["differences"]["between"] == ["warm at 0.5", "cold at 0.5"]
+
+
+def test_where_both_are_scored_together_the_floor_is_spoken_and_the_transcripts_are_the_oracle(
+    parts, suite, text_lm, tmp_path
+):
+    protocol = SHORT.changed(scored="prompt and continuation", cut_to_truth=True, samples=1)
+    values, systems = measured(session(parts, suite, tmp_path, protocol), parts, text_lm, [])
+    by = {system.name: system for system in systems}
+    assert by["transcripts"].rows[0]["text"] == "the cat sat"
+    assert by["shuffled"].rows[0]["sound"] != by["resynthesis"].rows[1]["sound"]
+    assert all(row["seconds"] <= 2.0 + 1e-9 for row in by["warm"].rows)  # cut to prompt and truth
+    assert "wins" not in {name for s in values["systems"] for name in s["measures"]}
+
+
+def test_speech_out_of_nothing_has_no_numbers_of_prompts(parts, suite, text_lm, tmp_path):
+    protocol = PROTOCOLS["tgslm"].changed(max_units=30, words=2, seconds=None)
+    values, systems = measured(session(parts, suite, tmp_path, protocol), parts, text_lm, [])
+    assert [s.name for s in systems] == ["recordings", "resynthesis", "warm", "cold", "shuffled words"]
+    warm = values["systems"][2]
+    short = sum(len(row["text"].split()) < 2 for row in systems[2].rows)
+    assert warm["n_scored"] == 5 - short
+    if warm["n_scored"]:
+        assert warm["measures"]["words"]["value"] == 2
+
+
+def test_a_prompt_the_model_has_no_room_for_is_refused_by_name(parts, suite, tmp_path):
+    protocol = SHORT.changed(seconds=None, max_units=600)
+    one = session(parts, suite, tmp_path, dataclasses.replace(protocol, seconds=None))
+    heard = one.hear_prompts()
+    with pytest.raises(BadInput, match=r"positions for 512 tokens, 5 of 5 prompts need more: p0 .* another suite"):
+        one.model("warm", lambda: parts[2][0], heard, folder="", sha256="0", temperature=1.0)
+
+
+def test_prompts_that_cannot_be_used_are_named_and_nothing_is_measured(suite, tmp_path):
+    soundfile.write(tmp_path / "short.wav", babble(0.5, seed=1), 16_000)
+    bad = prompts.Prompt(id="short", sound=Entry(id="short", path=tmp_path / "short.wav"))
+    gone = prompts.Prompt(id="gone", sound=Entry(id="gone", path=tmp_path / "gone.wav"))
+    broken = dataclasses.replace(suite, prompts=(*suite.prompts, bad, gone))
+    with pytest.raises(AudioError, match=r"2 of 7 prompts of five cannot be used: .*short lasts 0\.50 s"):
+        digests_of(broken, SHORT, sample_rate=16_000)
+
+
+def test_silence_is_not_given_to_the_recogniser():
+    ear = Ear()
+    silent = Clip(np.zeros(32_000, np.float32), 16_000)
+    assert hearing.hear(silent, ear, silence="vad") == hearing.Heard("", 2.0, 1.0, False)
+    assert ear.heard == 0
+    hearing.hear(silent, ear, silence="none")
+    assert ear.heard == 1
+    assert hearing.hear(Clip(np.zeros(0, np.float32), 16_000), ear, silence="none").text == ""
+
+
+def test_nobody_heard_in_any_recording_is_an_error(parts, suite, tmp_path):
+    class Deaf(Ear):
+        def transcribe(self, clip: Clip) -> str:
+            return ""
+
+    with pytest.raises(AudioError, match="in none of the 5 sounds of the recordings"):
+        speak_all(session(parts, suite, tmp_path, ear=Deaf()), [], (1.0,))
+
+
+def test_prompts_are_cut_at_the_sample_and_their_checksum_hears_every_change(suite):
+    found = prompts.cut(suite.prompts[0], sample_rate=16_000, prompt_seconds=1.0, seconds=0.5)
+    assert (len(found.start.samples), len(found.whole.samples)) == (16_000, 24_000)
+    np.testing.assert_array_equal(found.whole.samples[:16_000], found.start.samples)
+    other = prompts.cut(suite.prompts[0], sample_rate=16_000, prompt_seconds=1.1, seconds=0.4)
+    assert other.sha256 != found.sha256
+    one = prompts.checksum(suite, ["a"] * 5)
+    assert one != prompts.checksum(suite, ["a"] * 4 + ["b"])
+    assert one != prompts.checksum(dataclasses.replace(suite, prompts=suite.prompts[::-1]), ["a"] * 5)
+
+
+def test_the_bundled_prompts_are_fixed():
+    suite = prompts.mini_prompts()
+    assert len(suite.prompts) == 200 and len({p.id for p in suite.prompts}) == 200
+    assert suite.version == "395a00dd6a82745f"
+    assert {p.group for p in suite.prompts} == {"stories", "read aloud"} and all(p.text for p in suite.prompts)
+    assert prompts.select(suite, longer_than=6.0, most=10).prompts == suite.prompts[:10]
+    with pytest.raises(BadInput, match="none of the 200 recordings of mini-prompts is longer than 99 s"):
+        prompts.select(suite, longer_than=99.0, most=None)
+
+
+def test_published_suites_are_read_from_their_layouts(tmp_path):
+    home = tmp_path / "LibriSpeech/dev-clean/84/121"
+    home.mkdir(parents=True)
+    for i in range(2):
+        soundfile.write(home / f"84-121-000{i}.flac", babble(1.0, seed=i), 16_000)
+    (home / "84-121.trans.txt").write_text("84-121-0000 ONE WORD\n84-121-0001 TWO\n")
+    found = prompts.open_prompts(f"librispeech-dev-clean={tmp_path}")
+    assert [(p.id, p.text) for p in found.prompts] == [("84-121-0000", "ONE WORD"), ("84-121-0001", "TWO")]
+    long = prompts.open_prompts(f"librispeech-long={tmp_path / 'LibriSpeech'}")
+    assert [p.text for p in long.prompts] == ["ONE WORD", "TWO"]
+    stories = tmp_path / "ssc"
+    stories.mkdir()
+    for n in (10, 9):
+        for side in ("correct", "incorrect"):
+            soundfile.write(stories / f"{n}_story{n}_{side}.wav", babble(0.5, seed=n), 16_000)
+    by_number = prompts.open_prompts(f"storycloze-1000={stories}")
+    assert [p.id for p in by_number.prompts] == ["9_story9_correct", "10_story10_correct"]
+    with pytest.raises(BadInput, match="did you mean 'librispeech-dev-clean'"):
+        prompts.open_prompts("librispeech-dev=x")
+    with pytest.raises(BadInput, match="not bundled"):
+        prompts.open_prompts("storycloze-1000")
+
+
+def test_protocols_tell_themselves_apart():
+    assert len({p.fingerprint for p in PROTOCOLS.values()}) == len(PROTOCOLS) == 4
+    other = OURS.changed(temperature=0.5, asr=None)
+    assert other.name == "ours but temperature 0.5" and other.fingerprint != OURS.fingerprint
+    assert OURS.changed(temperature=0.8) is OURS
+    assert slug(OURS) == "ours" and slug(other) != slug(OURS.changed(temperature=0.6))
+    with pytest.raises(BadInput, match="a protocol has no beam"):
+        OURS.changed(beam=5)
+
+
+def test_speech_is_cut_where_the_prompts_units_end(parts):
+    tok, voc, _ = parts
+    whole = tok(Clip(babble(3.0, seed=5), 16_000, id="x"))
+    n = prompt_length(whole, 1.0)
+    assert int(whole.runs[:n].sum()) >= 25 > int(whole.runs[: n - 1].sum())
+    spoken = speak(voc, whole, n_prompt=n)
+    np.testing.assert_array_equal(spoken.clip.samples, voc(whole, durations="predicted").samples)
+    assert spoken.start == int(voc.predict_runs(whole)[:n].sum()) * 640
+    assert len(cut_to(spoken, seconds=0.5).continuation.samples) == max(0, 8000 - spoken.start)
+
+
+def test_seeds_and_shuffles_do_not_depend_on_company():
+    assert seed_of(0, "a", 0) != seed_of(0, "a", 1) != seed_of(1, "a", 1)
+    assert 0 <= seed_of(0, "a", 0) < 2**63
+    for n in (2, 3, 50):
+        dealt = derangement(n, seed=n)
+        assert sorted(dealt) == list(range(n)) and all(i != j for i, j in enumerate(dealt))
+    with pytest.raises(BadInput, match="at least two prompts"):
+        derangement(1, seed=0)
+
+
+def test_losses_equal_reading_one_token_at_a_time(text_lm):
+    import torch
+
+    def slow(ids: list[int], start: int) -> float:
+        total = 0.0
+        for i in range(start, len(ids)):
+            with torch.no_grad():
+                logits = text_lm.model(input_ids=torch.tensor([ids[:i]])).logits[0, -1].double()
+            total -= float(logits.log_softmax(0)[ids[i]])
+        return total
+
+    texts = ["the cat sat", "", "mat", "a mat on the cat"]
+    for begin, end in ((True, False), (True, True), (False, False)):
+        found = text_lm.losses(texts, begin=begin, end=end, batch_tokens=9)
+        for text, loss in zip(texts, found, strict=True):
+            ids = [0] * begin + text_lm.tokens(text) + [1] * end
+            assert loss.n == max(0, len(ids) - 1) and loss.total == pytest.approx(slow(ids, 1), abs=1e-4)
+    pairs = [("the cat", "sat on"), ("", "sat"), ("the cat", "")]
+    for (before, after), loss in zip(pairs, text_lm.losses_after(pairs), strict=True):
+        head = [0, *text_lm.tokens(before)]
+        assert loss.total == pytest.approx(slow([*head, *text_lm.tokens(after)], len(head)), abs=1e-4)
+    assert math.isnan(text_lm.losses([""], begin=True, end=False)[0].mean)
+
+
+def test_wins_are_counted_against_other_prompts(text_lm):
+    pairs, others = [("the cat", "sat on"), ("a mat", "")], [["a mat", "the cat"], ["the cat"]]
+    own, wins, gains = win_rates(text_lm, pairs, others)
+    theirs = [text_lm.losses_after([(other, "sat on")])[0].total for other in others[0]]
+    assert wins[0] == sum((own[0].total < t) + 0.5 * (own[0].total == t) for t in theirs) / 2
+    assert gains[0] == pytest.approx((sum(theirs) / 2 - own[0].total) / 2)
+    assert math.isnan(wins[1]) and math.isnan(gains[1])  # nothing was said
+
+
+def test_a_damaged_journal_is_refused(tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"key": "a", "found": {}}\nnonsense\n{"key": "b", "found": {}}\n')
+    with pytest.raises(BadInput, match=r"j\.jsonl is damaged at byte 26"):
+        Journal(path)
+
+
+def test_two_measurements_do_not_share_a_folder(tmp_path):
+    from twistlm.files.locks import held
+
+    with held(tmp_path, "measuring"), pytest.raises(TwistError, match="another process is measuring"):  # noqa: SIM117
+        with held(tmp_path, "measuring"):
+            pass
