@@ -49,7 +49,8 @@ class FakeCluster:
 
     exceptions = SimpleNamespace(RayError=Died, RayTaskError=Raised)
 
-    def __init__(self, *, seed: int, mortality: float = 0.0, poison: str = "") -> None:
+    def __init__(self, *, seed: int, mortality: float = 0.0, poison: str = "", gpus: float = 0.0) -> None:
+        self.gpus = gpus
         self.rng, self.mortality, self.poison = random.Random(seed), mortality, poison
         self.calls: dict[int, Any] = {}
         self.ids = itertools.count()
@@ -92,7 +93,7 @@ class FakeCluster:
         self.n_killed += 1
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 3.0}
+        return {"CPU": 3.0, "GPU": self.gpus}
 
 
 def on(cluster: FakeCluster, **options: Any) -> Any:
@@ -136,8 +137,14 @@ def test_shards_and_failures_are_those_of_one_machine(
     assert {p.name: p.read_bytes() for p in shard_paths(tmp_path / "many")} == many  # a rerun adds nothing
 
 
-def test_a_clip_that_kills_its_workers_is_named_and_its_neighbours_are_cut(speech: list[Entry]) -> None:
-    cluster = FakeCluster(seed=1, poison="08.wav")
+@pytest.mark.parametrize("gpus", [0.0, 2.0])
+def test_a_clip_that_kills_its_workers_is_named_and_its_neighbours_are_cut(
+    speech: list[Entry], gpus: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs, whose workers have two items, what waited behind the clip is not blamed for it."""
+    monkeypatch.setattr(module, "_GPU_ITEMS", 1)
+    monkeypatch.setattr(module, "_ITEM_CLIPS", 32 if not gpus else 4)
+    cluster = FakeCluster(seed=1, poison="08.wav", gpus=gpus)
     rows = list(on(cluster)(speech, FakeTokenizer()))
     assert len(rows) == 40 and cluster.n_deaths == 2 * module._TRIES
     failed = {row.id: row.error for row in rows if isinstance(row, Failure)}

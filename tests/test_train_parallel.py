@@ -96,6 +96,11 @@ ranks(2, "from-one")
 ranks(2, "nan", nan=True)
 ranks(2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
 ranks(2, "again", checkpoint_activations=True)
+ranks(2, "whole", sharing="whole")
+ranks(2, "whole-stopped", sharing="whole", stop=6)
+ranks(2, "whole-stopped", sharing="whole")
+ranks(2, "bf16", sharing="slices-bf16", precision="bf16")
+ranks(2, "bf16-whole", sharing="whole", precision="bf16")
 (root / "damaged/checkpoint/update-6/shard-00002-model-00001-of-00001.safetensors").unlink()
 ranks(2, "damaged")
 """
@@ -188,6 +193,18 @@ def test_a_loss_that_rises_stops_all_ranks_and_the_state_before_it_is_kept(root:
 def test_activations_computed_again_are_the_same_on_ranks(root: Path) -> None:
     assert said(root, "again") == ([0, 0], [])
     assert_same_run(root / "straight", root / "again")
+
+
+def test_ranks_that_hold_the_whole_model_are_one_process_up_to_rounding_and_go_on_bit_for_bit(root: Path) -> None:
+    assert said(root, "whole") == ([0, 0], []) and said(root, "whole-stopped")[0] == [0, 0]
+    assert_close_run(root / "alone", root / "whole")
+    assert_same_run(root / "whole", root / "whole-stopped")
+
+
+def test_layers_that_travel_as_bf16_train_alike(root: Path) -> None:
+    assert said(root, "bf16") == ([0, 0], []) == said(root, "bf16-whole")
+    a, b = (losses(read_history(root / out / "metrics.jsonl")) for out in ("bf16", "bf16-whole"))
+    assert a == pytest.approx(b, rel=0.02) and a != b  # norms are rounded on the way: not the same numbers
 
 
 def test_a_checkpoint_without_one_of_its_files_is_refused_by_all(root: Path) -> None:

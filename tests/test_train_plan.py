@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from test_train_loop import SPEC, with_
 from twistlm.errors import BadInput, ConfigError
 from twistlm.lm.warmstart import cold_start
-from twistlm.train.plan import count_update, matmul_rate, plan
+from twistlm.train.network import H100, Gpu, parse_rate, traffic
+from twistlm.train.plan import Plan, count_update, matmul_rate, plan
 
 UNITS_500 = dataclasses.replace(SPEC, n_units=500)
 LAYERS, WIDTH, INNER, ROWS, CONTEXT = 2, 32, 48, 4, 16
@@ -118,6 +120,7 @@ def test_the_rate_is_one_a_machine_can_have() -> None:
 MEASURE = """
 import ctypes, dataclasses, gc, json, re, sys, tempfile
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[1])
 import torch
 from test_train_loop import SPEC, corpus, with_
@@ -165,3 +168,41 @@ def test_memory_is_as_planned(tmp_path: Path) -> None:
     found = json.loads(done.stdout)[1:]
     for case in found:
         assert case["planned"] == pytest.approx(case["measured"], rel=0.15), found
+
+
+def test_a_plan_for_gpus_that_are_not_here(folder: Path) -> None:
+    lengths, cpu = np.full(30, 15), torch.device("cpu")
+    small = dataclasses.replace(H100, memory=1e4)  # nothing fits it
+    config = dataclasses.replace(CONFIG, precision="auto")
+
+    def planned(gpu: Gpu, ranks: int, network: float | None = 50e9) -> Plan:
+        return plan(folder, SPEC, lengths, config, device=cpu, share=0.5, ranks=ranks, gpu=gpu, network=network)
+
+    one, whole, sliced = planned(H100, 1), planned(H100, 2), planned(small, 2)
+    assert one.precision == "bf16" and one.flops_per_second == H100.flops and one.traffic is None
+    assert (one.sharing, whole.sharing, sliced.sharing) == ("whole", "whole", "slices-bf16")
+    assert whole.update.weights == one.update.weights == 2 * sliced.update.weights and whole.disk == one.disk
+    n = one.update.parameters
+    assert whole.traffic is not None and whole.traffic.inside == 8 * n / 2 and whole.traffic.between == 0
+    assert sliced.traffic is not None and sliced.traffic.inside == (2 * 2 + 4) * n / 2
+    assert sliced.hours == pytest.approx(max(sliced.traffic.seconds, sliced.seconds) * CONFIG.updates / 3600)
+    assert planned(H100, 2, None).traffic is None
+
+
+def test_traffic_between_machines() -> None:
+    facts: dict[str, Any] = {"ranks": 32, "parts": 3, "gpu": H100, "network": 50e9}
+    slices = traffic(10**9, sharing="slices-bf16", nodes_hold_all=False, **facts)
+    # Twice put together as bf16 and added up in float32, three times; three quarters of it come from other machines,
+    # through eight cards.
+    assert slices.between == pytest.approx(3 * (2 * 2 + 4) * 1e9 * 3 / 4 / 8)
+    hybrid = traffic(10**9, sharing="slices-bf16", nodes_hold_all=True, **facts)
+    assert hybrid.between == pytest.approx(3 * 2 * 4e9 * 3 / 4 / 8) and hybrid.inside == slices.inside
+    assert slices.seconds == max(slices.inside / 4.5e11, slices.between / 50e9)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("400Gb", 50e9), ("3.2 Tb/s", 4e11), ("50GB", 50e9), ("1Gbps", 1.25e8)])
+def test_rates_of_networks(text: str, expected: float) -> None:
+    assert parse_rate(text) == pytest.approx(expected)
+    for wrong in ("400", "fast", "0Gb", "-1Gb", "4 Mb"):
+        with pytest.raises(BadInput, match="as 400Gb or 50GB"):
+            parse_rate(wrong)

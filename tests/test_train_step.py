@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from twistlm.config import TrainConfig
 from twistlm.corpus.stream import IGNORE, Batch, PackedStream
 from twistlm.errors import ConfigError
 from twistlm.lm.model import UnitLM
+from twistlm.train import step
+from twistlm.train.ahead import Ahead
 from twistlm.train.loop import train
-from twistlm.train.step import backward
+from twistlm.train.parallel import Ranks
+from twistlm.train.step import backward, mean_nll
 
 ROWS = 8
 
@@ -73,3 +77,40 @@ def test_parts_must_divide_the_batch() -> None:
     with pytest.raises(ConfigError, match="accumulate is 3; it must divide batch_rows, which is 8"):
         with_(batch_rows=8, accumulate=3)
     assert isinstance(with_(batch_rows=8, accumulate=4), TrainConfig)
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves_and_said(tmp_path: Path) -> None:
+    """Rows beyond three run out of memory: two halvings at the first update, none after it, the numbers of parts."""
+    whole = train(tiny_lm(), corpus(n=60), with_(batch_rows=ROWS, accumulate=4), tmp_path / "parts")
+    tries: list[int] = []
+
+    def small(lm: UnitLM, batch: Batch) -> torch.Tensor:
+        tries.append(len(batch.tokens))
+        if len(batch.tokens) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mean_nll(lm, batch)
+
+    with mock.patch.object(step, "mean_nll", small), pytest.warns(RuntimeWarning, match="computed in halves"):
+        halved = train(tiny_lm(), corpus(n=60), with_(batch_rows=ROWS), tmp_path / "halved")
+    assert tries[:6] == [8, 4, 2, 2, 2, 2] and set(tries[6:]) == {2}
+    assert losses(halved.history) == losses(whole.history)
+    assert {row["parts"] for row in halved.history[1:]} == {4} and "parts" not in whole.history[1]
+
+
+def test_a_row_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    def never(lm: UnitLM, batch: Batch) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        mock.patch.object(step, "mean_nll", never),
+        pytest.warns(RuntimeWarning, match="computed in halves"),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        train(tiny_lm(), corpus(n=60), with_(batch_rows=2), tmp_path / "out")
+
+
+def test_batches_made_ahead_are_those_of_the_stream() -> None:
+    stream = PackedStream(corpus(), tiny_lm().vocab, rows=4, context=24, seed=1)
+    with Ahead(stream, Ranks(1, 2), enabled=True) as ahead:
+        for number in (3, 4, 5, 9, 10):
+            assert np.array_equal(ahead.take(number).tokens, stream.batch(number, rank=1, world=2).tokens)

@@ -80,6 +80,12 @@ def train(
     ] = None,
     mfu: Annotated[float, typer.Option(help="Share of the FLOP/s that training reaches, for --plan.")] = 0.4,
     ranks: Annotated[int, typer.Option(min=1, help="Processes under torchrun, for --plan.")] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Plan for so many H100 instead of this machine, by their data sheet.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="What each of --gpus can receive from other machines in a second, as 400Gb.")
+    ] = None,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Result:
@@ -89,6 +95,7 @@ def train(
     from twistlm.errors import BadInput
     from twistlm.lm.trainable import LoRA, parse_freeze
     from twistlm.study.run import plan_units, train_more, train_units
+    from twistlm.train.network import H100, parse_rate
 
     chosen = recipes.load_training(recipe)
     config = override(getattr(chosen, init), set_ or [])
@@ -112,6 +119,8 @@ def train(
     if plan:
         if lora is not None:
             raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
+        if network is not None and gpus is None:
+            raise BadInput("--network is that of --gpus: say how many.")
         planned = plan_units(
             units,
             text_lm,
@@ -121,7 +130,9 @@ def train(
             head=head or chosen.head,
             layers=layers,
             freeze=frozen,
-            ranks=ranks,
+            ranks=gpus or ranks,
+            gpu=None if gpus is None else H100,
+            network=None if network is None else parse_rate(network),
         )
         return Result(dataclasses.asdict(planned), _plan_text(planned))
     result = train_units(
@@ -152,6 +163,15 @@ def _trained(result: TrainResult) -> Result:
 
 
 def _plan_text(plan: Plan) -> str:
+    sent = ""
+    if plan.traffic is not None:
+        waits, takes = plan.traffic.seconds, plan.seconds
+        hidden = "hidden behind computing" if waits < takes else "which is what an update takes"
+        sent = (
+            f"network {plan.traffic.between / 1e9:,.1f} GB into each GPU an update between machines, "
+            f"{plan.traffic.inside / 1e9:,.1f} GB inside: {waits:.2f} s of {takes:.2f} s, {hidden}\n"
+        )
+    held = f", each holds {plan.sharing}" if plan.ranks > 1 else ""
     once, each = plan.update, f" on each of {plan.ranks} ranks" if plan.ranks > 1 else ""
     holes = f"; with {(plan.memory - once.peak) / 1e9:.2f} that lie free between" if plan.memory > once.peak else ""
     return (
@@ -162,8 +182,9 @@ def _plan_text(plan: Plan) -> str:
         f"gradients {once.gradients / 1e9:.2f}, optimizer {once.optimizer / 1e9:.2f}, "
         f"activations {once.activations / 1e9:.2f}, not all at once{holes}\n"
         f"disk    {plan.disk / 1e9:.2f} GB\n"
+        f"{sent}"
         f"time    {plan.hours:,.2f} hours at {plan.share:.0%} of {plan.flops_per_second:.2e} FLOP/s{each}, "
-        "evaluations aside"
+        f"evaluations aside{held}{f'; {plan.gpu}' if plan.gpu else ''}"
     )
 
 

@@ -32,6 +32,8 @@ from twistlm.errors import TwistError
 
 _ITEM_CLIPS = 32  # of a work item: what is cut again at most when a worker is killed …
 _ITEM_SECONDS = 1200.0  # … where the manifest says how long they are
+_GPU_ITEMS = 64  # times as large for a GPU, which cuts half an hour of sound in a second
+_GPU_IN_FLIGHT = 2  # items that a GPU's worker has, so that it never waits for the next
 # … of one inside one archive, whose table is read for each item, and which is fetched for each from behind a URL.
 _ARCHIVE_CLIPS = 512
 _AHEAD = 4  # items a worker that may be under way or done before the row that is written next
@@ -43,7 +45,8 @@ def cut_on_ray(
 ) -> Generator[Row | Failure]:
     """Cut clips as `corpus.cutting.cut` does, on a Ray cluster: give it to `tokenize` as its `cutter`.
 
-    Each worker is an actor with its own copy of `tok` and one core, or one GPU where the cluster has some. A
+    Each worker is an actor with its own copy of `tok` and one core; where the cluster has GPUs, one of them and its
+    share of all cores, which decode for it. A
     `SpeechTokenizer` is sent as its name or folder and loaded there; its spec must be the one here. All workers must
     see that folder and the sound files under the same paths (or URLs, with what it takes to log in there), and have the
     same versions of twistlm and torch, of which units are made. A clip whose worker dies when it is cut alone, again
@@ -64,16 +67,19 @@ def cut_on_ray(
     here = [dataclasses.replace(entry, path=entry.path.absolute()) for entry in entries]  # workers stand elsewhere
     with _cluster(address) as cluster:
         has = cluster.cluster_resources()
-        n_workers = workers or max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
+        n_gpus = int(has.get("GPU", 0))
+        n_workers = workers or max(1, n_gpus or int(has.get("CPU", 1)))
+        n_cores = max(1, int(has.get("CPU", 1)) // n_gpus) if n_gpus else 1
         make = tok.portable() if isinstance(tok, Portable) else _Itself(tok)
         try:
             shared = cluster.put(make)
         except (pickle.PicklingError, RuntimeError, TypeError, AttributeError) as error:
             raise TwistError(f"{address}: the tokenizer cannot be sent to other processes: {error}") from error
-        actor = cluster.remote(num_cpus=1, num_gpus=1 if has.get("GPU") else 0, max_restarts=-1)(_Cutter)
+        actor = cluster.remote(num_cpus=n_cores, num_gpus=1 if n_gpus else 0, max_restarts=-1)(_Cutter)
         actors = [actor.remote(shared) for _ in range(n_workers)]
         try:
-            yield from _rows(cluster, actors, here, address)
+            large, in_flight = (_GPU_ITEMS, _GPU_IN_FLIGHT) if n_gpus else (1, 1)
+            yield from _rows(cluster, actors, here, address, large=large, in_flight=in_flight)
         finally:
             for each in actors:
                 cluster.kill(each)
@@ -108,35 +114,59 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("twistlm", "torch")}
 
 
-def _rows(cluster: Any, actors: Sequence[Any], entries: Sequence[Entry], address: str) -> Iterator[Row | Failure]:
-    """Yield a row or a failure for each entry, in their order. An item is a range of entries, the first goes first."""
-    items = _items(entries)
+def _rows(
+    cluster: Any, actors: Sequence[Any], entries: Sequence[Entry], address: str, *, large: int = 1, in_flight: int = 1
+) -> Iterator[Row | Failure]:
+    """Yield a row or a failure for each entry, in their order. An item is a range of entries, the first goes first.
+
+    A worker has up to `in_flight` items; one that a worker died with is given alone, so that no other is blamed for it.
+    """
+    items = _items(entries, large)
     heapq.heapify(items)
     deaths: Counter[tuple[int, int]] = Counter()
     done: dict[int, Row | Failure] = {}
     # An actor is given work when it answers: one that waits for a machine, or is being restarted, holds none up.
     asked = {_ask(actor): actor for actor in actors}
-    busy: dict[Any, tuple[Any, tuple[int, int]]] = {}
-    idle: list[Any] = []
+    # A call -> its worker, its item and the worker's items in the order they were given, the first under way.
+    busy: dict[Any, tuple[Any, tuple[int, int], list[tuple[int, int]]]] = {}
+    has: dict[int, list[tuple[int, int]]] = {}  # worker -> its items, of those that have answered
+    waited: set[tuple[int, int]] = set()  # items that a dead worker had not begun
+    by_id = {id(actor): actor for actor in actors}
+
+    def worker_for(item: tuple[int, int]) -> Any:
+        """The least busy worker that may take the item; None where there is none now."""
+        most = 0 if deaths[item] else in_flight - 1
+        free = [i for i, own in has.items() if len(own) <= most and not any(deaths[each] for each in own)]
+        return by_id[min(free, key=lambda i: len(has[i]))] if free else None
+
     n_yielded = 0
     while n_yielded < len(entries):
-        while idle and items and items[0][0] <= n_yielded + _AHEAD * len(actors) * _ITEM_CLIPS:
+        while items and items[0][0] <= n_yielded + _AHEAD * len(actors) * large * _ITEM_CLIPS:
+            if (worker := worker_for(items[0])) is None:
+                break
             item = heapq.heappop(items)
-            worker = idle.pop()
-            busy[worker.cut.remote(entries[slice(*item)])] = worker, item
+            has[id(worker)].append(item)
+            busy[worker.cut.remote(entries[slice(*item)])] = worker, item, has[id(worker)]
         [ref], _ = cluster.wait([*asked, *busy])
         if ref in asked:
             _check(cluster, ref, address)
-            idle.append(asked.pop(ref))
+            has[id(asked.pop(ref))] = []
             continue
-        worker, item = busy.pop(ref)
+        worker, item, mine = busy.pop(ref)
         try:
             made = cluster.get(ref)
+            mine.remove(item)
         except cluster.exceptions.RayTaskError as error:
             raise error.cause from error
         except cluster.exceptions.RayError as error:  # the worker died, or its node
-            asked[_ask(worker)] = worker
-            deaths[item] += 1
+            if has.get(id(worker)) is mine:  # the first of its items to say so
+                del has[id(worker)]
+                asked[_ask(worker)] = worker
+                waited.update(mine[1:])
+            if item in waited:
+                waited.remove(item)
+            else:
+                deaths[item] += 1
             if deaths[item] < _TRIES:
                 heapq.heappush(items, item)
                 continue
@@ -146,20 +176,19 @@ def _rows(cluster: Any, actors: Sequence[Any], entries: Sequence[Entry], address
                     heapq.heappush(items, (at, at + 1))
                 continue
             made = [_given_up(entries[start], error)]
-        else:
-            idle.append(worker)
         done.update(zip(range(*item), made, strict=True))
         while n_yielded in done:
             yield done.pop(n_yielded)
             n_yielded += 1
 
 
-def _items(entries: Sequence[Entry]) -> list[tuple[int, int]]:
-    """Share out entries into ranges (first, one behind the last)."""
+def _items(entries: Sequence[Entry], large: int = 1) -> list[tuple[int, int]]:
+    """Share out entries into ranges (first, one behind the last), `large` times as large as for a core."""
     items, first, seconds = [], 0, 0.0
     for at, entry in enumerate(entries):
         one_archive = at > first and bool(entry.member) and entry.path == entries[first].path
-        if at - first >= (_ARCHIVE_CLIPS if one_archive else _ITEM_CLIPS) or seconds >= _ITEM_SECONDS:
+        clips = large * (_ARCHIVE_CLIPS if one_archive else _ITEM_CLIPS)
+        if at - first >= clips or seconds >= large * _ITEM_SECONDS:
             items.append((first, at))
             first, seconds = at, 0.0
         seconds += entry.seconds or 0.0

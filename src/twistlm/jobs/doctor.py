@@ -121,7 +121,12 @@ def slow(precision: Choice) -> list[str]:
     if at < cores():
         because = "OMP_NUM_THREADS says so" if "OMP_NUM_THREADS" in os.environ else "its default here"
         reasons.append(f"torch computes on {at} of {cores()} cores: {because}")
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        from twistlm.train.compile import c_compiler
+
+        if not c_compiler():
+            reasons.append("no C compiler, which Triton needs: training with compile = true will not run (install gcc)")
+    else:
         capability = torch.backends.cpu.get_cpu_capability()
         if capability in ("DEFAULT", "NO AVX"):
             reasons.append("the CPU has no AVX2 that torch could use: everything is several times slower")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +20,15 @@ from twistlm.lm.folders import place
 from twistlm.lm.heads import FIT_TOKENS
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import phases
+from twistlm.lm.slices import warm_slices
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, continued, warm_start
 from twistlm.study.judging import perplexity
 from twistlm.train.fork import fork
 from twistlm.train.loop import OnEval, TrainResult, train
+from twistlm.train.network import Gpu
 from twistlm.train.plan import Plan, plan
+from twistlm.types import UnitSpec
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
@@ -75,14 +79,20 @@ def train_units(
     fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
     start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
     start |= {"freeze": freeze, "lora": lora}
-    if init == "warm":
-        lm = warm_start(text_lm, corpus.spec, rows=rows, **start)
-    else:
-        lm = cold_start(text_lm, corpus.spec, **start)
+    found = None
+    if init == "warm" and lora is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = warm_slices(
+            text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, layers=layers, freeze=freeze
+        )
+    lm, slices = found or (place(_whole(text_lm, corpus.spec, init, rows, start)), None)
     if forked is not None:
         fork(forked, config, out)
     on_eval = _on_eval(units, corpus, config, seed=seed)
-    return train(place(lm), train_corpus, config, out, on_eval=on_eval, trackers=trackers, progress=progress)
+    return train(lm, train_corpus, config, out, on_eval=on_eval, slices=slices, trackers=trackers, progress=progress)
+
+
+def _whole(text_lm: str | Path, spec: UnitSpec, init: Init, rows: Rows, start: dict[str, Any]) -> UnitLM:
+    return warm_start(text_lm, spec, rows=rows, **start) if init == "warm" else cold_start(text_lm, spec, **start)
 
 
 def train_more(
@@ -181,12 +191,14 @@ def plan_units(
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
+    gpu: Gpu | None = None,
+    network: float | None = None,
 ) -> Plan:
     """Return what `train_units` with these arguments will take on this machine, warm or cold; nothing is written.
 
     Args:
         units, text_lm, config, head, layers, freeze: as of `train_units`.
-        share, flops_per_second, ranks: as of `train.plan.plan`.
+        share, flops_per_second, ranks, gpu, network: as of `train.plan.plan`.
 
     Raises:
         As `open_corpus` and `plan`.
@@ -204,6 +216,8 @@ def plan_units(
         layers=layers,
         freeze=freeze,
         ranks=ranks,
+        gpu=gpu,
+        network=network,
     )
 
 

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
 
 from twistlm.errors import CheckpointError, TwistError
 from twistlm.files.jsonl import read_json
@@ -55,8 +56,9 @@ def save(
     new = folder / f"update-{update}"
     try:
         with ranks.shared_folder(new) as temporary:
-            if ranks.world == 1:
-                save_file(tensors, temporary / "state.safetensors")  # DCP would copy all of it in memory, twice
+            if not any(isinstance(tensor, DTensor) for tensor in tensors.values()):  # the first rank has all there is
+                if ranks.first:  # DCP would copy all of it in memory, twice
+                    save_file(tensors, temporary / "state.safetensors")
             else:
                 dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True))
             if ranks.first:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +27,7 @@ def compiled_layers(lm: UnitLM, *, enabled: bool, context: int) -> Iterator[None
     half a minute on two cores), whatever the number of layers.
 
     Raises:
-        TwistError: a CPU needs a C++ compiler for this, and there is none.
+        TwistError: a CPU needs a C++ compiler for this, a GPU a C compiler, and there is none.
         BadInput: the model's layers cannot be found.
     """
     if not enabled:
@@ -33,6 +35,12 @@ def compiled_layers(lm: UnitLM, *, enabled: bool, context: int) -> Iterator[None
         return
     if lm.device.type == "cpu":
         _require_cpp()
+    elif lm.device.type == "cuda" and not c_compiler():
+        raise TwistError(
+            "compile = true needs a C compiler on a GPU too: Triton builds a launcher for its kernels, and finds none. "
+            "Install gcc (on Debian and Ubuntu, apt-get install gcc libc6-dev), name one in the variable CC, or train "
+            "with compile = false."
+        )
     layers, dynamic = list(find_layers(lm.model)), not lm.packs(context)
     for layer in layers:
         layer.forward = _when_training(layer, layer.forward, dynamic)
@@ -51,6 +59,13 @@ def _when_training(layer: torch.nn.Module, eager: Callable[..., Any], dynamic: b
         return (compiled if layer.training else eager)(*arguments, **named)
 
     return forward
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler that Triton would take; None where there is none."""
+    named = os.environ.get("CC")
+    found = (shutil.which(name) for name in ([named] if named else ["gcc", "clang"]))
+    return next(filter(None, found), None)
 
 
 def _require_cpp() -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from twistlm.compute import choices
-from twistlm.compute.devices import same_bits
+from twistlm.compute.devices import device, same_bits
+from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
 from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import PackedStream
@@ -23,13 +24,15 @@ from twistlm.errors import BadInput, Stopped, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog, Row, read_history
 from twistlm.lm.model import UnitLM
+from twistlm.lm.slices import Slices
 from twistlm.progress import track
 from twistlm.train import checkpoint, parallel
 from twistlm.train.activations import checkpointed_activations
+from twistlm.train.ahead import Ahead
 from twistlm.train.compile import compiled_layers
 from twistlm.train.interrupt import Interrupts
 from twistlm.train.optim import adamw, decay_begins
-from twistlm.train.record import open_record, write_json
+from twistlm.train.record import open_record, weights_sha256, write_json
 from twistlm.train.step import take_step
 from twistlm.train.track import open_trackers
 from twistlm.train.watch import loss_limit, refused
@@ -69,6 +72,7 @@ def train(
     *,
     on_eval: OnEval | None = None,
     first_batch: int = 0,
+    slices: Slices | None = None,
     trackers: Sequence[str] = (),
     progress: bool = False,
 ) -> TrainResult:
@@ -91,6 +95,7 @@ def train(
             change the model. On several ranks every one calls it, since they hold the model together; it must do the
             same on all, call the model as a whole (`forward_logits`), and the first's values are kept.
         first_batch: which batch of the stream the first update takes: what earlier runs took of it, when they go on.
+        slices: where the weights are, of a model without data: several ranks that share it out read their own.
         trackers: where the lines of metrics are shown as well, see `track.open_trackers`.
         progress: show a progress bar.
 
@@ -105,17 +110,28 @@ def train(
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
-    with parallel.join(lm.device) as ranks, Interrupts(again=ranks.world > 1) as interrupts, ExitStack() as stack:
+    where = lm.device if slices is None else device()
+    with parallel.join(where) as ranks, Interrupts(again=ranks.world > 1) as interrupts, ExitStack() as stack:
         ranks.parts(config)
         if ranks.first:
             stack.enter_context(held(out, "training"))
+        stack.enter_context(same_bits(enabled=config.deterministic and where.type == "cuda"))
+        start: str | None = None
+        if slices is not None:
+            whole, sharing = _read_slices(lm, slices, config, where, ranks)
+            start = weights_sha256(lm.model)
         with ranks.first_goes_first():
-            record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch)
+            record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch, start=start)
         stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))
-        stack.enter_context(same_bits(enabled=config.deterministic and lm.device.type == "cuda"))
         if (out / "result.json").exists():
             return _finish(out, ranks)
-        whole = parallel.shard(lm, ranks)
+        if slices is None:
+            sharing = parallel.share_out(config, lm, where, record["precision"], ranks)
+            whole = parallel.shard(lm, ranks, sharing, nodes=parallel.replicas(lm, where, ranks))
+        adding = None
+        if ranks.world > 1 and sharing == "whole":
+            adding = parallel.Adding(lm.model.parameters())
+            stack.callback(adding.close)
         stream = PackedStream(corpus, lm.vocab, rows=config.batch_rows, context=config.context, seed=config.seed)
         optimizer = adamw(lm.model, config)
         saved, run = out / "checkpoint", record["run_fingerprint"]
@@ -130,12 +146,18 @@ def train(
             log.sync()
             checkpoint.save(folder, lm.model, optimizer, update=update, fingerprint=run, ranks=ranks)
 
+        def evaluate(update: int) -> Row:
+            # Layers that travel as bf16 can be multiplied as bf16 alone.
+            with torch.autocast(where.type, torch.bfloat16, enabled=sharing == "slices-bf16"):
+                return _evaluate(lm, update, on_eval)
+
         if done is None:
-            log.append({"update": 0, **_evaluate(lm, 0, on_eval)})
+            log.append({"update": 0, **evaluate(0)})
             send(log.rows[-1])
         todo = range(done or 0, config.updates)
+        ahead = stack.enter_context(Ahead(stream, ranks, enabled=where.type == "cuda"))
         for update in track(todo, description="training", enabled=progress and ranks.first):
-            batch = stream.batch(first_batch + update, rank=ranks.rank, world=ranks.world)
+            batch = ahead.take(first_batch + update)
             limit = loss_limit(log.rows, config)
             row = take_step(
                 lm,
@@ -146,6 +168,8 @@ def train(
                 precision=record["precision"],
                 loss_limit=limit,
                 ranks=ranks,
+                adding=adding,
+                at_least=int(log.rows[-1].get("parts", 1)),
             )
             if "tokens" not in row:
                 if update and limit < row["loss"] < math.inf:
@@ -154,7 +178,7 @@ def train(
             done = update + 1
             last = done == config.updates
             if last or (config.eval_every and done % config.eval_every == 0):
-                row |= _evaluate(lm, done, on_eval)
+                row |= evaluate(done)
             log.append(row)
             send(row)
             if config.schedule == "wsd" and done == decay_begins(config):
@@ -177,6 +201,18 @@ def train(
                 _trained(whole, log.rows, len(corpus)).save(out / "lm")
                 write_json(out / "result.json", {"run_fingerprint": run, "last": log.rows[-1]})
         return _finish(out, ranks)
+
+
+def _read_slices(
+    lm: UnitLM, slices: Slices, config: TrainConfig, where: torch.device, ranks: parallel.Ranks
+) -> tuple[UnitLM, parallel.Sharing]:
+    """Share `lm`, which has no data, out and read its weights; return what `gather` fills, and how it was shared."""
+    rows = config.batch_rows // config.accumulate * config.context
+    precision, _ = choose_precision(config.precision, where, linear_shapes(lm.model), rows=rows)
+    sharing = parallel.share_out(config, lm, where, precision, ranks)
+    whole = parallel.shard(lm, ranks, sharing, nodes=parallel.replicas(lm, where, ranks))
+    parallel.fill(lm, slices, where)
+    return whole, sharing
 
 
 def _trained(lm: UnitLM, rows: Sequence[Row], documents: int) -> UnitLM:

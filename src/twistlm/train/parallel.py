@@ -13,21 +13,27 @@ import copy
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from twistlm.compute.memory import give_back_freed_memory
+from twistlm.compute.precision import Precision
 from twistlm.config import TrainConfig
 from twistlm.errors import ConfigError, TwistError
 from twistlm.files.atomic import atomic_folder
 from twistlm.lm.model import UnitLM
+from twistlm.lm.slices import Slices
 from twistlm.lm.trainable import find_layers
 
 
@@ -154,14 +160,76 @@ def join(device: torch.device) -> Iterator[Ranks]:
 _runs = itertools.count()
 
 
-def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
+Sharing = Literal["whole", "slices", "slices-bf16"]
+# Weights, gradients and two moments in float32; that they take half of a GPU leaves the other half to activations.
+_BYTES, _SHARE = 16, 0.5
+
+
+def share_out(config: TrainConfig, lm: UnitLM, device: torch.device, precision: Precision, ranks: Ranks) -> Sharing:
+    """Return what each rank holds, see `TrainConfig.sharing`.
+
+    Raises:
+        ConfigError: parameters are to travel as bf16 where products are float32.
+    """
+    if config.sharing == "slices-bf16" and precision != "bf16":
+        raise ConfigError("sharing is 'slices-bf16', but products are in float32: use sharing=slices.")
+    if ranks.mesh is None:
+        return "whole"
+    if config.sharing != "auto":
+        return config.sharing
+    if device.type != "cuda":
+        return "slices"
+    if fits(_count(lm), torch.cuda.get_device_properties(device).total_memory):
+        return "whole"
+    return "slices-bf16" if precision == "bf16" else "slices"
+
+
+def replicas(lm: UnitLM, device: torch.device, ranks: Ranks) -> int:
+    """Return how many nodes each hold all of the model, shared out inside: HSDP, whose slices never cross the network.
+
+    One where the model does not fit the GPUs of a node, or there is one node.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
+    if device.type != "cuda" or ranks.world == local or ranks.world % local:
+        return 1
+    small = fits(_count(lm) / local, torch.cuda.get_device_properties(device).total_memory)
+    return ranks.world // local if small else 1
+
+
+def fits(parameters: float, memory: float) -> bool:
+    """Tell whether so many parameters, with gradients and moments, leave a GPU of so many bytes enough for the rest."""
+    return _BYTES * parameters <= _SHARE * memory
+
+
+def _count(lm: UnitLM) -> int:
+    return sum(p.numel() for p in lm.model.parameters())
+
+
+def shard(lm: UnitLM, ranks: Ranks, sharing: Sharing = "slices", *, nodes: int = 1) -> UnitLM:
     """Share the parameters of `lm` out over the ranks, in place; return what `gather` fills to have it whole again.
 
-    Alone, nothing is done and `lm` returned. A layer's parameters are put together before it computes and let go after,
-    forward and backward; so are the tables and what else is not in a layer, for the whole of a pass.
+    Alone, and where each holds the whole, nothing is done and `lm` returned. A layer's parameters are put together
+    before it computes and let go after, forward and backward; so are the tables and what else is not in a layer, for
+    the whole of a pass. `lm` may be without data (on the meta device): then `fill` comes next.
+
+    Args:
+        lm: the model.
+        ranks: whose parts it becomes.
+        sharing: see `TrainConfig.sharing`. As bf16 travel the layers alone; tables and the residual stream, which
+            autocast leaves in float32, stay so.
+        nodes: each of so many groups of ranks holds all slices.
     """
-    if ranks.mesh is None:
+    if ranks.mesh is None or sharing == "whole":
         return lm
+    mesh = ranks.mesh
+    if nodes > 1:
+        shape = (nodes, ranks.world // nodes)
+        mesh = init_device_mesh(mesh.device_type, shape, mesh_dim_names=("replicate", "shard"))
+    travels = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if sharing == "slices-bf16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
     memo = {
         id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in lm.model.parameters()
     }
@@ -169,12 +237,101 @@ def shard(lm: UnitLM, ranks: Ranks) -> UnitLM:
     module: torch.nn.Module
     for module in (*find_layers(lm.model), lm.model):
         # True also for the outermost module, whose parameters would else be whole ones after an evaluation.
-        fully_shard(module, mesh=ranks.mesh, reshard_after_forward=True)
+        policy = MixedPrecisionPolicy() if module is lm.model else travels
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         assert isinstance(module, FSDPModule)
         # The ranks' losses are shares of one mean, so gradients are summed; gloo knows no other way to scale a sum.
         module.set_force_sum_reduction_for_comms(True)
         module.set_gradient_divide_factor(1.0)
     return empty
+
+
+def fill(lm: UnitLM, slices: Slices, device: torch.device) -> None:
+    """Give a model without data its weights: where it was shared out, each rank reads its own rows of them.
+
+    No more than one parameter's rows are on the CPU beside `slices.held`.
+    """
+    buffers = dict(lm.model.named_buffers())
+    places: dict[int, list[tuple[torch.nn.Module, str]]] = {}
+    for part in lm.model.modules():
+        for key, parameter in part.named_parameters(recurse=False):
+            places.setdefault(id(parameter), []).append((part, key))
+    lm.model.to_empty(device=device)
+    for (part, key), *others in places.values():  # torch makes tied parameters two
+        for other, name in others:
+            other._parameters[name] = part._parameters[key]
+    for name, tensor in buffers.items():
+        module, _, key = name.rpartition(".")
+        lm.model.get_submodule(module)._buffers[key] = tensor.to(device)
+    with torch.no_grad():
+        for name, parameter in lm.model.named_parameters():
+            mine, first = parameter.detach(), 0
+            if isinstance(parameter, DTensor):
+                mine = parameter.to_local()
+                _, begins = compute_local_shape_and_global_offset(
+                    parameter.shape, parameter.device_mesh, parameter.placements
+                )
+                first = begins[0]
+            if mine.numel():
+                mine.copy_(slices.rows(name, first, first + len(mine)))
+
+
+class Adding:
+    """Adds up gradients of ranks that each hold the whole model, while the backward pass still goes on.
+
+    Gradients are sent in the order in which they are ready, which is the same on all ranks, some together.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self._on = False
+        self._ready: list[torch.Tensor] = []
+        self._sent: deque[tuple[list[torch.Tensor], torch.Tensor, dist.Work | None]] = deque()
+        self._hooks = [p.register_post_accumulate_grad_hook(self._note) for p in parameters if p.requires_grad]
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was sent of the update that is being made."""
+        return bool(self._sent or self._ready)
+
+    def begin(self) -> None:
+        """The backward pass that comes is the last of the update."""
+        self._on = True
+
+    def finish(self) -> None:
+        """Return when every gradient is the sum of all ranks'."""
+        self._send()
+        while self._sent:
+            self._receive()
+        self._on = False
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, parameter: torch.Tensor) -> None:
+        if self._on:
+            assert parameter.grad is not None
+            self._ready.append(parameter.grad)
+            if sum(g.numel() for g in self._ready) >= _TOGETHER:
+                self._send()
+
+    def _receive(self) -> None:
+        gradients, flat, work = self._sent.popleft()
+        if work is not None:
+            work.wait()  # of a GPU, the stream of its kernels waits, not this process
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _send(self) -> None:
+        while len(self._sent) > 2:  # so that copies of few are held
+            self._receive()
+        if self._ready:
+            flat = torch.cat([g.flatten() for g in self._ready])
+            self._sent.append((self._ready, flat, dist.all_reduce(flat, async_op=True)))
+            self._ready = []
+
+
+_TOGETHER = 2**23  # values: 32 MB
 
 
 def gather(lm: UnitLM, whole: UnitLM, ranks: Ranks) -> None:

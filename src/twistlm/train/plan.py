@@ -13,7 +13,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.trainable import Freeze, find_layers
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
+from twistlm.train.network import Gpu, Traffic, traffic
 from twistlm.train.optim import adamw
-from twistlm.train.parallel import Ranks
+from twistlm.train.parallel import Ranks, Sharing, fits
 from twistlm.types import UnitSpec
 
 # What glibc keeps free between the tensors of a CPU, of their size: 10 to 24 % (`benchmarks/plan_memory.py`).
@@ -87,6 +89,10 @@ class Plan:
         hours: flops / ranks / flops_per_second / share.
         memory: bytes that a rank's process takes, see `Update.resident`.
         disk: bytes of a checkpoint and of the model.
+        sharing: what each rank holds, see `TrainConfig.sharing`.
+        gpu: the kind of GPU that was planned for, where it is not here.
+        seconds: of an update: computing, or sending where that takes longer.
+        traffic: what an update sends between GPUs; None where that was not asked about.
     """
 
     update: Update
@@ -101,6 +107,10 @@ class Plan:
     hours: float
     memory: int
     disk: int
+    sharing: Sharing
+    gpu: str | None
+    seconds: float
+    traffic: Traffic | None
 
 
 def plan(
@@ -116,6 +126,8 @@ def plan(
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
+    gpu: Gpu | None = None,
+    network: float | None = None,
 ) -> Plan:
     """Return what training a model of this shape takes; no weights are read and nothing is written.
 
@@ -129,6 +141,8 @@ def plan(
         flops_per_second: the hardware's rate; None measures a matrix product on `device`, in about a second.
         head, layers, freeze: as of `cold_start`.
         ranks: processes the run is to be shared out over, each with hardware like `device`.
+        gpu: plan for so many GPUs of this kind instead of `device`; their rate is the maker's where none is given.
+        network: bytes a second that each of these can receive from other machines.
 
     Raises:
         As `cold_start`. BadInput: no documents, or a share or rate out of range. ConfigError: the ranks cannot share
@@ -139,18 +153,43 @@ def plan(
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
     shapes: Shapes = {}
+    if gpu is not None:
+        config = replace(config, precision="bf16") if config.precision == "auto" else config
+        device, flops_per_second = torch.device("cuda"), flops_per_second or gpu.flops
     if config.precision == "auto":
         with torch.random.fork_rng(devices=[]), FakeTensorMode():
             shapes = linear_shapes(cold_start(text_lm, spec, seed=0, head=head, layers=layers).model)
     at_once = config.batch_rows // ranks // Ranks(0, ranks).parts(config) * config.context
-    precision, _ = choose_precision(config.precision, device, shapes, rows=at_once)
-    update = count_update(
-        text_lm, spec, config, precision=precision, head=head, layers=layers, freeze=freeze, ranks=ranks
+    precision: Precision = "bf16"
+    if gpu is None or config.precision != "bf16":
+        precision, _ = choose_precision(config.precision, device, shapes, rows=at_once)
+    counted = partial(
+        count_update, text_lm, spec, config, precision=precision, head=head, layers=layers, freeze=freeze, ranks=ranks
     )
+    sharing: Sharing = "whole" if ranks == 1 else "slices"
+    if config.sharing != "auto" and ranks > 1:
+        sharing = config.sharing
+    elif gpu is not None and ranks > 1:
+        n = counted(sharing="whole").parameters
+        small = fits(n, gpu.memory)
+        sharing = "whole" if small else "slices-bf16" if precision == "bf16" else "slices"
+    update = counted(sharing=sharing, on_gpu=gpu is not None)
     layout = pack(lengths + 1, context=config.context, seed=config.seed)
     full = float(layout.length.sum()) / (len(layout) * config.context)
     rate = matmul_rate(device, precision) if flops_per_second is None else flops_per_second
     flops = float(update.flops) * ranks * config.updates
+    seconds, sent = float(update.flops) / rate / share, None
+    if gpu is not None and network is not None and ranks > 1:
+        sent = traffic(
+            update.parameters,
+            ranks=ranks,
+            parts=Ranks(0, ranks).parts(config),
+            sharing=sharing,
+            nodes_hold_all=sharing != "whole" and ranks > gpu.node and fits(update.parameters / gpu.node, gpu.memory),
+            gpu=gpu,
+            network=network,
+        )
+        seconds = max(seconds, sent.seconds)
     return Plan(
         update=update,
         ranks=ranks,
@@ -161,9 +200,13 @@ def plan(
         precision=precision,
         flops_per_second=rate,
         share=share,
-        hours=flops / ranks / rate / share / 3600,
+        hours=seconds * config.updates / 3600 if sent is not None else flops / ranks / rate / share / 3600,
         memory=update.resident(device),
-        disk=ranks * (2 * update.weights + update.optimizer),
+        disk=(1 if sharing == "whole" else ranks) * (2 * update.weights + update.optimizer),
+        sharing=sharing,
+        gpu=None if gpu is None else gpu.name,
+        seconds=seconds,
+        traffic=sent,
     )
 
 
@@ -177,14 +220,23 @@ def count_update(
     layers: int | None = None,
     freeze: Freeze | None = None,
     ranks: int = 1,
+    sharing: Sharing = "slices",
+    on_gpu: bool = False,
 ) -> Update:
     """Make one update on the CPU without data, the optimiser's moments being there, and count what it takes.
 
     Architectures that no mask of documents is given to are counted as if each row were one document.
+
+    Args:
+        sharing: what each of several ranks holds, see `TrainConfig.sharing`.
+        on_gpu: count the memory of a GPU, in which the whole model never is when it is shared out.
+        As of `plan`.
     """
     parts = Ranks(0, ranks).parts(config)
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
-        shape = (config.batch_rows // ranks // parts, config.context)
+        rows = config.batch_rows // ranks
+        shape = (-(-rows // parts), config.context)  # the largest part
+        ranks = 1 if sharing == "whole" else ranks
         lm = cold_start(text_lm, spec, seed=0, head=head, layers=layers, freeze=freeze)
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
@@ -207,14 +259,15 @@ def count_update(
     if ranks > 1:
         # A layer is whole while it computes, the tables for the whole of a pass, their gradients until they are summed.
         in_layers = [_bytes(layer.parameters()) for layer in find_layers(lm.model)]
-        activations += 2 * (max(in_layers) + weights - sum(in_layers))
+        travel = 2 if sharing == "slices-bf16" else 1
+        activations += 2 * (max(in_layers) // travel + weights - sum(in_layers))
         whole, weights, gradients = weights, _bytes(parameters, ranks), _bytes(trainable, ranks)
-        at_ends = whole + weights
+        at_ends = 0 if on_gpu else whole + weights
     moments = 2 * gradients
     return Update(
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in trainable),
-        flops=counter.flops * parts // min(parts, 2),
+        flops=counter.flops * rows // (min(parts, 2) * shape[0]),
         weights=weights,
         gradients=gradients,
         optimizer=moments,
@@ -227,21 +280,30 @@ def matmul_rate(
     device: torch.device,
     precision: Precision,
     *,
-    size: int = 2048,
+    size: int | None = None,
     seconds: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds` of `clock`."""
+    """Return the FLOP/s of a product of two `size` x `size` matrices, the median over about `seconds` of `clock`.
+
+    None: 2048, on a GPU 8192 and several products at a time: one of 2048 is over in 25 microseconds on an H100, before
+    the next is launched, so that its time says half of the card's rate. Values are random there, since a GPU draws less
+    power, and so runs faster, for ones.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    gpu = device.type == "cuda"
+    size, at_once = size or (8192 if gpu else 2048), 8 if gpu else 1
+    make = torch.randn if gpu else torch.ones
+    a, b = (make(size, size, dtype=dtype, device=device) for _ in range(2))
     taken: list[float] = []
     begun = clock()
     while len(taken) < 3 or clock() - begun < seconds:
         started = clock()
-        product = a @ b
-        if device.type == "cuda":
+        for _ in range(at_once):
+            product = a @ b
+        if gpu:
             torch.cuda.synchronize(device)
-        taken.append(clock() - started)
+        taken.append((clock() - started) / at_once)
         del product
     return 2 * size**3 / float(np.median(taken))
 

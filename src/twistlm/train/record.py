@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig, fingerprint, to_dict
@@ -27,12 +28,12 @@ PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow
 
 
 def open_record(
-    path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig, *, first_batch: int = 0
+    path: Path, lm: UnitLM, corpus: UnitCorpus, config: TrainConfig, *, first_batch: int = 0, start: str | None = None
 ) -> dict[str, Any]:
     """Write the record of a new run, or return that of the run that began here, if it is the same run.
 
     The same run has the same configuration, units, documents and starting weights. A resumed run keeps the precision it
-    began with, also on hardware where `"auto"` would now choose another.
+    began with, also on hardware where `"auto"` would now choose another. `start`: the weights' hash, where it is known.
 
     Raises:
         CheckpointError: another run began in this folder; names every field that differs.
@@ -43,7 +44,7 @@ def open_record(
             "unit_spec": corpus.spec.fingerprint,
             "corpus": corpus.fingerprint,
             "documents": len(corpus),
-            "start_weights": weights_sha256(lm.model),
+            "start_weights": start or weights_sha256(lm.model),
             **({"first_batch": first_batch} if first_batch else {}),
             **_frozen(lm.model),
         },
@@ -107,11 +108,15 @@ def _frozen(model: torch.nn.Module) -> dict[str, str]:
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """Return a hash of the names, shapes, types and values of every parameter."""
+    """Return a hash of the names, shapes, types and values of every parameter.
+
+    Of a model that ranks share, all must ask at once.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        digest.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

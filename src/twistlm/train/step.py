@@ -13,13 +13,14 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from twistlm.compute.devices import send
+from twistlm.compute.memory import say_too_small
 from twistlm.compute.precision import Precision
 from twistlm.config import TrainConfig
 from twistlm.corpus.stream import IGNORE, Batch
 from twistlm.files.metrics import Row
 from twistlm.lm.model import UnitLM
 from twistlm.train.optim import learning_rate, set_rate
-from twistlm.train.parallel import ALONE, Ranks
+from twistlm.train.parallel import ALONE, Adding, Ranks
 
 
 def take_step(
@@ -32,22 +33,41 @@ def take_step(
     precision: Precision,
     loss_limit: float = math.inf,
     ranks: Ranks = ALONE,
+    adding: Adding | None = None,
+    at_least: int = 1,
 ) -> Row:
     """Make one optimiser step; return its line of metrics. The loss is the mean over target tokens, before the step.
 
     `batch` is this rank's share of the update's; all ranks return the same numbers, which are those of the whole. When
     loss or gradient is not finite, or the loss above `loss_limit`, no step is made: the line has no `tokens`.
+
+    Where a GPU's memory is too small, the batch is computed anew in twice as many parts, the same numbers up to
+    rounding; the line then says in how many (`parts`), and `at_least` so many are the next update's. Ranks that share
+    the model out cannot do that: one's error leaves the others waiting.
     """
     started = time.perf_counter()
     lr = learning_rate(update, config)
     set_rate(optimizer, lr)
     targets = int(ranks.sum(batch.n_targets))
     parts, seed = ranks.parts(config), (config.seed, update, ranks.rank)
-    part = backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed)
+    parts = max(parts, at_least)
+    part = None
+    while part is None:
+        try:
+            part = backward(lm, batch, parts=parts, targets=targets, precision=precision, seed=seed, adding=adding)
+        except torch.OutOfMemoryError:
+            if lm.sharded or parts >= len(batch.tokens) or (adding is not None and adding.begun):
+                raise  # other ranks wait for what this one would have sent, or a row alone does not fit
+        if part is None:  # outside of the except block, whose error still holds the failed try's tensors
+            optimizer.zero_grad(set_to_none=True)
+            parts = min(2 * parts, len(batch.tokens))
+            say_too_small(f"update {update + 1}, in parts of {-(-len(batch.tokens) // (parts // 2 or 1))} rows,")
     norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
     whole_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     mine, size = torch.stack([part, whole_norm]).tolist()  # the one moment that waits for a GPU
     row = {"update": update + 1, "loss": ranks.sum(mine), "lr": lr, "grad_norm": size}
+    if parts > ranks.parts(config):
+        row["parts"] = parts
     good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
     if good:
         optimizer.step()
@@ -58,7 +78,14 @@ def take_step(
 
 
 def backward(
-    lm: UnitLM, batch: Batch, *, parts: int, targets: int, precision: Precision, seed: tuple[int, ...]
+    lm: UnitLM,
+    batch: Batch,
+    *,
+    parts: int,
+    targets: int,
+    precision: Precision,
+    seed: tuple[int, ...],
+    adding: Adding | None = None,
 ) -> torch.Tensor:
     """Add the gradient of the loss of `batch`, summed and divided by `targets`, to the parameters; return it, in nats.
 
@@ -72,6 +99,7 @@ def backward(
         parts: how many the batch is computed in, one after the other.
         targets: of the whole of which `batch` is a share: its own give the mean.
         precision: "bf16" computes under autocast.
+        adding: adds the ranks' gradients, where each rank holds the whole model.
         seed: of dropout, where the model has any. It draws from torch's global generator, which is given back after.
     """
     device = lm.device
@@ -79,11 +107,15 @@ def backward(
     losses = []
     with lm.packed_attention(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        for part in batch.parts(parts):
+        for at, part in enumerate(batch.parts(parts)):
+            if adding is not None and at + 1 == parts:
+                adding.begin()
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 loss = mean_nll(lm, part) * (part.n_targets / targets)
             loss.backward()
             losses.append(loss.detach())
+    if adding is not None:
+        adding.finish()
     return torch.stack(losses).sum()
 
 
