@@ -58,11 +58,21 @@ def heard(seconds: float, *, of: float) -> None:
     Raises:
         Unwanted: it need not go on.
     """
+    done(seconds / of if of > 0 else 0.0, seconds=seconds)
+
+
+def done(share: float, *, seconds: float = 0.0) -> None:
+    """Say that a further share of the piece is done, 0 … 1, where it is not measured in sound.
+
+    Raises:
+        Unwanted: it need not go on.
+    """
     require_wanted()
     mine, bar = piece.get(), listener.get()
-    share = seconds / of if of > 0 else 0.0
     if mine is not None:
         share = min(share, 1.0 - mine.share)
         mine.share += share
     if bar is not None:
         bar.heard(seconds, share)
+        if mine is None:  # of the item that the bar counts next
+            bar.finished(share)

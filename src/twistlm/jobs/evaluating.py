@@ -29,6 +29,7 @@ from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import without_nan
 from twistlm.lm.folders import lm_folder, load_model
 from twistlm.lm.text_lms import text_lm_folder
+from twistlm.progress import task
 from twistlm.types import Score, UnitSpec
 from twistlm.units.catalogue import read_spec
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -96,7 +97,8 @@ def evaluate(
 
     out = Path(out)
     scored = [
-        _score(folder, sha, spoken, tok.spec, out, end_token) for folder, sha in zip(models, weights, strict=True)
+        _score(folder, sha, spoken, tok.spec, out, end_token, progress=progress)
+        for folder, sha in zip(models, weights, strict=True)
     ]
     read = [None] * len(spoken) if text_lm is None else _read(text_lm, spoken, out)
     rules: list[Normalize] = ["mean", "sum"] if normalize == "both" else [normalize]
@@ -152,7 +154,14 @@ def table(values: Mapping[str, Any]) -> str:
 
 
 def _score(
-    folder: Path, sha256: str, spoken: Sequence[SpokenSuite], spec: UnitSpec, out: Path, end_token: bool
+    folder: Path,
+    sha256: str,
+    spoken: Sequence[SpokenSuite],
+    spec: UnitSpec,
+    out: Path,
+    end_token: bool,
+    *,
+    progress: bool,
 ) -> list[ScoredPairs]:
     """Score every suite, taking from `out` what was scored before; the model is loaded only when something was not."""
     model = functools.cache(load_model)
@@ -161,7 +170,8 @@ def _score(
 
     def sides(one: SpokenSuite) -> tuple[Sides, str]:
         lm = model(folder)
-        found = score_sides(lm, one.units, one.suite.pairs, include_end=end_token, known=known)
+        with task(f"scoring {one.suite.name}", 1, progress):
+            found = score_sides(lm, one.units, one.suite.pairs, include_end=end_token, known=known)
         known.update((one.units[i].ids.tobytes(), of) for i, of in found.items())
         return found, lm.vocab.opening
 

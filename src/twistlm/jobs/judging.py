@@ -19,6 +19,7 @@ from twistlm.jobs.carding import note_scores
 from twistlm.jobs.evaluating import digest, evaluate
 from twistlm.jobs.parts import parts_of_model, tokenizer_for
 from twistlm.lm.folders import is_bundled, lm_folder, load_model, model_spec, run_folder
+from twistlm.progress import task
 from twistlm.study.judging import Values, perplexity, perplexity_values
 from twistlm.units.tokenizer import SpeechTokenizer
 
@@ -112,7 +113,7 @@ def judge(
     if held is not None:
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
-        found = asked | _perplexities(model, held, against, other, context=window, seed=seed)
+        found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
         with atomic_write(out / "perplexity.json") as temporary:
             about = {name: values[name] for name in ("model", "unit_spec")} | {"model_sha256": digest(lm_folder(model))}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
@@ -195,12 +196,15 @@ def _perplexities(
     *,
     context: int,
     seed: int,
+    progress: bool,
 ) -> Values:
-    one = perplexity(load_model(model), held, context=context, seed=seed)
+    with task("perplexity", 1, progress):
+        one = perplexity(load_model(model), held, context=context, seed=seed)
     values: dict[str, Any] = {"corpus": held.fingerprint}
     values["perplexity"] = perplexity_values(one) | {"protocol": one.protocol}
     if against is not None and other is not None:
-        two = perplexity(load_model(against), other, context=context, seed=seed)
+        with task("perplexity of the other", 1, progress):
+            two = perplexity(load_model(against), other, context=context, seed=seed)
         values["perplexity_against"] = perplexity_values(two) | {"protocol": two.protocol}
         values["bits_per_second_difference"] = compare_per_second(one, two, seed=seed)._asdict()
     return without_nan(values)

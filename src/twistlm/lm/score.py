@@ -20,6 +20,7 @@ from twistlm.compute.batching import batches
 from twistlm.compute.devices import send
 from twistlm.compute.products import quick_products
 from twistlm.compute.threads import in_order
+from twistlm.compute.underway import done
 from twistlm.errors import BadInput, offenders
 from twistlm.lm.model import UnitLM
 
@@ -90,6 +91,7 @@ def score(
         for rows, found in zip(drawn, made, strict=True):
             for i, logprobs in zip(rows, found, strict=True):
                 scores[i] = SequenceScore(float(logprobs.sum(dtype=np.float64)), len(logprobs), logprobs)
+            done(len(rows) / len(tokens))
     return [scores[i] for i in range(len(tokens))]
 
 
