@@ -368,3 +368,31 @@ def test_two_measurements_do_not_share_a_folder(tmp_path):
     with held(tmp_path, "measuring"), pytest.raises(TwistError, match="another process is measuring"):  # noqa: SIM117
         with held(tmp_path, "measuring"):
             pass
+
+
+def test_the_quickstart_measures_in_short_what_its_models_say(parts, suite, text_lm, tiny, tmp_path):
+    from twistlm.pages.report_sections import said
+    from twistlm.study import saying
+
+    tok, voc, lms = parts
+    runs = [(name, tmp_path / name) for name in ("warm", "cold")]
+    for (_, folder), lm in zip(runs, lms, strict=True):
+        lm.save(folder / "lm")
+    protocol = SHORT.changed(samples=1)
+
+    def say():
+        return saying.say(
+            suite, tmp_path / "said", tok, voc, runs, Ear(), Path(text_lm.name), protocol, seed=0, progress=False
+        )
+
+    values = json.loads(json.dumps(say()))  # plain, as a stage keeps it
+    assert [s["name"] for s in values["systems"]][-3:] == ["warm", "cold", "shuffled words"]
+    assert json.dumps(json.loads(json.dumps(say()))) == json.dumps(values)  # a rerun adds nothing
+    shown = said({"generation": values})
+    assert shown is not None and shown["n"] == 5
+    assert [cell.text for cell in shown["table"].header][1:5] == ["recordings", "resynthesis", "cold", "warm"]
+    assert said({}) is None and said({"generation": None}) is None
+    held = [Entry(id=str(i), path=tmp_path, split="test", seconds=s) for i, s in enumerate((9.0, 3.0, 7.0))]
+    chosen = saying.choose([*held, Entry(id="t", path=tmp_path, seconds=9.0)])
+    assert chosen is not None and {p.id for p in chosen.prompts} == {"0", "2"}
+    assert saying.choose(held[:2]) is None

@@ -185,8 +185,8 @@ def table(values: Values) -> str:
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for suite, by_model in values.get("likelihoods", {}).items():
         for name, found in by_model.items():
-            told = ", ".join(f"{score} {_percent(of)}" for score, of in found.items())
-            lines.append(f"{suite}, {name}: {told}")
+            scores = ", ".join(f"{score} {_percent(of)}" for score, of in found.items())
+            lines.append(f"{suite}, {name}: {scores}")
     told = values.get("judge")
     if told is not None:
         lines.append(

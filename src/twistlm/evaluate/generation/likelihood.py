@@ -13,6 +13,7 @@ nothing else, has no such score: it is counted and left out. Shapes: P pairs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def accuracies(
     told: dict[str, Any] = {}
     for name, values in scores.items():
         won = np.where(values[:, 0] > values[:, 1], 1.0, np.where(values[:, 0] == values[:, 1], 0.5, 0.0))
-        there = (~np.isnan(values)).all(axis=1).tolist()
+        there = [not math.isnan(positive + negative) for positive, negative in values.tolist()]
         items: dict[str, list[float]] = {}
         for pair, outcome, ok in zip(pairs, won, there, strict=True):
             if ok:

@@ -7,6 +7,7 @@ its sounds as FLAC beside it. Stopped anywhere, the same call goes on with what 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -227,6 +228,7 @@ class Session:
                 list(named), sample, size=size, description=f"{name} continues", progress=self.progress
             )
             del lm
+            gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
 
         def work(i: int, k: int) -> Spoken:
             ids = np.array(journal.rows[self._name(i, k)]["ids"], dtype=np.uint16)
