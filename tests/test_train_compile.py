@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import transformers
 from test_train_loop import assert_same_run, corpus, losses, sigterm_at, tiny_lm, with_
 from twistlm.errors import TrainingError, TwistError
 from twistlm.lm.warmstart import cold_start
+from twistlm.train import compile as compiling
 from twistlm.train.compile import compiled_layers
 from twistlm.train.loop import train
 
@@ -67,3 +69,17 @@ def test_a_model_that_computes_documents_alone_is_compiled_once_for_all_shapes(t
             with lm.packed_attention():
                 lm.forward_logits(torch.full_like(segments, 5), segments).sum().backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
+def test_tritons_c_compiler_is_looked_for_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"clang": "/usr/bin/clang", "mycc": "/opt/mycc"}
+    monkeypatch.setattr(compiling.shutil, "which", there.get)
+    monkeypatch.delenv("CC", raising=False)
+    assert compiling.c_compiler() == "/usr/bin/clang"
+    monkeypatch.setenv("CC", "mycc")
+    assert compiling.c_compiler() == "/opt/mycc"
+    monkeypatch.setenv("CC", "gcc")  # named, and not there: Triton would take no other
+    assert compiling.c_compiler() is None
+    lm = mock.Mock(device=torch.device("cuda"))
+    with pytest.raises(TwistError, match="compile = true needs a C compiler on a GPU too"):
+        compiling.compiled_layers(lm, enabled=True, context=24).__enter__()

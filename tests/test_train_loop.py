@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -324,3 +325,25 @@ def test_killed_at_random_moments_and_rerun_is_the_straight_run(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_checkpoint_written_behind_is_the_one_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_lm()
+    optimizer = torch.optim.AdamW(lm.model.parameters())
+    lm.model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path / "once", lm.model, optimizer, update=3, fingerprint="f")
+    with checkpoint.Behind() as behind:
+        behind.save(tmp_path / "behind", lm.model, optimizer, update=2, fingerprint="f")
+        behind.save(tmp_path / "behind", lm.model, optimizer, update=3, fingerprint="f")
+        with torch.no_grad():
+            next(lm.model.parameters()).zero_()  # what is trained on meanwhile is not what is written
+    assert [path.name for path in (tmp_path / "behind").iterdir()] == ["update-3"]
+    once, later = (tmp_path / name / "update-3" for name in ("once", "behind"))
+    for name in ("state.safetensors", "run.json"):
+        assert (once / name).read_bytes() == (later / name).read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", mock.Mock(side_effect=TwistError("the disk is full")))
+    with pytest.raises(TwistError, match="disk is full"), checkpoint.Behind() as behind:
+        behind.save(tmp_path / "full", lm.model, optimizer, update=3, fingerprint="f")

@@ -42,6 +42,7 @@ from twistlm.units import pretrain
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build
 from twistlm.units.tokenizer import SpeechTokenizer, read_spec
+from twistlm.vocoder.vocoder import Vocoder
 
 SPEC = read_spec("mini-25hz-500")
 HEAVY = {"opt-350m": 2, "opt-1.3b": 2, "llama-7b": 2, "smollm2-135m": 2}  # true widths, so many layers
@@ -119,6 +120,16 @@ def tokenize(name: str, watch: Watch, *, n: int) -> None:
         tok.batch(clips)
 
 
+def vocode(durations: Any, watch: Watch) -> None:
+    with unset_fake_temporarily():
+        voc = Vocoder.load("mini-25hz-500")
+    for part in (voc.synthesizer, voc._pace):
+        move(part)
+    units = Units(np.arange(50).astype(np.uint16), np.full(50, 2, np.int32), voc.spec)
+    watch.clear()
+    voc.batch([units, units], durations=durations)
+
+
 def hubert_training(watch: Watch) -> None:
     config = hubert_config(
         size="base", frame_rate=25, front_end="waveform", n_targets=100, updates=10, bf16=True, seed=0
@@ -145,6 +156,7 @@ STAGES: dict[str, Callable[[Watch], None]] = {
     **{f"score {name}": partial(score_, name) for name in SPOKEN},
     **{f"sample {n} {name}": partial(sample, name, n=n) for name in SPOKEN for n in (1, 3)},
     **{f"tokenize {n} {name}": partial(tokenize, name, n=n) for name in NAMES for n in (1, 3)},
+    "vocode, given durations": partial(vocode, "given"),
     "train an encoder": hubert_training,
 }  # fmt: skip
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -28,6 +30,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from twistlm.errors import CheckpointError, TwistError
+from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.train.parallel import ALONE, Ranks
 
@@ -48,11 +51,7 @@ def save(
     Raises:
         TwistError: the disk is full, or a rank could not write.
     """
-    tensors = {}
-    for name, tensor in _state(model).items():
-        tensors[f"model/{name}"] = tensor.detach().contiguous()
-        kept = optimizer.state.get(tensor, {})
-        tensors |= {f"{key}/{name}": kept[key].contiguous() for key in MOMENTS if key in kept}
+    tensors = _tensors(model, optimizer)
     new = folder / f"update-{update}"
     try:
         with ranks.shared_folder(new) as temporary:
@@ -67,9 +66,59 @@ def save(
     except CheckpointException as error:
         raise TwistError(f"the checkpoint {new} could not be written: {_causes(error)}.") from error
     if ranks.first:
-        for older in _saved(folder).values():
-            if older != new:
-                shutil.rmtree(older)
+        _remove_others(folder, new)
+
+
+class Behind:
+    """Writes checkpoints of one process while its GPU goes on; use as a context manager.
+
+    What is to be written is copied to the host's memory first, of which it takes 12 bytes a parameter. One is written
+    at a time.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def save(
+        self, folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, update: int, fingerprint: str
+    ) -> None:
+        """Begin to do what `save` does.
+
+        Raises:
+            TwistError: the one before it could not be written.
+        """
+        self.finish()
+        copies = {name: torch.empty_like(t, device="cpu").copy_(t) for name, t in _tensors(model, optimizer).items()}
+        self._last = self._thread.submit(self._write, folder, copies, update, fingerprint)
+
+    def finish(self) -> None:
+        """Return when the last one is written.
+
+        Raises:
+            TwistError: it could not be.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    @staticmethod
+    def _write(folder: Path, tensors: dict[str, torch.Tensor], update: int, fingerprint: str) -> None:
+        new = folder / f"update-{update}"
+        with atomic_folder(new) as temporary:
+            save_file(tensors, temporary / "state.safetensors")
+            (temporary / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "files": 1}))
+        _remove_others(folder, new)
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._thread.shutdown()  # what was begun is written, whatever ended the run
 
 
 def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int | None:
@@ -134,6 +183,21 @@ def newest(folder: Path) -> Path | None:
     """Return the folder of the last state, or None when there is none."""
     saved = _saved(folder)
     return saved[max(saved)] if saved else None
+
+
+def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, tensor in _state(model).items():
+        tensors[f"model/{name}"] = tensor.detach().contiguous()
+        kept = optimizer.state.get(tensor, {})
+        tensors |= {f"{key}/{name}": kept[key].contiguous() for key in MOMENTS if key in kept}
+    return tensors
+
+
+def _remove_others(folder: Path, new: Path) -> None:
+    for older in _saved(folder).values():
+        if older != new:
+            shutil.rmtree(older)
 
 
 def _saved(folder: Path) -> dict[int, Path]:

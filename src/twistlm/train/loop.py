@@ -142,8 +142,16 @@ def train(
         stack.enter_context(compiled_layers(lm, enabled=config.compile, context=config.context))
         send = stack.enter_context(open_trackers(trackers if ranks.first else (), out, record, done=done))
 
-        def keep(update: int, folder: Path = saved) -> None:
+        # A GPU goes on while its state is written; ranks that share the state write it together, and wait.
+        behind = stack.enter_context(checkpoint.Behind()) if where.type == "cuda" and ranks.world == 1 else None
+
+        def keep(update: int, folder: Path = saved, *, wait: bool = True) -> None:
             log.sync()
+            if behind is not None:
+                if not wait:
+                    behind.save(folder, lm.model, optimizer, update=update, fingerprint=run)
+                    return
+                behind.finish()
             checkpoint.save(folder, lm.model, optimizer, update=update, fingerprint=run, ranks=ranks)
 
         def evaluate(update: int) -> Row:
@@ -185,7 +193,7 @@ def train(
                 keep(done, out / "stable")
             signalled = int(ranks.max(interrupts.number))
             if not last and (signalled or (config.checkpoint_every and done % config.checkpoint_every == 0)):
-                keep(done)
+                keep(done, wait=bool(signalled))
             if not last and signalled:
                 raise Stopped(
                     f"training was stopped by {Signals(signalled).name} after update {done} of {config.updates}; its "
@@ -193,6 +201,8 @@ def train(
                     number=signalled,
                 )
         log.sync()
+        if behind is not None:
+            behind.finish()
         optimizer.state.clear()  # the moments make room for the whole model
         parallel.gather(lm, whole, ranks)
         with ranks.first_goes_first():

@@ -20,6 +20,7 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor
 
+from twistlm.compute.devices import send
 from twistlm.vocoder.generator import Reach
 
 
@@ -80,7 +81,7 @@ def through(
         for row, piece in zip(rows, batch, strict=True):
             row[: len(piece)] = sequences[piece.sequence][piece.low : piece.high]
         with torch.inference_mode():
-            out = network(rows.to(device), [piece.sequence for piece in batch]).cpu()
+            out = network(send(rows.numpy(), device), [piece.sequence for piece in batch]).cpu()
         k = out.shape[1] // longest
         for row, piece in zip(out, batch, strict=True):
             whole = made[piece.sequence]
