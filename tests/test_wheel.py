@@ -24,7 +24,7 @@ def test_the_recipe_in_the_package_is_the_file_that_shows_how_to_write_one() -> 
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_wheel_runs_outside_a_clone(tmp_path: Path) -> None:
-    run = {"check": True, "cwd": tmp_path, "timeout": 1800}
+    run = {"check": True, "cwd": tmp_path, "timeout": 3600}
     build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--quiet", "--wheel-dir", "dist"]
     subprocess.run(build, **run)
     (wheel,) = (tmp_path / "dist").glob("*.whl")

@@ -83,7 +83,7 @@ def hubert_config(
         {} if size == "mini" else {"mask_frames": frame_rate // 5, "position_kernel": 128 * frame_rate // 50}
     )
     settings: dict[str, Any] = {"front_end": front_end, **SIZES[size], **paper}
-    parts = settings["batch"] // CROPS_AT_ONCE
+    parts = max(1, settings["batch"] // CROPS_AT_ONCE)
     return HubertPretrainConfig(
         frame_rate=frame_rate,
         conv_dim=channels[:n_convolutions],
