@@ -20,8 +20,9 @@ from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.duration_fitting import fit_durations
 from twistlm.vocoder.durations import DurationConfig, durations
 from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.published import read_published
 from twistlm.vocoder.synthesizer import Synthesizer
-from twistlm.vocoder.vocoder import Vocoder, load_published
+from twistlm.vocoder.vocoder import Vocoder
 
 SPEC = UnitSpec(
     encoder="toy", encoder_sha256="0" * 64, layer=1, tap="block_output", normalize_input=False, sample_rate=16_000,
@@ -98,32 +99,15 @@ def test_parameters_have_the_published_names() -> None:
     assert set(published.split()) <= names
 
 
-def test_published_checkpoint_speaks_as_the_generator_that_made_it(tmp_path) -> None:
-    made = generator(3)
-    new = ".parametrizations.weight.original"
-    old_names = {
-        k.replace(f"{new}0", ".weight_g").replace(f"{new}1", ".weight_v"): v for k, v in made.weights().items()
-    }
-    assert "ups.0.weight_g" in old_names
-    torch.save({"generator": old_names}, tmp_path / "g.pt")
-    published = {**json.loads(CONFIG.to_json()), "resblock": "1", "learning_rate": 2e-4, "multispkr": None}
-    (tmp_path / "config.json").write_text(json.dumps(published))
-    voc = load_published(tmp_path / "g.pt", tmp_path / "config.json", SPEC)
-    frames = random_frames(12)
-    with torch.no_grad():
-        expected = made(torch.from_numpy(frames.astype(np.int64))[None])[0].numpy()
-    np.testing.assert_allclose(voc(make_units(frames), durations="given").samples, expected, atol=1e-6)
-
-
-def test_published_checkpoint_that_wants_to_run_code_is_refused(tmp_path) -> None:
+def test_published_checkpoint_that_wants_to_run_code_is_not_run(tmp_path) -> None:
     class Nasty:
         def __reduce__(self):
-            return (print, ("ran",))
+            return (exit, ("ran",))
 
     torch.save({"generator": Nasty()}, tmp_path / "g.pt")
     (tmp_path / "config.json").write_text(CONFIG.to_json())
     with pytest.raises(ArtifactError, match="cannot be read"):
-        load_published(tmp_path / "g.pt", tmp_path / "config.json", SPEC)
+        read_published(tmp_path / "g.pt")
 
 
 def test_folding_weight_norm_changes_nothing() -> None:

@@ -45,6 +45,9 @@ FoundTokenizer = Annotated[
 FoundVocoder = Annotated[
     str | None, typer.Option(help="Name or folder of a vocoder; default: found by what the units are.")
 ]
+Speaker = Annotated[str | None, typer.Option(help="Who speaks, of a vocoder with several voices.")]
+Style = Annotated[str | None, typer.Option(help="How, of a vocoder with several styles.")]
+Language = Annotated[str | None, typer.Option(help="In which language, of a vocoder with several.")]
 Search = Annotated[
     list[Path] | None, typer.Option(help="Look for tokenizers and vocoders below this folder too. Can be repeated.")
 ]

@@ -23,7 +23,8 @@ def fetch(
         facts = fetched()
         return Result(facts, "\n".join(f"{key:18} {value}" for key, value in facts.items()))
     folder = artifacts.resolve(name)
-    return Result({"folder": str(folder), **artifacts.provenance(folder)}, str(folder))
+    facts = {"folder": str(folder), **artifacts.provenance(folder)}
+    return Result(facts, f"{folder}\nlicence: {facts.get('licence', 'see its card')}")
 
 
 @verb

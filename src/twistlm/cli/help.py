@@ -52,7 +52,10 @@ EXAMPLES: dict[
 _BELOW = {  # verbs of groups
     "units": {"quality": EXAMPLES["Units"]["units"]},
     "tokenizer": {"import": EXAMPLES["Units"]["tokenizer"]},
-    "vocoder": {"train": EXAMPLES["Speak"]["vocoder"]},
+    "vocoder": {
+        "train": EXAMPLES["Speak"]["vocoder"],
+        "import": "twist vocoder import mhubert-base-25hz-kmeans-500-hifigan --out vocoders/twist-lj",
+    },
     "bench": {
         "storycloze": "twist bench storycloze stories.csv --out my-storycloze --voice flite:slt",
         "blimp": "twist bench blimp pairs.jsonl --out my-sblimp --voice flite:slt --voice flite:rms",

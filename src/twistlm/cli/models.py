@@ -15,11 +15,14 @@ from twistlm.cli.command import (
     Channel,
     FoundTokenizer,
     FoundVocoder,
+    Language,
     Recipe,
     Result,
     Search,
     Seed,
     Set,
+    Speaker,
+    Style,
     UnitsOf,
     verb,
 )
@@ -371,17 +374,22 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest units.")] = None,
     tokenizer: FoundTokenizer = None,
     vocoder: FoundVocoder = None,
+    speaker: Speaker = None,
+    style: Style = None,
+    language: Language = None,
     search: Search = None,
     seed: Seed = 0,
 ) -> Result:
     """Let a model continue a recording."""
     from twistlm.jobs.speaking import continue_recording
+    from twistlm.vocoder.voices import Voice
 
     clip, parts = continue_recording(
         model,
         prompt,
         tokenizer=tokenizer,
         vocoder=vocoder,
+        voice=Voice(speaker=speaker, style=style, language=language),
         seconds=seconds,
         prompt_seconds=prompt_seconds,
         temperature=temperature,
@@ -407,6 +415,9 @@ def resynth(
         str | None, typer.Option(help=f"Name or folder of a speech tokenizer; default: --vocoder's, else {MINI}.")
     ] = None,
     vocoder: FoundVocoder = None,
+    speaker: Speaker = None,
+    style: Style = None,
+    language: Language = None,
     units_of: UnitsOf = None,
     search: Search = None,
     *,
@@ -414,11 +425,13 @@ def resynth(
 ) -> Result:
     """Speak a recording again from its units."""
     from twistlm.jobs.speaking import resynthesise
+    from twistlm.vocoder.voices import Voice
 
     clip, units, parts = resynthesise(
         recording,
         tokenizer=tokenizer,
         vocoder=vocoder,
+        voice=Voice(speaker=speaker, style=style, language=language),
         durations=durations,
         units_of=units_of,
         search=search or (),

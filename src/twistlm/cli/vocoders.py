@@ -63,3 +63,55 @@ def train(
     text = f"{out / 'vocoder'}: speaks {made.spec.n_units} units, spec {made.spec.fingerprint}"
     text += f", as {', '.join(voices)}" if voices else ""
     return Result(facts, f"{text}; tokenizer {tok}, shaped like {shape}")
+
+
+@verb
+def import_(
+    vocoder: Annotated[
+        str,
+        typer.Argument(help="Folder of a published vocoder, its file of weights, or a published name (twist fetch)."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the vocoder.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose units it speaks: a tokenizer's name or folder, or a spec.json; default: as published."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Its config, if not beside the weights.")] = None,
+    speakers: Annotated[
+        Path | None, typer.Option(help="Names of its speakers, one a line; default: speakers.txt beside the weights.")
+    ] = None,
+    styles: Annotated[
+        Path | None, typer.Option(help="Names of its styles, one a line; default: styles.txt beside the weights.")
+    ] = None,
+    voices: Annotated[str | None, typer.Option(help="Voices known by name: seamless-m4t-v1, seamless-m4t-v2.")] = None,
+) -> Result:
+    """Take over a vocoder of textlesslib, fairseq, Spirit-LM, Seamless, transformers, unit-hifigan or SpeechBrain."""
+    from twistlm.jobs.vocoder_importing import take_vocoder
+
+    made, taken, licence = take_vocoder(
+        vocoder, out, tokenizer=tokenizer, config=config, speakers=speakers, styles=styles, voices=voices
+    )
+    voices_of = {kind: list(names) for kind, names in made.voices.to_dict().items() if kind != "of_language"}
+    facts = {
+        "vocoder": str(out),
+        "layout": taken.layout,
+        "licence": licence,
+        "unit_spec": made.spec.fingerprint,
+        "predicts_durations": made.predicts_durations,
+        "notes": list(taken.notes),
+        **voices_of,
+    }
+    lines = [
+        f"{out}: layout {taken.layout}, {made.spec.n_units} units, spec {made.spec.fingerprint}",
+        f"licence: {licence}",
+        "durations: predicted or given" if made.predicts_durations else "durations: given only, it predicts none",
+        *(
+            f"{kind}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
+            for kind, names in voices_of.items()
+            if names
+        ),
+        *taken.notes,
+    ]
+    return Result(facts, "\n".join(lines))

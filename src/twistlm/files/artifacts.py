@@ -27,7 +27,7 @@ from twistlm.files.gguf import convert
 from twistlm.files.hub import fetch_hub
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import open_regular
-from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Wheel
+from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Urls, Wheel
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from
@@ -241,14 +241,16 @@ def _corruption(entry: Path, source: Source) -> str:
 def _known(source: Source) -> dict[str, str]:
     """Return the sha256 of each file of an entry that is known before it is fetched."""
     if isinstance(source, Url):
-        return {_file_name(source): source.sha256}
+        return {_file_name(source.url): source.sha256}
+    if isinstance(source, Urls):
+        return {_file_name(file): sha256 for file, sha256 in source.files if sha256}
     if isinstance(source, Wheel) and source.gguf_config is None:
         return {Path(member).name: sha256 for member, sha256 in source.members}
     return {}
 
 
-def _file_name(source: Url) -> str:
-    return Path(urllib.parse.urlparse(source.url).path).name or "file"
+def _file_name(url: str) -> str:
+    return Path(urllib.parse.urlparse(url).path).name or "file"
 
 
 def _fetch(kind: str, source: Source, folder: Path) -> dict[str, Any]:
@@ -257,15 +259,18 @@ def _fetch(kind: str, source: Source, folder: Path) -> dict[str, Any]:
         return _fetch_wheel(source, folder)
     if isinstance(source, Hub):
         return fetch_hub(source, folder, MOST_BYTES[kind])
-    assert isinstance(source, Url)
-    target = folder / _file_name(source)
-    try:
-        fetch_url(source.url, target, most=MOST_BYTES[kind])
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise ArtifactError(f"the download failed ({error})") from error
-    _check(target, source.sha256)
+    assert isinstance(source, Url | Urls)
+    files = [(source.url, source.sha256)] if isinstance(source, Url) else source.files
+    for url, sha256 in files:
+        target = folder / _file_name(url)
+        try:
+            fetch_url(url if isinstance(source, Url) else source.base + url, target, most=MOST_BYTES[kind])
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise ArtifactError(f"the download of {target.name} failed ({error})") from error
+        if sha256:
+            _check(target, sha256)
     return {}
 
 

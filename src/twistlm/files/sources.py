@@ -81,7 +81,25 @@ class Url:
         return f"{self.url} (sha256 {self.sha256[:16]}…)"
 
 
-Source = Bundled | Wheel | Hub | Url
+@dataclass(frozen=True, kw_only=True)
+class Urls:
+    """Several files at web addresses below one, that belong together.
+
+    Attributes:
+        base: what the addresses begin with.
+        files: (rest of the address, sha256) of each; it lands in the artifact's folder under its last name. "" where
+            its publisher states no sha256 and nobody recorded one: then what comes is taken, and its hash written down.
+    """
+
+    base: str
+    files: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        told = (f"{file} ({f'sha256 {sha256[:16]}…' if sha256 else 'sha256 not known'})" for file, sha256 in self.files)
+        return f"{self.base}: {', '.join(told)}"
+
+
+Source = Bundled | Wheel | Hub | Url | Urls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +163,120 @@ _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = 
     ("vocoder", "mini-25hz-100", "Unit HiFi-GAN with durations for mini-25hz's 100 units"),
     ("vocoder", "mini-25hz-500", "Unit HiFi-GAN with durations for mini-25hz's 500 units"),
 )
+_FILES, _LICENCE = "https://dl.fbaipublicfiles.com", "not stated beside the files"
+_EXPRESSO = f"{_FILES}/textless_nlp/expresso/checkpoints"
+_SPEAKERS = ("speakers.txt", "2efabb7a4ad786da34fe6fbe99c3906b7abd40b2e01c81b7efde76142ae3d552")
+_STYLES = ("styles.txt", "a6f63206518448277c63c3a251ac13484784829cf2e1b0a23b0860dd32543520")
+_CONFIG_2000 = ("config.json", "73932563cedc43cd1dcddfab36ce3b2c3cb76eef3423d25d1fb536ce1ec513bb")
+_NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
+
+
+def _vocoder(name: str, source: Source, licence: str, note: str) -> Artifact:
+    return Artifact(name=name, kind="vocoder", sources=(source,), licence=licence, note=note)
+
+
+def _expresso(name: str, folder: str, weights: str, config: tuple[str, str]) -> Artifact:
+    files = (("generator.pt", weights), config, _SPEAKERS, _STYLES)
+    return _vocoder(
+        name,
+        Urls(base=f"{_EXPRESSO}/{folder}/", files=files),
+        f"{_LICENCE}; trained on Expresso, {_NON_COMMERCIAL}",
+        "textlesslib: speakers and styles, no durations",
+    )
+
+
+def _s2st(name: str, folder: str) -> Artifact:
+    base = f"{_FILES}/fairseq/speech_to_speech/vocoder/code_hifigan/{folder}/"
+    licence = f"{_LICENCE}; the same weights on the hub: {_NON_COMMERCIAL}"
+    return _vocoder(name, Urls(base=base, files=(("g_00500000", ""), ("config.json", ""))), licence, "fairseq, 50 Hz")
+
+
+_VP = "mhubert_vp_en_es_fr_it3_400k_layer11_km1000"
+# Published unit vocoders, under textlesslib's names where it has one; `twist vocoder import` makes ours of them.
+_VOCODERS = (
+    _vocoder(
+        "mhubert-base-25hz-kmeans-500-hifigan",
+        Urls(
+            base=f"{_FILES}/textless_nlp/twist/speech_tokenizer/",
+            files=(
+                ("hifigan_lj_mhubert_base_25hz.pt", "d88224e95c501e2cd59a6e4014753169cfe060fb7ade3cc0da03c809fef73b79"),
+                (
+                    "hifigan_lj_mhubert_base_25hz_config.json",
+                    "116dc39be4970cd393e562acd0a0ec70a86aaba7e9ca469b8b836cb3fe46afc7",
+                ),
+            ),
+        ),
+        _LICENCE,
+        "TWIST's: LJ, 25 Hz, durations",
+    ),
+    _expresso(
+        "hubert-base-ls960-layer-9-kmeans-500-hifigan",
+        "hifigan_expresso_lj_vctk_hubert_base_ls960_L9_km500",
+        "d50f4704e961c29cb386924ef32cd0c3a4d1089a3f9be856f8a3b6dcfdd6147a",
+        ("config.json", "31e65ef5e100cb43de08f2c8d225496ace1ed87a49fcb8ee44bd6805f079b1f0"),
+    ),
+    _expresso(
+        "hubert-base-ls960-layer-9-kmeans-expresso-2000-hifigan",
+        "hifigan_expresso_lj_vctk_hubert_base_ls960_L9_km2000_expresso",
+        "b892fdcca889f4bc6d7f0a0f407ae5d01eca8aaa66b9be333ef33a1c50f2ef52",
+        _CONFIG_2000,
+    ),
+    _expresso(
+        "mhubert-base-vp_mls_cv_8lang-kmeans-2000-hifigan",
+        "hifigan_expresso_lj_vctk_mhubert_base_vp_mls_cv_8lang_it3_L12_km2000",
+        "0d160c97519d3ed644e2ec636581b79e56767d60325308849fbb389a494c1466",
+        _CONFIG_2000,
+    ),
+    _expresso(
+        "mhubert-base-vp_mls_cv_8lang-kmeans-expresso-2000-hifigan",
+        "hifigan_expresso_lj_vctk_mhubert_base_vp_mls_cv_8lang_it3_L12_km2000_expresso",
+        "8d1585f20edd9b0982f80acbb387a892adf19e4aa719b8dea795c8fa96285cbc",
+        _CONFIG_2000,
+    ),
+    _s2st("hubert-base-ls960-kmeans-100-hifigan-lj", "hubert_base_100_lj"),
+    *(
+        _s2st(f"mhubert-base-vp_en_es_fr-layer-11-kmeans-1000-hifigan-{voice}", f"{_VP}_{voice}")
+        for voice in ("lj", "es_css10", "fr_css10")
+    ),
+    _vocoder(
+        "seamless-m4t-v1-vocoder",
+        Urls(
+            base="https://huggingface.co/facebook/seamless-m4t-vocoder/resolve/main/",
+            files=(("vocoder_36langs.pt", ""),),
+        ),
+        _NON_COMMERCIAL,
+        "Seamless: 36 languages, 10,000 units of XLSR, durations",
+    ),
+    _vocoder(
+        "seamless-m4t-v2-vocoder",
+        Urls(base=f"{_FILES}/seamless/models/", files=(("vocoder_v2.pt", ""),)),
+        _NON_COMMERCIAL,
+        "Seamless v2: 36 languages, 10,000 units of XLSR, durations",
+    ),
+    _vocoder(
+        "unit-hifigan-hubert-phoneme",
+        Hub(
+            repo="coml/hubert-phoneme-classification",
+            patterns=("config.json", "*.safetensors"),
+            revision="vocoder-base-l11",
+        ),
+        "see https://huggingface.co/coml/hubert-phoneme-classification",
+        "unit-hifigan's own layout, no durations",
+    ),
+    _vocoder(
+        "speechbrain-hubert-l6-k100-ljspeech",
+        Hub(
+            repo="speechbrain/tts-hifigan-unit-hubert-l6-k100-ljspeech",
+            patterns=("generator.ckpt", "hyperparams.yaml", "kmeans.ckpt"),
+        ),
+        "Apache-2.0",
+        "SpeechBrain: LJ, 100 units, no durations",
+    ),
+)
 ARTIFACTS = {
     artifact.name: artifact
     for artifact in (
+        *_VOCODERS,
         Artifact(
             name="smollm2-135m",
             kind="text-lm",

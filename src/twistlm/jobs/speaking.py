@@ -16,7 +16,8 @@ from twistlm.lm.sample import generate
 from twistlm.progress import task
 from twistlm.types import Units
 from twistlm.units.tokenizer import SpeechTokenizer
-from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.vocoder import ANY, Vocoder
+from twistlm.vocoder.voices import Voice
 
 LONG = 60.0  # seconds of sound for which a bar is worth showing
 
@@ -26,6 +27,7 @@ def resynthesise(
     *,
     tokenizer: str | Path | None,
     vocoder: str | Path | None,
+    voice: Voice = ANY,
     durations: Literal["given", "predicted"],
     units_of: str | Path | None = None,
     search: Sequence[str | Path] = (),
@@ -37,6 +39,7 @@ def resynthesise(
     Args:
         recording: a sound file.
         tokenizer, vocoder, units_of, search: as of `parts_without_model`.
+        voice: who speaks and how, where the vocoder has several.
         durations: as of `Vocoder`.
         channel: of the recording, from 1; None mixes them.
         progress: show bars, of a recording of more than LONG seconds.
@@ -46,7 +49,7 @@ def resynthesise(
         Otherwise as `parts_without_model`.
     """
     parts = parts_without_model(tokenizer=tokenizer, vocoder=vocoder, units_of=units_of, search=search)
-    tok, voc = _loaded(parts)
+    tok, voc = _loaded(parts, voice)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     check(clip)
     shown = progress and clip.seconds > LONG
@@ -62,6 +65,7 @@ def continue_recording(
     *,
     tokenizer: str | Path | None,
     vocoder: str | Path | None,
+    voice: Voice = ANY,
     seconds: float,
     prompt_seconds: float | None,
     temperature: float,
@@ -78,6 +82,7 @@ def continue_recording(
         model: folder of a unit LM, or of its training run.
         recording: the prompt; `prompt_seconds` takes only its beginning.
         tokenizer, vocoder: names or folders, of the model's units; None: found by the model's UnitSpec.
+        voice: who speaks and how, where the vocoder has several.
         seconds, temperature, top_k, seed: see `twistlm.lm.sample.generate`.
         search: folders in which a tokenizer or vocoder may lie.
         channel: of the recording, from 1; None mixes them.
@@ -87,7 +92,7 @@ def continue_recording(
         Otherwise as `parts_of_model`.
     """
     parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
-    lm, (tok, voc) = load_model(model), _loaded(parts)
+    lm, (tok, voc) = load_model(model), _loaded(parts, voice)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     if prompt_seconds is not None:
         n = seconds_to_samples(prompt_seconds, clip.sample_rate)
@@ -97,9 +102,11 @@ def continue_recording(
     return voc(units, durations="predicted"), parts
 
 
-def _loaded(parts: Parts) -> tuple[SpeechTokenizer, Vocoder]:
+def _loaded(parts: Parts, voice: Voice) -> tuple[SpeechTokenizer, Vocoder]:
     assert parts.tokenizer is not None and parts.vocoder is not None
     tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
     voc = Vocoder.load(parts.vocoder.folder).on(device())
+    voc = voc.speaking_as(speaker=voice.speaker, style=voice.style, language=voice.language)
+    voc.require_voice()  # before minutes go into what could not be spoken
     tok.spec.require(voc.spec, mine=f"the tokenizer {parts.tokenizer}", theirs=f"the vocoder {parts.vocoder}")
     return tok, voc

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,14 @@ class HiFiGANConfig(InputShape):
             so that F frames give exactly F * hop samples.
         upsample_initial_channel: channels at the frame rate; each upsampling halves them.
         resblock_kernel_sizes, resblock_dilation_sizes: one residual block for each pair, averaged.
+        padding: what convolutions take for the outside of a clip: "zeros", as published by most, or "reflect" for the
+            clip mirrored at its ends, as SpeechBrain does, which needs a few frames at least.
     """
 
     kind: ClassVar[str] = "hifigan"
     JSON: ClassVar[dict[str, Any]] = {
         "upsample_rates": [int], "upsample_kernel_sizes": [int], "upsample_initial_channel": int,
-        "resblock_kernel_sizes": [int], "resblock_dilation_sizes": [[int]],
+        "resblock_kernel_sizes": [int], "resblock_dilation_sizes": [[int]], "padding?": str,
     }  # fmt: skip
 
     upsample_rates: tuple[int, ...]
@@ -46,9 +48,12 @@ class HiFiGANConfig(InputShape):
     upsample_initial_channel: int
     resblock_kernel_sizes: tuple[int, ...]
     resblock_dilation_sizes: tuple[tuple[int, ...], ...]
+    padding: Literal["zeros", "reflect"] = "zeros"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.padding not in ("zeros", "reflect"):
+            raise BadInput(f'vocoder config: padding is "zeros" or "reflect", not {self.padding!r}.')
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
             raise BadInput("vocoder config: upsample_rates and upsample_kernel_sizes must be equally long.")
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
@@ -85,6 +90,17 @@ class HiFiGANConfig(InputShape):
             last = (last + widest + padding) // rate
         return Reach(left=3 - first, right=last + 3)  # conv_pre
 
+    @property
+    def least_frames(self) -> int:
+        """Frames that the shortest clip has: a mirrored end must be shorter than what it mirrors."""
+        if self.padding == "zeros":
+            return 1
+        widest = max(
+            (kernel - 1) // 2 * max(dilations)
+            for kernel, dilations in zip(self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True)
+        )
+        return max(4, widest // self.upsample_rates[0] + 1)
+
     def build(self) -> HiFiGAN:
         """A generator with random weights, and weight normalisation."""
         return HiFiGAN(self)
@@ -97,12 +113,16 @@ class HiFiGANConfig(InputShape):
 class ResidualBlock(nn.Module):
     """For each dilation: x + conv(act(dilated conv(act(x)))). [B, C, T] to the same."""
 
-    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+    def __init__(
+        self, channels: int, kernel: int, dilations: tuple[int, ...], outside: Literal["zeros", "reflect"]
+    ) -> None:
         super().__init__()
 
         def conv(dilation: int) -> nn.Module:
             padding = (kernel - 1) // 2 * dilation
-            return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
+            return weight_norm(
+                nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding, padding_mode=outside)
+            )
 
         self.convs1 = nn.ModuleList(conv(dilation) for dilation in dilations)
         self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
@@ -121,7 +141,7 @@ class HiFiGAN(nn.Module):
         super().__init__()
         self.config = config
         channels = config.upsample_initial_channel
-        self.conv_pre = weight_norm(nn.Conv1d(config.model_in_dim, channels, 7, padding=3))
+        self.conv_pre = weight_norm(nn.Conv1d(config.model_in_dim, channels, 7, padding=3, padding_mode=config.padding))
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
@@ -129,8 +149,8 @@ class HiFiGAN(nn.Module):
             self.ups.append(weight_norm(up))
             channels //= 2
             for width, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
-                self.resblocks.append(ResidualBlock(channels, width, dilations))
-        self.conv_post = weight_norm(nn.Conv1d(channels, 1, 7, padding=3))
+                self.resblocks.append(ResidualBlock(channels, width, dilations, config.padding))
+        self.conv_post = weight_norm(nn.Conv1d(channels, 1, 7, padding=3, padding_mode=config.padding))
 
     @property
     def hop(self) -> int:
@@ -144,6 +164,11 @@ class HiFiGAN(nn.Module):
 
     def forward(self, features: Tensor, *, trim: int = 0) -> Tensor:
         """Return the samples [B, (F - 2 * trim) * hop], in -1 … 1, of features [B, C, F]; see `Generator`."""
+        if features.shape[-1] < self.config.least_frames:
+            raise BadInput(
+                f"this vocoder mirrors a clip at its ends and needs {self.config.least_frames} frames at least, not "
+                f"{features.shape[-1]}: give it more units, or longer ones."
+            )
         x = self.conv_pre(features)
         x = x[..., trim : x.shape[-1] - trim]
         blocks = len(self.config.resblock_kernel_sizes)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -163,14 +162,15 @@ class Vocoder:
         synthesizer.take({key: value.float() for key, value in weights.items()})
         return cls(synthesizer, spec, name=str(name_or_folder), voices=voices)
 
-    def save(self, folder: str | Path, *, card: str = "") -> None:
-        """Write `model.safetensors` (fp16), `config.json` (published keys) and `unit_spec.json`.
+    def save(self, folder: str | Path, *, card: str = "", half: bool = True) -> None:
+        """Write `model.safetensors` (fp16, or float32 if not `half`), `config.json` (published keys), `unit_spec.json`.
 
         Also `voices.json` where there are several voices, and `CARD.md` when given.
         The folder appears whole or not at all; one that is there is replaced.
         """
         with atomic_folder(folder) as temporary:
-            weights = {key: value.half().cpu().contiguous() for key, value in self.synthesizer.weights().items()}
+            kind = torch.float16 if half else torch.float32
+            weights = {key: value.to("cpu", kind).contiguous() for key, value in self.synthesizer.weights().items()}
             (temporary / "model.safetensors").write_bytes(save(weights))  # save_file would make it unreadable to others
             (temporary / "config.json").write_text(self.synthesizer.shape.to_json())
             (temporary / "unit_spec.json").write_text(self.spec.to_json() + "\n")
@@ -311,6 +311,14 @@ class Vocoder:
                 "durations='given' with units that have runs, as those of a recording do."
             )
 
+    def require_voice(self) -> None:
+        """Do nothing when this vocoder can speak as it is.
+
+        Raises:
+            BadInput: it has several speakers, styles or languages, and `self.voice` names none.
+        """
+        self._rows(None)
+
     def _require_one_voice(self, voice: Voice) -> None:
         """Refuse a name of a kind that this vocoder has only one of: it would be ignored."""
         there = {table.kind for table in self.synthesizer.shape.tables}
@@ -382,33 +390,6 @@ class Vocoder:
     def _lasting(self, units: Tensor) -> Tensor:
         assert self._pace is not None
         return frames_of(self._pace(self.synthesizer.dict(units).double()))
-
-
-def load_published(checkpoint: str | Path, config: str | Path, spec: UnitSpec) -> Vocoder:
-    """Read a vocoder in the published textless form: a `.pt` with key `generator`, and its JSON config.
-
-    The file says nothing about which tokenizer made its units, so the caller must: `spec` is believed.
-    The pickle is read by torch's restricted reader, which runs no code.
-
-    Raises:
-        ArtifactError: a file cannot be read, or its tensors do not fit its config.
-        BadInput: the config is of a kind that is not supported, or does not fit `spec`.
-    """
-    checkpoint = Path(checkpoint)
-    try:
-        shape = read_shape(read_text(config, "the shape of a vocoder", error=ArtifactError))
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["generator"]
-    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ArtifactError(
-            f"the published vocoder {checkpoint} cannot be read: {error!r}. Download it again."
-        ) from error
-    with torch.random.fork_rng(devices=[]):
-        synthesizer = Synthesizer(shape)
-    try:
-        synthesizer.take(weights)  # torch's weight norm also reads the old names weight_g and weight_v
-    except RuntimeError as error:
-        raise ArtifactError(f"the published vocoder {checkpoint} does not fit {config}: {error}") from error
-    return Vocoder(synthesizer.fold().eval(), spec, name=checkpoint.name)
 
 
 def _tensor(ids: NDArray[np.uint16]) -> Tensor:
