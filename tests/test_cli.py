@@ -202,7 +202,9 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
     twist(*fit, "--hop", 300, "--out", tmp_path / "odd").refused("no multiple of 300")
     assert fitted.json["frames"] > fitted.json["frames_used"] and fitted.json["heldout_inertia"] > 0
     parts = ["--tokenizer", tmp_path / "tok", "--like", tiny.vocoder]
+    parts += ["--generator", "istft"]
     voiced = twist("vocoder", "train", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
+    assert json.loads((tmp_path / "voc" / "vocoder" / "config.json").read_text())["generator"] == "istft"
     assert voiced.json["unit_spec"] == fitted.json["unit_spec"]
     voices = twist(
         "vocoder", "train", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer

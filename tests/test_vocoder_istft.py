@@ -11,15 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twistlm.compute import products
 from twistlm.errors import BadInput
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder import vocoder as vocoder_module
 from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.durations import DurationConfig
-from twistlm.vocoder.istft import ISTFTConfig, inverse_stft, overlap_add
+from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.istft import ISTFTConfig, inverse_stft, istft_like, overlap_add
 from twistlm.vocoder.synthesizer import Synthesizer
-from twistlm.vocoder.train import VocoderConfig, train_vocoder
+from twistlm.vocoder.train import train_vocoder, with_voices
+from twistlm.vocoder.training_state import VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.voices import Voice
 
 SPEC = UnitSpec(
     encoder="toy", encoder_sha256="0" * 64, layer=1, tap="block_output", normalize_input=False, sample_rate=16_000,
@@ -141,6 +145,26 @@ def test_it_looks_less_far_ahead_than_back() -> None:
     assert (shipped.reach.left, shipped.reach.right) == (31, 7)
 
 
+def test_folding_changes_no_sample_but_who_multiplies() -> None:
+    torch.manual_seed(0)
+    network = Synthesizer(CONFIG).eval()
+    frames = torch.from_numpy(make_units(40).frames.astype(np.int64))[None]
+    with torch.no_grad():
+        before = network(frames)
+        after = network.fold()(frames)
+    assert any(type(module) is products.Linear for module in network.generator.modules())
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-5)
+
+
+def test_several_voices_are_told_apart(tmp_path) -> None:
+    shape, voices = with_voices(CONFIG, [Voice(speaker="awb"), Voice(speaker="slt")])
+    voc = Vocoder(Synthesizer(shape).fold().eval(), SPEC, name="toy", voices=voices)
+    voc.save(tmp_path / "voc")
+    loaded, units = Vocoder.load(tmp_path / "voc"), make_units(20)
+    one, other = (loaded(units, durations="given", voice=Voice(speaker=name)).samples for name in ("awb", "slt"))
+    assert not np.allclose(one, other)
+
+
 def test_saved_and_loaded_is_the_same(tmp_path) -> None:
     voc = make_vocoder()
     voc.save(tmp_path / "voc")
@@ -169,6 +193,20 @@ def test_it_learns_tones_and_resumes_exactly(tmp_path) -> None:
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     log = [json.loads(line)["mel"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(log[-5:]) < 0.9 * np.mean(log[:5])
+
+
+@pytest.mark.parametrize(("hop", "upsample"), [(640, 4), (320, 2), (160, 1), (882, 3)])
+def test_it_takes_the_inputs_of_another_vocoder(hop: int, upsample: int) -> None:
+    hifigan = HiFiGANConfig(
+        num_embeddings=9, embedding_dim=6, model_in_dim=6, upsample_rates=(hop,), upsample_kernel_sizes=(hop,),
+        upsample_initial_channel=8, resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1,),),
+        sampling_rate=16_000 if hop != 882 else 22_050,
+    )  # fmt: skip
+    made = istft_like(hifigan)
+    assert (made.hop, made.upsample, made.n_fft) == (hop, upsample, 4 * hop // upsample)
+    assert (made.num_embeddings, made.sampling_rate) == (9, hifigan.sampling_rate)
+    with pytest.raises(BadInput, match="even hop"):
+        istft_like(dataclasses.replace(hifigan, upsample_rates=(5,), upsample_kernel_sizes=(5,)))
 
 
 @pytest.mark.parametrize(

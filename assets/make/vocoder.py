@@ -3,6 +3,10 @@
     python assets/make/vocoder.py --pairs-manifest .assets-work/slt --updates 12000 \
         --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
 
+With --twins the folder is one of two voices (`speech.py twins`), each text said by another voice too. One voice is
+learnt, from its own units and, again, from those of the other readings, laid where the voice says the same phone: so
+the vocoder hears what units other speakers give, and still says it in its own voice.
+
 It starts from random weights, or with --start-from and --start-tokenizer from the vocoder of another tokenizer: all of
 the generator stays, and each new unit begins with the mean embedding of the old units it is heard together with.
 
@@ -34,13 +38,16 @@ from twistlm.units.runs import dedup
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.crops import Crops, heldout_distance
 from twistlm.vocoder.durations import DurationConfig
+from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.hifigan import HiFiGANConfig
+from twistlm.vocoder.istft import istft_like
 from twistlm.vocoder.mel import SpectralLoss
 from twistlm.vocoder.train import train_vocoder, training_step
 from twistlm.vocoder.training_state import VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
 
 HOP, RATE = 640, 16_000
+OTHER = "-other"  # behind the id of the other reading of a text, see speech.py
 HELDOUT = 24  # clips at the end of the manifest that are never trained on
 Pair = tuple[Units, NDArray[np.float32]]
 
@@ -61,10 +68,15 @@ MODEL = HiFiGANConfig(
     ),
 )
 
+SHAPES: dict[str, InputShape] = {"hifigan": MODEL, "istft": istft_like(MODEL)}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs-manifest", type=Path, required=True, help="folder of one voice with a manifest.jsonl")
+    parser.add_argument("--twins", metavar="VOICE", help="which voice of a folder of twins to learn")
+    parser.add_argument("--texts", type=int, help="of the twins' voice, take the first so many texts; default: all")
+    parser.add_argument("--generator", choices=SHAPES, default="hifigan")
     parser.add_argument("--tokenizer", required=True, help="name or folder")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="train about so long, by a measurement at the start")
@@ -73,7 +85,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="folder to write")
     parser.add_argument("--start-from", type=Path, help="folder of a vocoder to start from")
-    parser.add_argument("--start-tokenizer", help="name or folder of its tokenizer")
+    parser.add_argument("--start-tokenizer", help="name or folder of its tokenizer, where that is another one")
     parser.add_argument("--work", type=Path, default=Path(".assets-work/vocoder"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="train no further, write what the checkpoint holds")
@@ -81,13 +93,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     entries = load(options.pairs_manifest)
+    if options.twins:
+        texts = [e.id for e in entries if e.speaker == options.twins and not e.id.endswith(OTHER)][: options.texts]
+        wanted = {*texts, *(f"{text}{OTHER}" for text in texts[:-HELDOUT])}
+        entries = sorted((e for e in entries if e.id in wanted), key=lambda e: not e.id.endswith(OTHER))
     waves = [read(e.path).samples for e in track(entries, description="read", enabled=True)]
     spec, units = tokenized(entries, waves, options.tokenizer, options.work)
     start = None
-    if options.start_from:
+    if options.start_from and not options.start_tokenizer:
+        start = Vocoder.load(options.start_from).synthesizer.weights()
+    elif options.start_from:
         _, old = tokenized(entries, waves, options.start_tokenizer, options.work)
         start = carried_over(units, old, Vocoder.load(options.start_from))
     pairs = list(zip(units, waves, strict=True))
+    if options.twins:
+        others = sum(e.id.endswith(OTHER) for e in entries)
+        pairs = [*relaid(pairs[:others], pairs[others:], options.pairs_manifest), *pairs[others:]]
     train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
 
     suffix = ""
@@ -103,8 +124,19 @@ def main() -> None:
     vocoder = Vocoder.load(options.out)  # what is measured is what ships, rounded to half precision
     measured = measure(vocoder, heldout, entries[-HELDOUT:], options.threads)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    vocoder.save(options.out, card=card(vocoder, config, entries, measured, history[-1]["update"], start is not None))
+    text = card(vocoder, config, entries, measured, history[-1]["update"], stage_of(options))
+    vocoder.save(options.out, card=text)
     print(json.dumps({"updates": history[-1]["update"], "seconds": round(seconds), **measured}))
+
+
+def stage_of(options: argparse.Namespace) -> str:
+    if options.start_from is None:
+        return "from random weights"
+    return (
+        "from the vocoder of an earlier tokenizer"
+        if options.start_tokenizer
+        else "from an earlier vocoder of these units"
+    )
 
 
 def tokenized(
@@ -122,6 +154,28 @@ def tokenized(
     return tok.spec, [Units(*dedup(kept[e.id]), spec=tok.spec, id=e.id) for e in entries]
 
 
+def relaid(others: list[Pair], own: list[Pair], folder: Path) -> list[Pair]:
+    """The waveforms of `own` readings with the units of the `others` of the same texts, phone by phone.
+
+    A frame of the own reading gets the unit that the other reading has as far into the same phone. A reading whose
+    phones are others is left out, and how many were is said.
+    """
+    told = {row["id"]: row["phones"] for row in map(json.loads, (folder / "phones.jsonl").read_text().splitlines())}
+    of = {units.id: (units, wave) for units, wave in own}
+    made = []
+    for units, _ in others:
+        mine, wave = of[units.id.removesuffix(OTHER)]
+        to, what = told[mine.id], told[units.id]
+        if [phone for phone, *_ in to] != [phone for phone, *_ in what]:
+            continue
+        edges, theirs = ([start for _, start, _ in phones] + [phones[-1][2]] for phones in (to, what))
+        middles = (np.arange(len(mine.frames)) + 0.5) * HOP / RATE
+        at = (np.interp(middles, edges, theirs) * RATE / HOP).astype(int).clip(0, len(units.frames) - 1)
+        made.append((Units(*dedup(units.frames[at]), spec=units.spec, id=units.id), wave))
+    print(f"{len(made)} of {len(others)} other readings laid onto the voice's")
+    return made
+
+
 def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict[str, Tensor]:
     """An earlier vocoder's weights, with embeddings for these units in place of the `old` ones of the same clips."""
     weights = earlier.synthesizer.weights()
@@ -137,7 +191,7 @@ def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict
 def resolve_config(run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec) -> VocoderConfig:
     """The run's config: as kept beside it, or made from the options, with --minutes turned into updates by timing."""
     path = run / "run.json"
-    model = dataclasses.replace(MODEL, num_embeddings=spec.n_units)
+    model = dataclasses.replace(SHAPES[options.generator], num_embeddings=spec.n_units)
     if not path.exists():
         share = options.adversarial_share
         updates = options.updates
@@ -206,22 +260,29 @@ def card(
     entries: list[Entry],
     measured: dict[str, float],
     updates: int,
-    carried: bool,
+    stage: str,
 ) -> str:
     """The model card."""
-    hours = sum(e.seconds or 0 for e in entries) / 3600
-    voices = ", ".join(sorted({e.speaker for e in entries}))
+    own = [e for e in entries if not e.id.endswith(OTHER)]
+    hours = sum(e.seconds or 0 for e in own) / 3600
+    voices = ", ".join(sorted({e.speaker for e in own}))
+    others = len(entries) - len(own)
+    twins = (
+        f" Also the units of {others} of these texts as other voices say them, laid onto this voice." if others else ""
+    )
     n_parameters = sum(p.numel() for p in vocoder.synthesizer.parameters())
-    stage = "from the vocoder of an earlier tokenizer" if carried else "from random weights"
+    reach = vocoder.synthesizer.reach
+    kind = {"hifigan": "Unit HiFi-GAN", "istft": "Blocks at the rate of frames and an inverse STFT"}[config.model.kind]
     critics = max(0, updates - config.adversarial_from)
     return f"""# A vocoder for 25 Hz units
 
 Speaks the units of `{vocoder.spec.encoder}` (unit spec `{vocoder.spec.fingerprint}`) at {RATE} Hz in one synthetic
 voice.
-Unit HiFi-GAN with duration predictor, {n_parameters / 1e6:.2f} M parameters, stored in half precision.
+{kind} with duration predictor, {n_parameters / 1e6:.2f} M parameters, stored in half precision;
+it hears {reach.left} frames back and {reach.right} ahead.
 
-- **Data**: {hours:.2f} h of the voice {voices} of flite (its licence is BSD-like), in {len(entries)} clips, of which
-  the last {HELDOUT} were held out. Made by `assets/make/speech.py`.
+- **Data**: {hours:.2f} h of the voice {voices} of flite (its licence is BSD-like), in {len(own)} clips, of which
+  the last {HELDOUT} were held out.{twins} Made by `assets/make/speech.py`.
 - **Training**: {updates} updates of {config.rows} crops of {config.frames * HOP / RATE:.2f} s on a CPU, {stage};
   spectral losses, and critics in the last {critics} updates. Recipe: `assets/make/vocoder.py`.
 - **Licence**: MIT.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,10 @@ def train(
     like: Annotated[
         str | None, typer.Option(help="Vocoder whose shape is taken; default: a bundled one of as many samples a unit.")
     ] = None,
+    generator: Annotated[
+        Literal["hifigan", "istft"] | None,
+        typer.Option(help="Unit HiFi-GAN, or the one that ends in an inverse STFT; default: as --like."),
+    ] = None,
     rows: Annotated[int, typer.Option(help="Crops in a batch, over all ranks.", min=1)] = 8,
     search: Search = None,
     seed: Seed = 0,
@@ -48,6 +52,7 @@ def train(
         rows=rows,
         seed=seed,
         like=like,
+        generator=generator,
         units_of=units_of,
         search=search or (),
         progress=progress,

@@ -131,18 +131,27 @@ def wer(references: Sequence[str], hypotheses: Sequence[str], *, seed: int = 0) 
     Raises:
         BadInput: lists of unequal length, empty lists, or a reference without words.
     """
-    import jiwer
-
     if len(references) != len(hypotheses) or not references:
         raise BadInput(
             f"{len(references)} references and {len(hypotheses)} hypotheses: need the same number, at least 1."
         )
-    refs, hyps = [normalize(r) for r in references], [normalize(h) for h in hypotheses]
-    if empty := [f"number {i}" for i, text in enumerate(refs) if not text]:
+    if empty := [f"number {i}" for i, text in enumerate(references) if not normalize(text)]:
         raise BadInput(f"references without words cannot be scored: {offenders(empty)}.")
-    errors, words = [], []
-    for ref, hyp in zip(refs, hyps, strict=True):
-        out = jiwer.process_words(ref, hyp)
-        errors.append(out.substitutions + out.deletions + out.insertions)
-        words.append(len(ref.split()))
-    return WordErrors(sum(errors) / sum(words), ratio_ci(errors, words, seed=seed), len(refs))
+    counts = [word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    errors, words = zip(*counts, strict=True)
+    return WordErrors(sum(errors) / sum(words), ratio_ci(errors, words, seed=seed), len(counts))
+
+
+def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Return the wrong words of one hypothesis (replaced, left out, put in) and the words of its reference.
+
+    Raises:
+        BadInput: a reference without words.
+    """
+    import jiwer
+
+    ref = normalize(reference)
+    if not ref:
+        raise BadInput("a reference without words cannot be scored.")
+    out = jiwer.process_words(ref, normalize(hypothesis))
+    return out.substitutions + out.deletions + out.insertions, len(ref.split())

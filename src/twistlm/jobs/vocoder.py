@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from twistlm.compute.devices import device
 from twistlm.corpus.manifest import build
@@ -17,6 +18,7 @@ from twistlm.train.parallel import join
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.catalogue import vocoder_folder, vocoder_like
 from twistlm.vocoder.configs import read_shape
+from twistlm.vocoder.istft import ISTFTConfig, istft_like
 from twistlm.vocoder.train import Pair, train_vocoder, with_voices
 from twistlm.vocoder.training_state import VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
@@ -33,6 +35,7 @@ def fit_vocoder(
     updates: int,
     rows: int,
     seed: int,
+    generator: Literal["hifigan", "istft"] | None = None,
     like: str | Path | None = None,
     units_of: str | Path | None = None,
     search: Sequence[str | Path] = (),
@@ -52,6 +55,8 @@ def fit_vocoder(
         updates: generator updates; the critics join for the second half.
         rows: crops in a batch, over all ranks.
         seed: of the weights and of the crops.
+        generator: "istft" for the one that works at the rate of frames (`vocoder/istft.py`), in place of the shape's
+            own; "hifigan" asks that the shape be one; None takes what the shape is.
         like: the vocoder (name or folder) whose shape is taken; None: a bundled one of as many samples a unit.
         progress: show bars.
 
@@ -64,6 +69,13 @@ def fit_vocoder(
     shaped = _like(like, tok, part)
     chosen = _chosen(speech, speakers, every_speaker=every_speaker)
     shape = read_shape(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
+    if generator == "istft" and not isinstance(shape, ISTFTConfig):
+        shape = istft_like(shape)
+    elif generator is not None and shape.kind != generator:
+        raise BadInput(
+            f"the shape of {shaped.name} is that of a generator {shape.kind!r}, not {generator!r}: give --like with "
+            f"one of {generator!r}."
+        )
     with join(device()) as ranks:
         pairs: list[Pair] = []
         voices: list[Voice] = []

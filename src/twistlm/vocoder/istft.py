@@ -11,6 +11,7 @@ K = n_fft // 2 + 1 bins, N samples (N = F * hop).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -56,6 +57,7 @@ class ISTFTConfig(InputShape):
     stft_hop: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = {name: getattr(self, name) for name in self.JSON if name != "lookahead"}
         if wrong := [f"{name} is {value}" for name, value in counts.items() if value < 1]:
             raise BadInput(f"vocoder config: these must be at least 1: {', '.join(wrong)}.")
@@ -91,6 +93,27 @@ class ISTFTConfig(InputShape):
     def build(self) -> ISTFTGenerator:
         """A generator with random weights."""
         return ISTFTGenerator(self)
+
+
+def istft_like(shape: InputShape) -> ISTFTConfig:
+    """Return the recipe's generator for the inputs, the hop and the rate of another vocoder's shape.
+
+    Spectral frames are as near to 10 ms as the hop can be divided, half of the work is done at the units' own rate.
+
+    Raises:
+        BadInput: the hop has no even part, so that no window can be centred on it.
+    """
+    ways = [parts for parts in range(1, shape.hop // 2 + 1) if shape.hop % (2 * parts) == 0]
+    if not ways:
+        raise BadInput(f"an inverse STFT needs an even hop, got {shape.hop} samples a unit: use another generator.")
+    wanted = shape.sampling_rate / 100
+    upsample = min(ways, key=lambda parts: abs(math.log(shape.hop / parts / wanted)))
+    stft_hop = shape.hop // upsample
+    inputs = {f.name: getattr(shape, f.name) for f in dataclasses.fields(InputShape)}
+    return ISTFTConfig(
+        **inputs, channels=320, layers=4, upsample=upsample, fine_channels=192, fine_layers=4, kernel=7, lookahead=1,
+        n_fft=4 * stft_hop, stft_hop=stft_hop,
+    )  # fmt: skip
 
 
 class Block(nn.Module):

@@ -80,10 +80,16 @@ class Synthesizer(nn.Module):
         return self.dur_predictor(self.dict(units))
 
     def fold(self) -> Self:
-        """Multiply weight normalisation out, in place; what is computed stays the same."""
+        """Multiply weight normalisation out, and let the generator do what it does before it speaks, in place.
+
+        What is computed stays the same.
+        """
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
+        fold = getattr(self.generator, "fold", None)
+        if fold is not None:
+            fold()
         return self
 
     def weights(self) -> dict[str, Tensor]:
