@@ -11,7 +11,7 @@ import pytest
 
 from listen_standins import SYSTEMS, make_samples, request
 from test_listen_serve import Served
-from twistlm.jobs.listening import open_flow
+from twistlm.jobs.listening_server import open_flow
 from twistlm.listen.flow import Flow
 from twistlm.listen.plan import plan
 from twistlm.listen.ratings import ratings_of

@@ -67,11 +67,13 @@ class Crowd:
                 assert status == 425, (status, said)  # faster than the sound lasts
                 await asyncio.sleep(0.1)
             self.saved[place, position] = body["value"]
-        while True:
-            async with http.get(f"{self.url}{base}/state") as reply:
-                if reply.status == 200:
+        for _ in range(10_000):
+            try:
+                async with http.get(f"{self.url}{base}/state") as reply:
                     assert (await reply.json())["stage"] == "done"
                     return
+            except (OSError, self.errors):
+                await asyncio.sleep(0.3)
 
 
 @pytest.mark.slow

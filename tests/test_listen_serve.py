@@ -18,7 +18,7 @@ import pytest
 
 from listen_standins import SYSTEMS, make_samples, request
 from twistlm.errors import BadInput, TwistError
-from twistlm.jobs.listening import open_flow
+from twistlm.jobs.listening_server import open_flow
 from twistlm.listen.flow import Flow, Refused
 from twistlm.listen.plan import plan
 from twistlm.listen.ratings import answers_csv, ratings_of, write_parquet
@@ -266,7 +266,7 @@ class Served:
         raise AssertionError("it does not answer")
 
     def ask(self, path: str, body: object = None, **headers: str):
-        data = None if body is None else json.dumps(body).encode()
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60) as reply:
@@ -313,6 +313,25 @@ def test_the_server_keeps_the_study_s_secrets_and_ends_well(folder):
         assert served.status(f"{base}/answer", {"position": 0, "value": 3, "plays": 1, "heard": 1, "took": 1}) == 409
         assert served.status(f"{base}/answer", {"position": "x"}) == 422
         assert served.status(f"{base}/consent", {"agrees": True, "device": "x" * 9000}) == 413
+        for raw in (
+            b"",
+            b"[]",
+            b"{",
+            b'{"agrees": true, "device": "\\ud800"}',
+            b'{"agrees": true, "device": "\\u0000"}',
+            b"\xff",
+        ):
+            assert served.status(f"{base}/consent", raw) in (400, 422)
+        for path in (
+            "/s/%00/state",
+            "/s/%ff/",
+            f"{base}/clip/-1/0",
+            f"{base}/clip/99999999999999999999/0",
+            "/s//",
+            "/static/",
+        ):
+            assert served.status(path) in (404, 422)
+        assert served.status("/owner", b"token=%ff%00", **{"Cookie": "owner=\xe9"}) == 401
         second = subprocess.run(
             [sys.executable, "-m", "twistlm", "listen", "serve", str(folder), "--port", "0"],
             capture_output=True,

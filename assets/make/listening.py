@@ -20,13 +20,13 @@ VOICES = {"en": "flite:slt", "de": "espeak-ng:de+f3"}
 SAID = {
     "en": {
         "digits": ["one", "two", "three", "four", "five", "six", "eight", "nine"],
-        "score": "This is a check. Please choose the score {}.",
+        "score": "This is a check. Please choose the number {}.",
         "first": "This is a check. Please choose the first sample.",
         "second": "This is a check. Please choose the second sample.",
     },
     "de": {
         "digits": ["eins", "zwei", "drei", "vier", "fünf", "sechs", "acht", "neun"],
-        "score": "Dies ist eine Prüfung. Bitte wählen Sie die Note {}.",
+        "score": "Dies ist eine Prüfung. Bitte wählen Sie die Zahl {}.",
         "first": "Dies ist eine Prüfung. Bitte wählen Sie die erste Aufnahme.",
         "second": "Dies ist eine Prüfung. Bitte wählen Sie die zweite Aufnahme.",
     },
@@ -34,7 +34,7 @@ SAID = {
 FIGURES = ["1", "2", "3", "4", "5", "6", "8", "9"]  # seven, siebzehn … : the one digit of two syllables would stand out
 CARD = """# What is said in the checks of listening studies
 
-`twist listen plan` makes its hearing check (digits in noise) and its trapping clips ("please choose the score 4") from
+`twist listen plan` makes its hearing check (digits in noise) and its trapping clips ("please choose the number 4") from
 these. English by flite's `slt`, German by espeak-ng's `de+f3`; mono Ogg Opus, 16 kHz, one level. A folder a language:
 `digit-N.ogg` (1 to 9 without 7, whose two syllables would give it away), `score-N.ogg` (1 to 5), `first.ogg` and
 `second.ogg`.

@@ -46,7 +46,7 @@ def plan(
     progress: bool = True,
 ) -> Result:
     """Plan a study: who hears what, in balanced blocks, every clip at one loudness and without a name."""
-    from twistlm.jobs.listening import plan_study, said
+    from twistlm.jobs.listening_plan import plan_study, said
     from twistlm.listen.request import Request
 
     request = Request(
@@ -88,7 +88,7 @@ def serve(
     hold_hours: Annotated[float, typer.Option(help="A place left so long may go to another.", min=0.1)] = 24.0,
 ) -> Result:
     """Let raters in: one saved answer a click, until Ctrl-C."""
-    from twistlm.jobs.listening import serve_study
+    from twistlm.jobs.listening_server import serve_study
     from twistlm.listen.recruiting import Recruiting
 
     recruiting = Recruiting(
@@ -123,7 +123,7 @@ def analyse(
     seed: Seed = 0,
 ) -> Result:
     """Scores with intervals over raters and items, differences, agreement, and how many raters it takes."""
-    from twistlm.jobs.listening import analyse_study
+    from twistlm.jobs.listening_results import analyse_study
     from twistlm.listen.exclusions import Rules
     from twistlm.pages.listening import text
 

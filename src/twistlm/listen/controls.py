@@ -23,7 +23,7 @@ Samples = NDArray[np.float32]
 NOISE_Q = 5.0  # dB: the lowest quality that P.800 tests commonly have from a modulated noise reference unit
 PIECE = (0.18, 0.36)  # s: shorter than most words, longer than most phones
 DIGITS = ("1", "2", "3", "4", "5", "6", "8", "9")
-DIGITS_SNR = 0.0  # dB: far above the threshold of normal hearing (about -8 dB), for any headphones that work
+DIGITS_SNR = 4.0  # dB: far above the threshold of normal hearing (about -8 dB), as the voice is synthetic
 INTERVALS = 3  # of a headphone trial
 TRAP_BEGINS = 2.0  # s of a clip before the voice breaks in
 _HUGGINS_HZ, _HUGGINS_WIDTH = 600.0, 0.06  # centre and relative half width of the band
@@ -99,7 +99,7 @@ def trap(clip: Clip, *, says: str, language: str, name: str) -> Clip:
 
 
 def digits_in_noise(digits: Sequence[str], *, language: str, sample_rate: int, rng: np.random.Generator) -> Clip:
-    """Return three digits in speech-shaped noise at 0 dB, which anybody hears who has sound, and knows the language.
+    """Return three digits in speech-shaped noise at 4 dB, which anybody hears who has sound, and knows the language.
 
     The noise has the spectrum of the digits: their Fourier magnitudes with random phases.
     """

@@ -24,6 +24,7 @@ from twistlm.pages.rendering import render
 
 try:
     from fastapi import Body, Cookie, FastAPI, Header, Query, Request
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 except ImportError as error:
     raise TwistError("studies are served by FastAPI and uvicorn: pip install 'twistlm[listen]'.") from error
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from twistlm.listen.texts import Texts
 
 MOST_BODY = 4096  # bytes of an answer
+_WORD = "^[A-Za-z0-9 ]*$"
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = {"rate.js": "text/javascript", "rate.css": "text/css"}
 _TURK = "https://*.mturk.com https://*.mturkcontent.com"
@@ -65,6 +67,11 @@ def make_app(flow: Flow, *, owner: str, public_url: str) -> FastAPI:
     @app.exception_handler(BadInput)
     def bad_input(_: Request, error: BadInput) -> Response:
         return page(flow.texts[first].ui["title"], str(error), status=400)
+
+    @app.exception_handler(RequestValidationError)
+    def not_understood(_: Request, error: RequestValidationError) -> Response:
+        names = ", ".join(str(one["loc"][-1]) for one in error.errors()[:5])
+        return JSONResponse({"error": f"not understood: {names!a}."}, 422)  # what was sent is not sent back
 
     @app.exception_handler(sqlite3.OperationalError)
     def not_written(_: Request, error: sqlite3.OperationalError) -> Response:
@@ -116,8 +123,8 @@ def make_app(flow: Flow, *, owner: str, public_url: str) -> FastAPI:
     def consent(
         token: str,
         agrees: Annotated[bool, Body()],
-        device: Annotated[str, Body(max_length=16)] = "",
-        hearing: Annotated[str, Body(max_length=16)] = "",
+        device: Annotated[str, Body(max_length=16, pattern=_WORD)] = "",
+        hearing: Annotated[str, Body(max_length=16, pattern=_WORD)] = "",
     ) -> Any:
         flow.consent(token, agrees=agrees, device=device, hearing=hearing)
         return flow.state(token)
@@ -125,10 +132,10 @@ def make_app(flow: Flow, *, owner: str, public_url: str) -> FastAPI:
     @app.post("/s/{token}/check")
     def check(
         token: str,
-        kind: Annotated[str, Body(max_length=16)],
+        kind: Annotated[str, Body(max_length=16, pattern=_WORD)],
         attempt: Annotated[int, Body(ge=0, le=9)],
         number: Annotated[int, Body(ge=0, le=99)],
-        answer: Annotated[str, Body(max_length=64)],
+        answer: Annotated[str, Body(max_length=16, pattern=_WORD)],
     ) -> Any:
         flow.check(token, kind, attempt=attempt, number=number, answer=answer)
         return flow.state(token)
