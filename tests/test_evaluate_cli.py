@@ -245,7 +245,7 @@ def test_a_table_is_not_buried_under_groups() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--samples", "2"], "--sample: of what a model says, which is measured with --generation"),
+        (["--samples", "2"], "--samples: of what a model says, which is measured with --generation"),
         (["--generation", "--topline", "smollm2-135m"], "--topline: not of what a model says"),
         (["--generation", "--protocol", "hers"], "there is no protocol 'hers'"),
         (["--generation", "--prompts", "libri"], "there are no prompts 'libri'"),

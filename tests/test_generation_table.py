@@ -166,3 +166,33 @@ def test_the_text_embedder_finds_likeness():
     )
     near, far, none = (similarities(found[:1], found[i : i + 1])[0] for i in (1, 2, 3))
     assert near > 0.2 > far and math.isnan(none)
+
+
+def test_voices_are_told_apart_by_any_x_vectors_of_transformers(tmp_path):
+    import torch
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    from twistlm.audio.clip import Clip
+    from twistlm.errors import ArtifactError
+    from twistlm.evaluate.generation.speakers import open_voices
+
+    config = WavLMConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=[8, 8],
+        conv_kernel=[40, 32], conv_stride=[20, 16], num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, tdnn_dim=[8, 8], tdnn_kernel=[3, 1], tdnn_dilation=[1, 1],
+        xvector_output_dim=8, do_stable_layer_norm=False, use_weighted_layer_sum=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        WavLMForXVector(config).save_pretrained(tmp_path / "sv")
+    Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(tmp_path / "sv")
+    voices, identity = open_voices(str(tmp_path / "sv"))
+    noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
+    found = voices.embed(Clip(noise, 16_000))
+    assert found.shape == (8,) and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(found, voices.embed(Clip(noise, 16_000)))
+    assert identity.startswith(str(tmp_path / "sv"))
+    with pytest.raises(AudioError, match="no samples"):
+        voices.embed(Clip(np.zeros(0, np.float32), 16_000))
+    with pytest.raises(ArtifactError, match=r"the voice encoder .*none cannot be had"):
+        open_voices(str(tmp_path / "none"))

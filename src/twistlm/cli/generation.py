@@ -30,11 +30,11 @@ def evaluate_generation(
         refused: options of the verb that do not go together with this one, and whether they were given.
         options: those that are of generation alone.
     """
-    from twistlm.jobs.generation import QUALITY, measure_generation, protocol_of, table
+    from twistlm.jobs.generation import QUALITY, RESEMBLYZER, WORDLLAMA, measure_generation, protocol_of, table
 
     if given := [name for name, value in refused.items() if value]:
         raise BadInput(f"{', '.join(given)}: not of what a model says. Measure that without --generation.")
-    temperatures = options["temperatures"] or []
+    temperatures = options["temperature"] or []
     protocol = protocol_of(
         options["protocol"] or "ours",
         prompts=options["prompts"],
@@ -51,6 +51,8 @@ def evaluate_generation(
         suites=suites,
         temperatures=temperatures,
         quality=options["quality"] or QUALITY,
+        voices=options["voices"] or RESEMBLYZER,
+        embedder=options["embedder"] or WORDLLAMA,
         judge=options["judge"],
         judge_model=options["judge_model"],
         out=out,

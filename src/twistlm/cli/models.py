@@ -272,6 +272,12 @@ def eval_(
     quality: Annotated[
         list[str] | None, typer.Option(help="Judge of sound: distillmos, dnsmos-p808, dnsmos. Can be repeated.")
     ] = None,
+    voices: Annotated[
+        str | None, typer.Option(help="Tells voices apart: resemblyzer, or a model of the hub, as WavLM-SV.")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="Places texts: wordllama-256, or a model of sentence-transformers.")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option(help="Judge of texts: address of an OpenAI-compatible server, or a text LM.")
     ] = None,
@@ -287,10 +293,12 @@ def eval_(
         "prompts": prompts,
         "n_prompts": n_prompts,
         "samples": samples,
-        "temperatures": temperature,
+        "temperature": temperature,
         "asr": asr,
         "text_lm": text_lm,
         "quality": quality,
+        "voices": voices,
+        "embedder": embedder,
         "judge": judge,
         "judge_model": judge_model,
         "vocoder": vocoder,
@@ -311,7 +319,7 @@ def eval_(
             refused=other,
             options=speaking,
         )
-    if given := [f"--{name.replace('_', '-').removesuffix('s')}" for name, value in speaking.items() if value]:
+    if given := [f"--{name.replace('_', '-')}" for name, value in speaking.items() if value]:
         from twistlm.errors import BadInput
 
         raise BadInput(f"{', '.join(given)}: of what a model says, which is measured with --generation. Add that.")

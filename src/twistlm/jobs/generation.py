@@ -20,7 +20,7 @@ from twistlm.evaluate.generation.prompts import open_prompts, select
 from twistlm.evaluate.generation.protocols import PROTOCOLS, Protocol
 from twistlm.evaluate.generation.quality import DistillMos, DnsMos
 from twistlm.evaluate.generation.reading import TextLM
-from twistlm.evaluate.generation.speakers import VoiceEncoder
+from twistlm.evaluate.generation.speakers import RESEMBLYZER, open_voices
 from twistlm.evaluate.generation.speaking import Ears, JudgeOfSound, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
@@ -64,6 +64,7 @@ def measure_generation(
     temperatures: Sequence[float] = (),
     quality: Sequence[str] = QUALITY,
     embedder: str = WORDLLAMA,
+    voices: str = RESEMBLYZER,
     judge: str | None = None,
     judge_model: str | None = None,
     out: str | Path | None = None,
@@ -82,7 +83,7 @@ def measure_generation(
         suites: of pairs, on which the models' local and normalised likelihoods are measured too.
         temperatures: sample at each of them, for curves; none: the protocol's.
         quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835).
-        embedder: as of `open_embedder`.
+        embedder, voices: as of `open_embedder` and `open_voices`.
         judge, judge_model: as of `open_judge`: scores every continuation, and two models' against each other.
         out: folder; None: `eval/` in the folder of the run. What is written lies in its `generation/`.
         tokenizer, vocoder, search: as of `parts_of_model`.
@@ -111,6 +112,7 @@ def measure_generation(
     judges = _judges(quality)
     tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
     voc = Vocoder.load(parts.vocoder.folder).on(device())
+    encoder, voices_are = open_voices(voices)
     units = cache_folder() / "eval-units"
     spoken = [tokenize_suite(open_suite(name), tok, cache=units, progress=progress) for name in suites]
     ears = Ears(
@@ -118,13 +120,13 @@ def measure_generation(
         voc=voc,
         listener=listener,
         judges=judges,
-        voices=VoiceEncoder.load(),
+        voices=encoder,
         facts={
             "units": tok.spec.fingerprint,
             "vocoder": digest(parts.vocoder.folder)[:16],
             "asr": heard_by,
             "quality": ", ".join(quality),
-            "voices": "Resemblyzer 0.1.4",
+            "voices": voices_are,
         },
     )
     home = (run_folder(model) / "eval" if out is None else Path(out)) / FOLDER

@@ -10,6 +10,8 @@ Shapes: N samples at 16 kHz, P parts, 256 dimensions.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +20,15 @@ from torch import Tensor, nn
 
 from twistlm.audio.clip import Clip, resample
 from twistlm.compute.devices import device
-from twistlm.errors import AudioError
+from twistlm.errors import ArtifactError, AudioError
 from twistlm.evaluate.generation.mels import mel_power
 from twistlm.files.artifacts import resolve
 from twistlm.files.torch_files import Tensor as Stored
 from twistlm.files.torch_files import plain, read_torch
+from twistlm.lm.pretrained import REFUSALS, quiet
+from twistlm.lm.weights import first_line
 
+RESEMBLYZER = "resemblyzer"
 RATE, _HOP = 16_000, 160
 _FRAMES = 160  # of a part: 1.6 s
 _STEP = round(RATE / 1.3 / _HOP)  # frames between two parts: 1.3 parts a second
@@ -81,6 +86,53 @@ class VoiceEncoder(nn.Module):
         parts = torch.from_numpy(np.stack([mels[start : start + _FRAMES] for start in starts]))
         mean = self(parts.to(next(self.parameters()).device)).cpu().numpy().mean(axis=0)
         return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+
+
+class Voices(Protocol):
+    """Gives a voice a place."""
+
+    def embed(self, clip: Clip) -> NDArray[np.float32]:
+        """Return a vector of length 1."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class XVectors:
+    """A speaker verifier of transformers, as WavLM-SV (microsoft/wavlm-base-plus-sv). One clip at a time."""
+
+    extractor: Any
+    model: Any
+
+    def embed(self, clip: Clip) -> NDArray[np.float32]:
+        """Return the embedding of a clip, of length 1. Raises AudioError: no samples."""
+        if not len(clip.samples):
+            raise AudioError(f"{clip.id or 'the clip'} has no samples: nobody can be heard in it.")
+        rate = self.extractor.sampling_rate
+        inputs = self.extractor(resample(clip, sample_rate=rate).samples, sampling_rate=rate, return_tensors="pt")
+        with torch.inference_mode():
+            found = self.model(**inputs.to(self.model.device)).embeddings[0].float().cpu().numpy()
+        return (found / max(float(np.linalg.norm(found)), 1e-12)).astype(np.float32)
+
+
+def open_voices(name: str) -> tuple[Voices, str]:
+    """Return a voice encoder and what identifies it: "resemblyzer", or a folder or model of the hub (OWNER/NAME) that
+    transformers reads as AutoModelForAudioXVector.
+
+    Raises:
+        ArtifactError: it cannot be had.
+    """
+    if name == RESEMBLYZER:
+        return VoiceEncoder.load(), "Resemblyzer 0.1.4"
+    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+    try:
+        with quiet():
+            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
+            model: Any = AutoModelForAudioXVector.from_pretrained(name, trust_remote_code=False, use_safetensors=None)
+    except REFUSALS as error:
+        raise ArtifactError(f"the voice encoder {name} cannot be had: {first_line(error)}") from error
+    commit = getattr(model.config, "_commit_hash", None)
+    return XVectors(extractor, model.eval().to(device())), f"{name} revision {commit}"
 
 
 def louder(samples: NDArray[np.float32]) -> NDArray[np.float32]:

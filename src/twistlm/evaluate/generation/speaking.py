@@ -37,7 +37,7 @@ from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.ngrams import repetition
 from twistlm.evaluate.generation.prompts import CutPrompt, Prompt, PromptSuite, cut
 from twistlm.evaluate.generation.protocols import Protocol
-from twistlm.evaluate.generation.speakers import VoiceEncoder
+from twistlm.evaluate.generation.speakers import Voices
 from twistlm.lm.model import UnitLM
 from twistlm.types import Units
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -69,7 +69,7 @@ class Ears:
     voc: Vocoder
     listener: Listener
     judges: tuple[JudgeOfSound, ...]
-    voices: VoiceEncoder | None
+    voices: Voices | None
     facts: Mapping[str, str]
 
 
