@@ -196,3 +196,34 @@ def test_voices_are_told_apart_by_any_x_vectors_of_transformers(tmp_path):
         voices.embed(Clip(np.zeros(0, np.float32), 16_000))
     with pytest.raises(ArtifactError, match=r"the voice encoder .*none cannot be had"):
         open_voices(str(tmp_path / "none"))
+
+
+def test_a_ctc_recogniser_of_transformers_listens(tmp_path):
+    import json
+
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    from twistlm.audio.clip import Clip
+    from twistlm.errors import ArtifactError
+    from twistlm.evaluate.generation.hearing import open_listener
+
+    folder = tmp_path / "ctc"
+    config = Wav2Vec2Config(
+        vocab_size=6, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=[8, 8],
+        conv_kernel=[40, 32], conv_stride=[20, 16], num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, feat_extract_norm="group",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Wav2Vec2ForCTC(config).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3, "B": 4, "C": 5}))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+    listener, identity = open_listener(str(folder), language="en", workers=1)
+    noise = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) * 0.1
+    heard = listener.transcribe(Clip(noise, 24_000))  # another rate than its own
+    assert set(heard) <= set("ABC <unk>") and heard == listener.transcribe(Clip(noise, 24_000))
+    assert "greedy CTC" in identity
+    with pytest.raises(ArtifactError, match=r"the recogniser .*none cannot be had.*whisper-tiny\.en works"):
+        open_listener(str(tmp_path / "none"), language="en", workers=1)

@@ -25,7 +25,7 @@ from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
 Values = dict[str, Any]
-PROMPTS = 16
+PROMPTS = 12
 # What the report shows of it: name of the measure, of `evaluate.generation.table`.
 SHOWN = ("gen_ppl_not_empty", "wins", "auto_bleu_slamkit", "self_bleu", "words_per_second", "silence", "empty")
 
