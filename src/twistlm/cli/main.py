@@ -13,7 +13,7 @@ from twistlm.cli.help import ByWant, add_examples
 def command() -> Any:
     """Return the whole command line, as click has it."""
     # Importing them registers their verbs.
-    from twistlm.cli import bench, data, listen, models, serve, study, tokenizers, units, vocoders  # noqa: F401
+    from twistlm.cli import bench, data, evaluation, listen, models, serve, study, tokenizers, units, vocoders  # noqa: F401
 
     app.info.cls = ByWant
     twist: Any = typer.main.get_command(app)
