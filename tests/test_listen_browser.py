@@ -62,9 +62,11 @@ def new_state(page, token: str, old: dict | None) -> dict:
     raise AssertionError(f"nothing came after {old}")
 
 
-@pytest.mark.parametrize("headphones", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_whole_study_by_keyboard(browser, samples, tmp_path, headphones):
-    small = request(clips_per_system=1, ratings_per_clip=1, training=1, gold=1, traps=1, headphones=headphones)
+@pytest.mark.parametrize("checks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
+    small = request(
+        clips_per_system=1, ratings_per_clip=1, training=1, gold=1, traps=1, headphones=checks, hearing=checks
+    )
     plan(samples, tmp_path / "study", small)
     study = open_study(tmp_path / "study")
     codes = ("--completion-code", "CDONE", "--screen-out-code", "COUT", "--no-consent-code", "CNO")

@@ -12,7 +12,7 @@ from twistlm.errors import BadInput, offenders
 from twistlm.listen import blocks, controls
 from twistlm.listen.loudness import TARGET
 from twistlm.listen.samples import Samples
-from twistlm.listen.study import MADE_FLOOR
+from twistlm.listen.study import MADE_FLOOR, QUESTIONS
 from twistlm.listen.texts import known_languages
 
 MOST_CLIPS = 150  # that one person rates in one go
@@ -108,6 +108,9 @@ def lay_out(request: Request, samples: Samples, *, natural: set[str]) -> Layout:
         )
     if request.ratings_per_clip < 1 or request.clips_per_system < 1:
         raise BadInput("clips of each system and ratings of each clip must be at least 1.")
+    if request.question not in QUESTIONS:
+        known = ", ".join(QUESTIONS)
+        raise BadInput(f"no question {request.question!r}; there are {known}. Take one, and edit the study's texts.")
     if not request.languages:
         raise BadInput("name at least one language.")
     if unknown := [language for language in request.languages if language not in known_languages()]:

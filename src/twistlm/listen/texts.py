@@ -50,18 +50,10 @@ def known_languages() -> list[str]:
 
 
 def copy_texts(folder: Path, *, languages: Sequence[str], question: str, design: str) -> None:
-    """Write the texts of a study that asks `question`.
-
-    Raises:
-        BadInput: no such question.
-    """
+    """Write the texts of a study that asks `question`, one of `listen.study.QUESTIONS`."""
     folder.mkdir()
     for code in languages:
         given = _DEFAULTS / f"{code}.toml"
-        values = read_toml(given, "texts of twist listen")
-        if question not in values or design not in values[question]:
-            known = [name for name, value in values.items() if isinstance(value, dict) and name != "ui"]
-            raise BadInput(f"no question {question!r}; there are {', '.join(known)}. Edit texts/ to ask anything else.")
         head, _, ui = given.read_text(encoding="utf-8").partition("[ui]\n")
         asked = re.search(rf"^\[{question}\.{design}\]\n(.*?)(?=^\[|\Z)", head, re.DOTALL | re.MULTILINE)
         top = head.partition("\n[")[0]
