@@ -151,6 +151,12 @@ def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp
     write_rows(systems, tmp_path / "ours.parquet", facts={"protocol": SHORT.facts()})
     rows = pq.read_table(tmp_path / "ours.parquet").to_pylist()
     warm = [row for row in rows if row["system"] == "warm"]
+    for name in ("recordings", "shuffled", "shuffled words"):
+        assert [row["prompt"] for row in rows if row["system"] == name] == [f"p{i}" for i in range(5)]
+    true, dealt = ([row for row in rows if row["system"] == name] for name in ("resynthesis", "shuffled"))
+    others = derangement(5, seed=0)
+    assert [row["text"] for row in dealt] == [true[j]["text"] for j in others]
+    assert not any(row["sound"] for row in dealt) and true[0]["recording"] == "the cat sat"
     assert [(row["prompt"], row["sample"]) for row in warm] == [(f"p{i}", k) for i in range(5) for k in range(2)]
     for row in warm:
         assert soundfile.info(tmp_path / row["sound"]).samplerate == 16_000
@@ -175,7 +181,7 @@ def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp
         dataclasses.replace(s, rows=[dict(r, text="<script>alert(1)</script>") for r in s.rows]) for s in systems
     ]
     page = write_page(told, hostile, tmp_path / "ours.html", measures=measures).read_text()
-    assert page.count("<audio") == 5 * 3 + 20 and "<script>alert" not in page and "http" not in page.lower()
+    assert page.count("<audio") == 5 * 2 + 20 and "<script>alert" not in page and "http" not in page.lower()
     assert all(row["sound"] in page for row in warm)
 
 

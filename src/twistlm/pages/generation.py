@@ -131,7 +131,11 @@ def _samples(systems: Sequence[System]) -> list[dict[str, Any]]:
                     "reply": row.get("reply") or "",
                 }
             )
-    return [{"prompt": prompt, "sample": sample, "players": players} for (prompt, sample), players in by.items()]
+    said = {str(row["prompt"]): str(row.get("recording") or "") for system in systems for row in system.rows}
+    return [
+        {"prompt": prompt, "sample": sample, "recording": said[prompt], "players": players}
+        for (prompt, sample), players in by.items()
+    ]
 
 
 def _side(name: str) -> str:

@@ -12,7 +12,6 @@ Shapes: M texts, N the highest order.
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Literal
@@ -163,10 +162,8 @@ def _averaged(shares: Sequence[float], mean: Mean) -> float:
         return math.nan
     if mean == "arithmetic":
         return math.fsum(shares) / len(shares)
-    if shares[0] == 0.0:
-        return 0.0
-    # As the field's code does, a precision of 0 is the smallest float: the product is then as good as 0.
-    return math.exp(math.fsum(math.log(share or sys.float_info.min) for share in shares) / len(shares))
+    # The field's code takes the smallest float for a share of 0, which gives some 1e-154 in place of 0.
+    return 0.0 if 0.0 in shares else math.exp(math.fsum(map(math.log, shares)) / len(shares))
 
 
 def _require_order(n: int) -> None:

@@ -169,15 +169,15 @@ class Session:
         """Return every prompt with the true continuation of another one: the floor of all that a prompt has to do with.
 
         Where prompt and continuation are scored together, they are spoken together; else the rows are those of the
-        resynthesis, dealt to other prompts. None where there are no prompts.
+        resynthesis, dealt to other prompts, without a sound of their own. None where there are no prompts.
         """
         if self.unconditional:
             return None
         others = derangement(len(prompts), seed=self.seed)
         if self.protocol.scored == "continuation":
             rows = [dict(resynthesis.rows[j]) for j in others]
-            for row, prompt in zip(rows, prompts, strict=True):
-                row["voice"] = _cosine(row["voice_of"], prompt["voice"])
+            for row, prompt, heard in zip(rows, self.suite.prompts, prompts, strict=True):
+                row |= self._about(prompt, 0) | {"sound": "", "voice": _cosine(row["voice_of"], heard["voice"])}
             return System(name="shuffled", kind="shuffled", n_samples=1, rows=rows)
 
         def work(i: int) -> Spoken:
@@ -296,10 +296,13 @@ class Session:
         found = journal.fill(items, judged, description=f"{name}, heard", progress=self.progress)
         rows = []
         for item, (i, k) in items:
-            prompt = self.suite.prompts[i]
-            about = {"prompt": prompt.id, "sample": k, "group": prompt.group, "voice": None, "voice_of": None}
-            rows.append(about | found[item])
+            about = self._about(self.suite.prompts[i], k)
+            rows.append({"voice": None, "voice_of": None} | found[item] | about)
         return rows
+
+    @staticmethod
+    def _about(prompt: Prompt, sample: int) -> Values:
+        return {"prompt": prompt.id, "sample": sample, "group": prompt.group, "recording": prompt.text}
 
     def _cut(self, prompt: Prompt) -> CutPrompt:
         return cut(

@@ -17,7 +17,7 @@ from twistlm.evaluate.generation.table import MEASURES
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import without_nan
 
-_TEXTS = ("prompt", "group", "text", "sound", "reply")
+_TEXTS = ("prompt", "group", "recording", "text", "sound", "reply")
 _NUMBERS = tuple(sorted({name for m in MEASURES for name in m.columns} | {"start", "n_units"}))
 
 
