@@ -294,3 +294,27 @@ def test_input_shape_of_a_published_config_is_the_default_where_it_is_silent() -
 
     shape: InputShape = read_shape(json.dumps({**CONFIG, "multispkr": "_", "model_in_dim": 12}))
     assert isinstance(shape, HiFiGANConfig) and shape.num_speakers == 200 and shape.padding == "zeros"
+
+
+def test_the_command_line_says_layout_licence_and_durations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from twistlm.cli.main import command
+
+    changes = {"model_in_dim": 12, "multispkr": "_", "num_speakers": 2, "dur_predictor_params": None}
+    folder = write_textless(tmp_path / "v", network(**changes), **changes)
+    (folder / "speakers.txt").write_text("ann\nbo\n")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            command()([str(word) for word in words])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    arguments = ("vocoder", "import", folder, "--out", tmp_path / "ours", "--tokenizer", spec_file(tmp_path))
+    code, out, _ = run(*arguments, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["layout"] == "code-hifigan" and facts["speakers"] == ["ann", "bo"]
+    assert not facts["predicts_durations"] and facts["licence"] == "as its publisher says"
+    code, _, err = run(*arguments)
+    assert code == 2 and "is there already" in err
+    code, out, _ = run("fetch")
+    assert code == 0 and "CC BY-NC 4.0: non-commercial" in out and "seamless-m4t-v2-vocoder" in out
