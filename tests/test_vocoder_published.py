@@ -289,6 +289,34 @@ def test_every_published_name_has_files_and_a_licence() -> None:
             assert "non-commercial" in ARTIFACTS[name].licence
 
 
+def test_a_published_name_is_taken_over_once_and_then_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from twistlm.files import artifacts
+    from twistlm.files.sources import Urls
+    from twistlm.jobs import vocoder_importing
+
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    name = "fairseq-toy"
+    theirs = write_textless(tmp_path / "theirs", network())
+    known = artifacts.file_sha256(theirs / "config.json")
+    source = Urls(base=f"{theirs.as_uri()}/", files=(("generator.pt", ""), ("config.json", known)))
+    like = ARTIFACTS["hubert-base-ls960-kmeans-100-hifigan-lj"]
+    toy = dataclasses.replace(like, name=name, sources=(source,))
+    monkeypatch.setitem(ARTIFACTS, name, toy)
+    monkeypatch.setitem(PUBLISHED, name, vocoder_importing.Published(tokenizer=str(spec_file(tmp_path))))
+    monkeypatch.setattr(
+        artifacts, "fetch_url", lambda url, target, most: target.write_bytes(Path(url[7:]).read_bytes())
+    )
+    with pytest.raises(BadInput, match="not here yet: twist vocoder import fairseq-toy"):
+        Vocoder.load(name)
+    voc, _, licence = take_vocoder(name, None, tokenizer=None)
+    assert "non-commercial" in licence and "non-commercial" in (Path(voc.name) / "CARD.md").read_text()
+    units = units_of(voc)
+    again = Vocoder.load(name)
+    np.testing.assert_array_equal(again(units, durations="given").samples, voc(units, durations="given").samples)
+    with pytest.raises(BadInput, match="--out"):
+        take_vocoder(str(theirs), None, tokenizer=tmp_path / "spec.json")
+
+
 def test_input_shape_of_a_published_config_is_the_default_where_it_is_silent() -> None:
     from twistlm.vocoder.configs import read_shape
 

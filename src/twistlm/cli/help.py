@@ -54,7 +54,7 @@ _BELOW = {  # verbs of groups
     "tokenizer": {"import": EXAMPLES["Units"]["tokenizer"]},
     "vocoder": {
         "train": EXAMPLES["Speak"]["vocoder"],
-        "import": "twist vocoder import mhubert-base-25hz-kmeans-500-hifigan --out vocoders/twist-lj",
+        "import": "twist vocoder import mhubert-base-25hz-kmeans-500-hifigan",
     },
     "bench": {
         "storycloze": "twist bench storycloze stories.csv --out my-storycloze --voice flite:slt",

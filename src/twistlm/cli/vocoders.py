@@ -76,7 +76,9 @@ def import_(
         str,
         typer.Argument(help="Folder of a published vocoder, its file of weights, or a published name (twist fetch)."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the vocoder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the vocoder; default, of a published name: the cache.")
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +102,7 @@ def import_(
     )
     voices_of = {kind: list(names) for kind, names in made.voices.to_dict().items() if kind != "of_language"}
     facts = {
-        "vocoder": str(out),
+        "vocoder": made.name,
         "layout": taken.layout,
         "licence": licence,
         "unit_spec": made.spec.fingerprint,
@@ -109,7 +111,7 @@ def import_(
         **voices_of,
     }
     lines = [
-        f"{out}: layout {taken.layout}, {made.spec.n_units} units, spec {made.spec.fingerprint}",
+        f"{made.name}: layout {taken.layout}, {made.spec.n_units} units, spec {made.spec.fingerprint}",
         f"licence: {licence}",
         "durations: predicted or given" if made.predicts_durations else "durations: given only, it predicts none",
         *(

@@ -13,6 +13,7 @@ from twistlm.files import artifacts
 from twistlm.files.sources import ARTIFACTS
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec
+from twistlm.vocoder.catalogue import imported_folder
 from twistlm.vocoder.published import Taken, named_voices, names_of, read_published
 from twistlm.vocoder.synthesizer import Synthesizer
 from twistlm.vocoder.vocoder import Vocoder
@@ -53,7 +54,7 @@ PUBLISHED = {
 
 def take_vocoder(
     source: str,
-    out: str | Path,
+    out: str | Path | None,
     *,
     tokenizer: str | Path | None,
     config: str | Path | None = None,
@@ -65,7 +66,8 @@ def take_vocoder(
 
     Args:
         source: a name of `PUBLISHED` (it is fetched), the folder of its files, or its file of weights.
-        out: the folder; one that is there is not touched.
+        out: the folder; one that is there is not touched. None, of a published name: the cache, where `Vocoder.load`
+            finds it by that name.
         tokenizer: name or folder of the tokenizer whose units it speaks, or a file like its `spec.json`. Its files do
             not say, so it is believed. None for that of a published name.
         config: its config, where that does not lie beside the weights.
@@ -76,13 +78,16 @@ def take_vocoder(
         BadInput: the folder is there; nothing says which units; the units do not fit; a kind that cannot be spoken.
         ArtifactError: it could not be fetched, or is damaged.
     """
-    if Path(out).exists():
-        raise BadInput(f"{out} is there already. Choose another folder, or remove it.")
     known = PUBLISHED.get(source) if not Path(source).exists() else None
     if known is None and not Path(source).exists():
         raise BadInput(
             f"{source!r} is neither a file nor a folder, nor a published vocoder. Published: {', '.join(PUBLISHED)}."
         )
+    if out is None and known is None:
+        raise BadInput(f"{source} is no published name: say with --out where the vocoder should lie.")
+    out = imported_folder(source) if out is None else Path(out)
+    if out.exists():
+        raise BadInput(f"{out} is there already. Choose another folder, or remove it.")
     if tokenizer is None and not (known and known.tokenizer):
         raise BadInput(
             f"nothing says whose units {source} speaks: name the tokenizer with --tokenizer (a name, a folder, or a "

@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from twistlm.errors import ArtifactError, TwistError
-from twistlm.files.artifacts import bundled_or_folder
+from twistlm.errors import ArtifactError, BadInput, TwistError
+from twistlm.files.artifacts import bundled_or_folder, cache_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.known import Known, is_one, known
+from twistlm.files.sources import ARTIFACTS, Bundled
 from twistlm.types import UnitSpec
+
+_SHIPPED = {name for name, one in ARTIFACTS.items() if isinstance(one.sources[0], Bundled)}
 
 
 def vocoder_folder(name_or_folder: str | Path) -> Path:
-    """Return the folder of a vocoder.
+    """Return the folder of a vocoder: one given, a bundled one by name, or a published one that was taken over.
 
     Raises:
-        BadInput: no such name or folder.
+        BadInput: no such name or folder; or a published one that was not taken over yet.
     """
-    return bundled_or_folder(name_or_folder, "vocoder")
+    name = str(name_or_folder)
+    published = [known for known, one in ARTIFACTS.items() if one.kind == "vocoder" and known not in _SHIPPED]
+    if name in published and not Path(name).is_dir():
+        if not (imported_folder(name) / "config.json").is_file():
+            raise BadInput(f"the published vocoder {name} is not here yet: twist vocoder import {name}")
+        return imported_folder(name)
+    return bundled_or_folder(name_or_folder, "vocoder", published=published)
+
+
+def imported_folder(name: str) -> Path:
+    """Where a published vocoder lies in the cache once it was taken over."""
+    return cache_folder() / "vocoders" / name
 
 
 def read_spec(name_or_folder: str | Path) -> UnitSpec:

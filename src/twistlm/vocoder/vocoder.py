@@ -23,12 +23,12 @@ from twistlm.compute.devices import full_float32
 from twistlm.compute.threads import in_order
 from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.files.artifacts import bundled_or_folder
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import require_regular_files
 from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
+from twistlm.vocoder.catalogue import vocoder_folder
 from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.durations import durations as frames_of
 from twistlm.vocoder.generator import Reach
@@ -131,12 +131,13 @@ class Vocoder:
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> Self:
-        """Read a bundled vocoder by name ("mini-25hz-500"), or one from a folder.
+        """Read a bundled vocoder by name ("mini-25hz-500"), a published one that was taken over, or one from a folder.
 
         Raises:
+            BadInput: no such name or folder; or a published one that `twist vocoder import` did not take over yet.
             ArtifactError: there is none, or a file of it is missing, damaged or does not fit its config.
         """
-        folder = bundled_or_folder(name_or_folder, "vocoder")
+        folder = vocoder_folder(name_or_folder)
         try:
             require_regular_files(folder, "a vocoder")
             spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
