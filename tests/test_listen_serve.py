@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 
 from listen_standins import SYSTEMS, make_samples, request
 from twistlm.errors import BadInput, TwistError
+from twistlm.jobs.listening_results import analyse_study
 from twistlm.jobs.listening_server import open_flow
+from twistlm.listen.exclusions import Rules
 from twistlm.listen.flow import Flow, Refused
 from twistlm.listen.plan import plan
 from twistlm.listen.ratings import answers_csv, ratings_of, write_parquet
@@ -181,6 +184,29 @@ def test_nothing_that_a_rater_is_told_tells_a_system(flow):
     text = json.dumps(told)
     words = [*SYSTEMS, "floor", "text-", "gold", "trap", *made.study.seconds]
     assert [word for word in words if word in text] == []
+
+
+def test_a_study_is_analysed_from_its_folder(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "study", ignore=shutil.ignore_patterns("answers.sqlite*", ".lock"))
+    made = open_flow(tmp_path / "study", OPEN, hold_hours=1)
+    clock = Clock()
+    made.store._clock = clock
+    for i in range(3):
+        token = enter(made, f"r{i}")
+        pass_checks(made, token)
+        for position, trial in enumerate(made.study.places[made.session(token).place]):
+            clock.now += 5
+            value = 1 + (position + i) % 5
+            made.answer(token, answer_of(made, token, position, (trial.expected or (value,))[0]))
+        if i == 0:  # one rater says nothing of others, and is no error
+            alone = analyse_study(tmp_path / "study", None, rules=Rules(), clip_pattern=None, mixed=True, seed=0)
+            assert alone["kept"]["systems"][0]["low"] is None and alone["kept"]["power"]["needs"] == []
+    made.store.close()
+    results = analyse_study(tmp_path / "study", None, rules=Rules(), clip_pattern=None, mixed=False, seed=0)
+    assert results["study"]["question"] == "How much sense does it make?" and results["kept"]["raters"] == 3
+    assert [row["system"] for row in results["kept"]["systems"]] == made.study.facts["systems"]
+    assert {p.name for p in (tmp_path / "study" / "analysis").iterdir()} >= {"report.html", "ratings.parquet"}
+    assert "How much sense" in (tmp_path / "study" / "analysis" / "report.html").read_text()
 
 
 def test_prolific_and_mechanical_turk_come_and_go():
