@@ -150,7 +150,7 @@ def test_attention_by_ends_hands_torchs_kernel_what_the_mask_would_say(
         made = reference(*(x.double() for x in (q, k, v)), ends.tolist(), scale, window_size[0])
         return made.to(q.dtype)
 
-    monkeypatch.setattr(attention, "_kernel", lambda: kernel)
+    monkeypatch.setattr(attention, "_KERNEL", kernel)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 9, n, 8, generator=generator).bfloat16().transpose(1, 2) for n in (4, 2, 2))
     ends = attention.document_ends(segments)

@@ -13,7 +13,6 @@ Shapes: B rows, T tokens of a row, H heads, K heads of keys and values (H is a m
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,16 +83,18 @@ def document_ends(segments: torch.Tensor) -> torch.Tensor:
 
 def takes_ends(device: torch.device) -> bool:
     """Whether ENDS has a kernel on this device: a GPU of compute capability 8 and a torch that has it."""
-    return device.type == "cuda" and _kernel() is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cuda" and _KERNEL is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-@functools.cache
 def _kernel() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None  # 2.10 had another
+
+
+_KERNEL = _kernel()  # not asked for inside compiled layers, which could not follow the question
 
 
 def _by_ends(
@@ -115,8 +116,7 @@ def _by_ends(
             sliding_window=sliding_window, **rest,
         )  # fmt: skip
     n_rows, _, n_tokens, width = query.shape
-    kernel = _kernel()
-    if kernel is None or dropout or value.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
+    if _KERNEL is None or dropout or value.dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
         places = torch.arange(n_rows * n_tokens, device=query.device, dtype=torch.int32)
         segments = torch.bucketize(places, attention_mask[0, 0, 0], right=True).view(n_rows, n_tokens)
         mask = document_mask(segments, sliding_window)
@@ -125,7 +125,7 @@ def _by_ends(
     # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
     q, k, v = (x.to(value.dtype).transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     before = -1 if sliding_window is None or sliding_window >= n_tokens else sliding_window - 1
-    made = kernel(
+    made = _KERNEL(
         q, k, v, ends, ends, n_tokens, n_tokens,
         scale=scaling, window_size=(before, 0), enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
