@@ -28,10 +28,13 @@ from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.regular import read_regular
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.files.tables import read_table
+from twistlm.files.text import read_text
 
 BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
+_SUMS = "the checksums of a benchmark"
 Format = Literal["wav", "flac", "ogg"]
 Split = Literal["dev", "test"]
 OPUS_KBPS = (6.0, 256.0)  # a channel, as libsndfile has them
@@ -103,7 +106,11 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
     said = json.dumps(build, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUILD).is_file())):
         raise BadInput(f"{out} is there and was not made by twist bench: give a new folder.")
-    if (out / BUILD).is_file() and (out / BUILD).read_text(encoding="utf-8") == said and not problems(out):
+    if (
+        (out / BUILD).is_file()
+        and read_text(out / BUILD, "what a benchmark was made from") == said
+        and not problems(out)
+    ):
         return False
     with atomic_folder(out) as folder:
         fill(folder)
@@ -118,7 +125,7 @@ def problems(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not (folder / SUMS).is_file():
         return [f"{SUMS} missing"]
-    rows = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
+    rows = [line.split("  ", 1) for line in read_text(folder / SUMS, _SUMS).splitlines()]
     listed = {row[1]: row[0] for row in rows if len(row) == 2}
     there = set(_files(folder))
     return [
@@ -191,7 +198,7 @@ def stored(voice: Voice, line: Line, *, spoken: Spoken, casting: Casting) -> byt
     """Return a spoken line as the bytes of a sound file. Opus is slow to make, and kept beside what was spoken."""
     kept = spoken.path(voice, line).with_suffix(f".{casting.kbps:g}.ogg")
     if casting.format == "ogg" and is_sealed(kept):
-        return kept.read_bytes()
+        return read_regular(kept, "a spoken line")
     data = casting.encoded(spoken.say(voice, line))
     if casting.format == "ogg":
         with atomic_write(kept) as temporary:
@@ -287,8 +294,8 @@ def add_to_card(folder: str | Path, heading: str, body: str) -> None:
     folder = Path(folder)
     if wrong := problems(folder):
         raise BadInput(f"{folder} is no whole benchmark of twist bench: {offenders(wrong)}.")
-    text = (folder / CARD).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[0]
-    sums = (folder / SUMS).read_text(encoding="utf-8")
+    text = read_text(folder / CARD, "the card of a benchmark").partition(f"\n## {heading}\n")[0]
+    sums = read_text(folder / SUMS, _SUMS)
     before = file_sha256(folder / CARD)
     with atomic_write(folder / CARD) as temporary:
         temporary.write_text(f"{text}\n## {heading}\n{body.rstrip()}\n", encoding="utf-8")

@@ -393,7 +393,7 @@ def _sha256(path: Path) -> str:
     stat = path.stat()
     state = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if state not in _hashed:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _hashed[state] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashed[state]
 

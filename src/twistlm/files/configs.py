@@ -1,4 +1,4 @@
-"""The configuration of a model that somebody else wrote, looked at before anything is made after it.
+"""The configuration and the units of a model that somebody else wrote, looked at before anything is made after them.
 
 A number in it can ask for more layers or memory than any machine has. What no model has is refused by name.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from twistlm.errors import BadInput, TwistError, offenders
 from twistlm.files.jsonl import DAMAGED, read_json
+from twistlm.types import UnitSpec
 
 MOST_LAYERS = 2_000  # DeepNet has 1,000, no published language model more than 200
 MOST_WIDTH = 1 << 24  # of anything but a vocabulary; the widest published models have 2^16
@@ -38,6 +39,22 @@ def read_config(
     found: dict[str, Any] = read_json(path, kind, shape=shape, fix=fix, error=error)
     check_sizes(found, where=str(path), error=error)
     return found
+
+
+def read_unit_spec(path: Path, kind: str, *, error: type[TwistError] = BadInput) -> UnitSpec:
+    """Return what units are, as a JSON file beside a tokenizer, a model or a vocoder tells.
+
+    Args:
+        path, kind, error: as for `files.jsonl.read_json`.
+
+    Raises:
+        error: as of `read_json`, or it is no UnitSpec.
+    """
+    fields = read_json(path, kind, error=error)
+    try:
+        return UnitSpec.from_dict(fields)
+    except BadInput as wrong:
+        raise error(f"{path}: {wrong}") from wrong
 
 
 def check_sizes(fields: Mapping[str, Any], *, where: str, error: type[TwistError] = BadInput) -> None:

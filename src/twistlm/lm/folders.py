@@ -9,7 +9,7 @@ import torch
 from twistlm.compute.devices import device
 from twistlm.errors import CheckpointError
 from twistlm.files.artifacts import bundled
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_unit_spec
 from twistlm.lm.lowrank import NAME as LOWRANK
 from twistlm.lm.lowrank import restore
 from twistlm.lm.model import UnitLM
@@ -64,7 +64,7 @@ def model_spec(folder: str | Path) -> UnitSpec:
             f"{folder} is not a trained model: it has no {path.name}. Give the folder of a run of twist train, or what "
             "UnitLM.save or twist import wrote."
         )
-    return UnitSpec.from_dict(read_json(path, "the units of a model", error=CheckpointError))
+    return read_unit_spec(path, "the units of a model", error=CheckpointError)
 
 
 def place(lm: UnitLM) -> UnitLM:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
 from twistlm.lm.heads import untie
 from twistlm.lm.model import UnitLM
@@ -32,7 +33,6 @@ from twistlm.lm.pretrained import load_causal_lm
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import generation_config, set_tokens
-from twistlm.types import UnitSpec
 
 NAME = "lowrank.safetensors"
 _RECORD = {"text_lm": str, "text_lm_files": {str: str}, "rank": int, "sha256": str}
@@ -109,7 +109,7 @@ def restore(folder: str | Path) -> UnitLM:
             f"{folder} is the difference from another {record['text_lm']} than the one in {base}: its weights have "
             "another sha256. Remove that folder of the cache, and it is fetched and made again."
         )
-    spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a model", error=CheckpointError))
+    spec = read_unit_spec(folder / "unit_spec.json", "the units of a model", error=CheckpointError)
     vocab = Vocab(**read_json(folder / "vocab.json", "the vocabulary of a model", error=CheckpointError))
     provenance = read_json(folder / "provenance.json", "where a model came from", error=CheckpointError)
     model = load_causal_lm(base)

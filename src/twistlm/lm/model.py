@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from twistlm.compute.memory import keep_freed_memory
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
 from twistlm.lm import attention
 from twistlm.lm.card import card
@@ -144,7 +145,7 @@ class UnitLM:
         """
         folder = Path(folder)
         try:
-            spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "what its units are"))
+            spec = read_unit_spec(folder / "unit_spec.json", "what its units are")
             provenance = read_json(folder / "provenance.json", "where a unit LM comes from")
             layout = folder / "vocab.json"
             vocab = (

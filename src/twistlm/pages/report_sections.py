@@ -4,15 +4,12 @@ layout of the results they are made from."""
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from twistlm.audio.clip import Clip
+from twistlm.audio.clip import Clip, encoded
 from twistlm.pages import plots
 from twistlm.pages.numbers import duration, finite, interval, percent, percent_interval, with_interval
 from twistlm.pages.parts import Cell, Table, cell, drawing, facts
@@ -216,6 +213,5 @@ def score_rows(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _sound(path: Path) -> str:
     """A data URI with the sound as MP3: small, and the one compressed format every browser plays."""
     clip = Clip.read(path, sample_rate=None)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip.samples, clip.sample_rate, format="MP3")
-    return f"data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    data = encoded(clip, form="MP3", subtype="MPEG_LAYER_III", name=str(path))
+    return f"data:audio/mpeg;base64,{base64.b64encode(data).decode()}"

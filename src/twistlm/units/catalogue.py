@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from twistlm.errors import ArtifactError, BadInput, TwistError
+from twistlm.errors import ArtifactError, TwistError
 from twistlm.files.artifacts import bundled_or_folder
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.known import Known, is_one, known
 from twistlm.types import UnitSpec
 from twistlm.units.published import PUBLISHED, published_folder
@@ -38,11 +38,7 @@ def read_spec(source: str | Path) -> UnitSpec:
         path = tokenizer_folder(source) / "spec.json"
         if not path.is_file():
             raise ArtifactError(f"{path.parent} is not a tokenizer: it has no spec.json.")
-    fields = read_json(path, "a UnitSpec, as in the spec.json of a tokenizer")
-    try:
-        return UnitSpec.from_dict(fields)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
+    return read_unit_spec(path, "a UnitSpec, as in the spec.json of a tokenizer")
 
 
 def tokenizer_of(

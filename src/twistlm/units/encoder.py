@@ -30,11 +30,11 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from twistlm.audio.stream import Survey, survey
 from twistlm.compute.devices import full_float32, send
-from twistlm.compute.products import quicken
-from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
+from twistlm.errors import ArtifactError, AudioError, BadInput
 from twistlm.files.configs import read_config
 from twistlm.files.regular import require_regular_files
 from twistlm.units.frontend import FrontEnd
+from twistlm.units.weights import loaded
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
 # dropped. Memory stays bounded, but units are not those of the clip in one piece, far from the seams as near them:
@@ -324,7 +324,7 @@ class SSLEncoder:
                 f"the encoder in {folder} has a frame every {stride} samples, which is no multiple of {hop}."
             )
         phases = stride // (hop or stride)
-        return cls(cut(config, state, layer), layer, normalize_input=normalize_input, phases=phases)
+        return cls(cut(config, state, layer, where=str(folder)), layer, normalize_input=normalize_input, phases=phases)
 
 
 def configuration(fields: dict[str, Any], *, where: str = "this configuration") -> Any:
@@ -341,13 +341,14 @@ def configuration(fields: dict[str, Any], *, where: str = "this configuration") 
     return getattr(transformers, f"{FAMILIES[family]}Config")(**fields)
 
 
-def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
+def cut(config: Any, state: dict[str, torch.Tensor], layer: int, *, where: str = "the encoder") -> Any:
     """Build the encoder's first `layer` blocks from a full state dict. Nothing passed in is changed.
 
     Args:
         config: HubertConfig, or that of another of FAMILIES.
         state: every tensor of HubertModel, or of that family's model, by its name.
         layer: blocks to keep.
+        where: what the encoder is called in errors.
 
     Raises:
         ArtifactError: tensors are missing, have other shapes than the configuration says, or hold NaN or infinity.
@@ -369,29 +370,7 @@ def cut(config: Any, state: dict[str, torch.Tensor], layer: int) -> Any:
         if not name.startswith(unused)
         and (not name.startswith("encoder.layers.") or int(name.split(".")[2]) < layer)
     }  # fmt: skip
-    return loaded(model, kept)
-
-
-def loaded(model: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Put a state dict into a model without data, which is then ready to compute features, and return it.
-
-    Raises:
-        ArtifactError: tensors are missing, too many, have other shapes, or hold NaN or infinity.
-    """
-    try:
-        model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ArtifactError(f"the encoder's weights do not fit its configuration: {error}") from error
-    # One such number is enough for every frame of every clip to be NaN, and the centroid nearest to NaN is unit 0.
-    # A sum that is finite says so in one pass; one that is not may be of finite numbers, so then each is looked at.
-    odd = [name for name, tensor in state.items() if not torch.isfinite(tensor.sum())]
-    if bad := [name for name in odd if not torch.isfinite(state[name]).all()]:
-        raise ArtifactError(
-            f"the encoder has weights that are NaN or infinite: {offenders(bad)}. It diverged, or overflowed where it "
-            "was saved in half precision: fetch or train it again."
-        )
-    quicken(model)
-    return model.float().eval().requires_grad_(False)
+    return loaded(model, kept, where=where)
 
 
 def _is_stable(config: Any) -> bool:

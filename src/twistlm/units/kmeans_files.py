@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from twistlm.errors import BadInput, offenders
 from twistlm.files.pickles import DAMAGED
-from twistlm.files.regular import open_kind
+from twistlm.files.regular import open_kind, open_regular, read_regular
 from twistlm.files.torch_files import Tensor, is_torch, plain, read_torch
 from twistlm.units.kmeans import Codebook
 from twistlm.units.kmeans_pickle import centroids_of_pickle
@@ -96,7 +96,7 @@ def _read(path: Path, begin: bytes) -> NDArray[Any]:
         return _torch(path)
     if begin.startswith(b"version "):
         raise BadInput("it is a pointer of Git LFS, not the file: run `git lfs pull`")
-    data = path.read_bytes()
+    data = read_regular(path, "a k-means")
     for magic, unpack in _UNPACK.items():
         if begin.startswith(magic):
             most = min(_MOST_BYTES, max(_SMALL, _MOST_RATIO * len(data)))
@@ -108,7 +108,7 @@ def _read(path: Path, begin: bytes) -> NDArray[Any]:
 
 
 def _npy(path: Path) -> NDArray[Any]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in read:
@@ -122,7 +122,7 @@ def _npy(path: Path) -> NDArray[Any]:
 
 
 def _faiss(path: Path) -> NDArray[Any]:
-    data = path.read_bytes()
+    data = read_regular(path, "a k-means")
     kind = data[:4].decode("latin1")
     if kind not in ("IxF2", "IxFI", "IxFl"):
         raise BadInput(f"it is a FAISS index of the kind {kind!r}; read are flat ones, whose vectors are the centroids")

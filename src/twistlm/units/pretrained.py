@@ -80,7 +80,8 @@ def read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Ten
     require_regular_files(folder, "a transformers folder", error=ArtifactError)
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} is no transformers folder: it has no config.json.")
-    fields = read_config(folder / "config.json", "the configuration of a speech encoder", error=ArtifactError)
+    kind, shape = "the configuration of a speech encoder", {"model_type?": str}
+    fields = read_config(folder / "config.json", kind, shape=shape, error=ArtifactError)
     family = fields.get("model_type")
     if family not in _PREFIXES:
         raise BadInput(
@@ -137,12 +138,13 @@ def build(
     if not 1 <= layer <= n_blocks:
         raise BadInput(f"layer {layer} asked of {where}, which has blocks 1 to {n_blocks}.")
     if not whisper:
-        return SSLEncoder(cut(config, _floats(state), layer), layer, normalize_input=normalize_input)
+        model = cut(config, _floats(state), layer, where=where)
+        return SSLEncoder(model, layer, normalize_input=normalize_input)
     if normalize_input:
         raise BadInput(f"{where} is a Whisper encoder, which scales its own log-mel input: use normalize_input=False.")
     from twistlm.units.whisper import WhisperEncoder, cut_whisper  # slow to import, for its decoder's sake
 
-    return WhisperEncoder(cut_whisper(config, _floats(state), layer), layer)
+    return WhisperEncoder(cut_whisper(config, _floats(state), layer, where=where), layer)
 
 
 def load_encoder(folder: Path, *, layer: int, normalize_input: bool, hop: int) -> Encoder:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
 from twistlm.files.artifacts import file_sha256
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.types import UnitSpec
 from twistlm.units.encoder import Encoder
@@ -184,7 +184,7 @@ def _is_whole(folder: Path) -> bool:
     """Whether a tokenizer folder of the cache holds what was written: its spec is sealed and has the other hashes."""
     if not is_sealed(folder / "spec.json"):
         return False
-    spec = UnitSpec.from_dict(read_json(folder / "spec.json", "what the units of a tokenizer are"))
+    spec = read_unit_spec(folder / "spec.json", "what the units of a tokenizer are")
     told = {"encoder.safetensors": spec.encoder_sha256, "codebook.safetensors": spec.centroids_sha256}
     wrong = [name for name, sha in told.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha]
     if wrong:

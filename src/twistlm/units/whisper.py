@@ -24,7 +24,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Block
 from twistlm.audio.stream import Survey
 from twistlm.compute.devices import full_float32, send
 from twistlm.errors import AudioError
-from twistlm.units.encoder import Window, loaded
+from twistlm.units.encoder import Window
+from twistlm.units.weights import loaded
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -136,7 +137,9 @@ class WhisperEncoder:
         return hidden
 
 
-def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: int) -> Any:
+def cut_whisper(
+    config: WhisperConfig, state: dict[str, torch.Tensor], layer: int, *, where: str = "the encoder"
+) -> Any:
     """Build the first `layer` blocks from the encoder's full state dict. Nothing passed in is changed.
 
     Raises:
@@ -151,4 +154,4 @@ def cut_whisper(config: WhisperConfig, state: dict[str, torch.Tensor], layer: in
         name: tensor for name, tensor in state.items()
         if not name.startswith("layer_norm.") and (not name.startswith("layers.") or int(name.split(".")[1]) < layer)
     }  # fmt: skip
-    return loaded(model, kept)
+    return loaded(model, kept, where=where)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twistlm.errors import ArtifactError, BadInput, TwistError
 from twistlm.files.artifacts import bundled_or_folder, cache_folder
-from twistlm.files.jsonl import read_json
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.known import Known, is_one, known
 from twistlm.files.sources import ARTIFACTS, Bundled
 from twistlm.types import UnitSpec
@@ -42,7 +42,7 @@ def read_spec(name_or_folder: str | Path) -> UnitSpec:
         BadInput: no such name or folder. ArtifactError: it does not say what it speaks.
     """
     path = vocoder_folder(name_or_folder) / "unit_spec.json"
-    return UnitSpec.from_dict(read_json(path, "the units that a vocoder speaks", error=ArtifactError))
+    return read_unit_spec(path, "the units that a vocoder speaks", error=ArtifactError)
 
 
 def vocoder_of(spec: UnitSpec, *, search: Sequence[str | Path] = (), named: str | Path | None = None) -> Known | None:

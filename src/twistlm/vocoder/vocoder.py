@@ -24,6 +24,7 @@ from twistlm.compute.threads import in_order
 from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import require_regular_files
 from twistlm.files.text import read_text
@@ -140,7 +141,7 @@ class Vocoder:
         folder = vocoder_folder(name_or_folder)
         try:
             require_regular_files(folder, "a vocoder")
-            spec = UnitSpec.from_dict(read_json(folder / "unit_spec.json", "the units of a vocoder"))
+            spec = read_unit_spec(folder / "unit_spec.json", "the units of a vocoder")
             shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
             listed = folder / "voices.json"

@@ -43,6 +43,6 @@ def append(folder: str | Path, row: Mapping[str, Any]) -> None:
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{NAME}.lock")):
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        before = read_text(path, "the finished runs of a study") if path.exists() else ""
         with atomic_write(path) as temporary:
             temporary.write_text(before + json.dumps(row, allow_nan=False) + "\n", encoding="utf-8")
