@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -36,19 +36,21 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wer", action="store_true", help="also have a recogniser listen to all of it (minutes)")
+    parser.add_argument("--cpu-time", action="store_true", help="count seconds of the CPU, not of the clock")
     given = parser.parse_args()
+    clock = time.process_time if given.cpu_time else time.perf_counter
     tok, voc = SpeechTokenizer.load(given.name), Vocoder.load(given.name)
     entries = [e for e in manifest.build(bundled("speech")) if e.split == "heldout_text" and e.text]
     entries = [entries[i] for i in np.sort(np.random.default_rng(0).permutation(len(entries))[: given.clips])]
     clips = [read_clip(entry, sample_rate=tok.spec.sample_rate) for entry in entries]
     many = list(in_order(tok, clips))
     print(f"{given.name}, {len(many)} clips, {sum(u.seconds for u in many):.0f} s, {torch.get_num_threads()} threads")
-    soon(voc, many, given.rounds)
-    batches(voc, many, given.rounds)
+    soon(voc, many, given.rounds, clock)
+    batches(voc, many, given.rounds, clock)
     look_ahead(voc, many, entries if given.wer else [], clips)
 
 
-def soon(voc: Vocoder, many: Sequence[Units], rounds: int) -> None:
+def soon(voc: Vocoder, many: Sequence[Units], rounds: int, clock: Callable[[], float]) -> None:
     """Time from the last unit that the first sound needs to that sound: what computing adds to waiting."""
     print("\nlook-ahead, frames | units before the first sound, mean | ms to compute it: median, least | of its length")
     whole = voc.open_stream(durations="predicted").whole_look_ahead
@@ -60,10 +62,10 @@ def soon(voc: Vocoder, many: Sequence[Units], rounds: int) -> None:
             for ahead in times:
                 stream = voc.open_stream(durations="predicted", look_ahead=ahead)
                 for n, unit in enumerate(units.ids, 1):
-                    begun = time.perf_counter()
+                    begun = clock()
                     sound = stream.push([int(unit)])
                     if len(sound):
-                        times[ahead].append(time.perf_counter() - begun)
+                        times[ahead].append(clock() - begun)
                         needed[ahead].append(n)
                         lengths[ahead].append(len(sound) / voc.sample_rate)
                         break
@@ -75,18 +77,18 @@ def soon(voc: Vocoder, many: Sequence[Units], rounds: int) -> None:
         )
 
 
-def batches(voc: Vocoder, many: Sequence[Units], rounds: int) -> None:
+def batches(voc: Vocoder, many: Sequence[Units], rounds: int, clock: Callable[[], float]) -> None:
     """Seconds of speech a second: one clip after another, and in batches of 8, turn about."""
     seconds = sum(units.seconds for units in many)
     ratios, alone, together = [], [], []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        begun = clock()
         for units in many:
             voc(units, durations="given")
-        middle = time.perf_counter()
+        middle = clock()
         for i in range(0, len(many), 8):
             voc.batch(many[i : i + 8], durations="given")
-        end = time.perf_counter()
+        end = clock()
         alone.append(seconds / (middle - begun))
         together.append(seconds / (end - middle))
         ratios.append(together[-1] / alone[-1])
