@@ -111,9 +111,9 @@ def main() -> None:
         pairs = [*relaid(pairs[:others], pairs[others:], options.pairs_manifest), *pairs[others:]]
     train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
 
-    suffix = ""
+    suffix = "" if options.generator == "hifigan" else f"-{options.generator}"
     if options.start_from:
-        suffix = "-" + hashlib.sha256((options.start_from / "model.safetensors").read_bytes()).hexdigest()[:8]
+        suffix += "-" + hashlib.sha256((options.start_from / "model.safetensors").read_bytes()).hexdigest()[:8]
     run = options.work / f"vocoder-{spec.fingerprint}{suffix}"
     config = resolve_config(run, options, train, spec)
     stop = json.loads((run / "checkpoint" / "state.json").read_text())["update"] if options.export else None
