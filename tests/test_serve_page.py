@@ -17,7 +17,10 @@ import pytest
 import soundfile
 
 pytest.importorskip("fastapi", reason="serving needs the extra serve")
-api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the package playwright")
+pytest.importorskip("playwright.sync_api", reason="driving a browser needs the package playwright")
+
+from playwright import sync_api as api
+
 from serving import serving, tiny_served
 from standins import Tiny, babble
 from twistlm.serve.limits import Limits
