@@ -39,6 +39,7 @@ EXAMPLES: dict[
         "generate": "twist generate runs/quickstart/warm prompt.ogg --out longer.wav",
         "resynth": "twist resynth my.wav --out again.wav",
         "serve": "twist serve runs/quickstart",
+        "export": "twist export runs/quickstart/warm --for llama.cpp --out warm-gguf",
         "vocoder": "twist vocoder train speech --units-of runs/quickstart/warm --out runs/voice --updates 10000",
     },
     "Listen": {

@@ -1,9 +1,9 @@
-"""Verbs about models that are served: serve."""
+"""Verbs about models that are served: serve, export."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,3 +72,19 @@ def serve(
         ready=lambda url: tell(f"open {url} (Ctrl-C ends it)"),
     )
     return Result({"models": {name: str(folder) for name, folder in folders.items()}}, "stopped")
+
+
+@verb
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model or of its run, or a bundled name.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    for_: Annotated[Literal["vllm", "llama.cpp"], typer.Option("--for", help="The server that is to load it.")],
+) -> Result:
+    """Write a model for a server of text LMs."""
+    from twistlm.lm.folders import load_model
+    from twistlm.serve.exporting import export as run
+
+    lm = load_model(model)
+    run(lm, out, server=for_)
+    facts = {"folder": str(out), "for": for_, "tokens": lm.vocab.size, "unit_spec": lm.spec.fingerprint}
+    return Result(facts, f"{out}: for {for_}; {lm.vocab.size} tokens, unit u is token u + {lm.vocab.offset}")
