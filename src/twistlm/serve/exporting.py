@@ -18,6 +18,7 @@ from twistlm.lm.trainable import merged_state
 from twistlm.lm.unit_tokenizer import words
 
 Server = Literal["vllm", "llama.cpp"]
+RULE = "no_repeat"  # the name of the module beside the weights
 _NAMES = (  # of transformers' Llama and of GGUF
     ("model.embed_tokens.", "token_embd."),
     ("model.norm.", "output_norm."),
@@ -39,7 +40,7 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
     """Write a folder that `server` loads; it appears whole or not at all.
 
     It holds the weights in float32 (`model.safetensors` with `config.json`, or `model.gguf`), `vocab.json` (unit u is
-    token u + offset), `unit_spec.json`, and `no_repeat.py`: the rule as that server's logits processor.
+    token u + offset), `unit_spec.json`, and the rule as that server's logits processor, in `RULE`.
 
     Raises:
         BadInput: an architecture that cannot be written down for that server.
@@ -53,7 +54,7 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
         (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(lm.vocab)))
         rule = "no_repeat_vllm.py" if server == "vllm" else "no_repeat_llama_cpp.py"
         text = resources.files("twistlm.serve").joinpath("exported", rule).read_text(encoding="utf-8")
-        (temporary / "no_repeat.py").write_text(text, encoding="utf-8")
+        (temporary / f"{RULE}.py").write_text(text, encoding="utf-8")
 
 
 def write_gguf(lm: UnitLM, path: Path) -> None:
