@@ -94,6 +94,7 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
         flow = open_flow(tmp_path / "study", Recruiting(platform="open"), hold_hours=1)
         state = new_state(page, token, {"stage": "consent"})
         while state["stage"] in ("hearing", "headphones"):
+            page.locator(".count", has_text=f"Check {state['n']} of").wait_for()
             page.locator(".play:not([disabled])").wait_for()
             if state["n"] == 1:
                 shot(page, state["stage"])
@@ -110,6 +111,8 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
                 if state["practice"]:
                     shot(page, "instructions")
                 page.keyboard.press("Enter")
+            shown = f"Practice {state['n']} of" if state["practice"] else f"{state['n']} of {state['total']}"
+            page.locator(".count", has_text=shown).wait_for()
             page.locator(".play:not([disabled])").wait_for()
             page.keyboard.press("3")
             assert page.locator("[aria-checked=true]").count() == 0  # not before it was heard

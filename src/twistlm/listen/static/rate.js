@@ -249,7 +249,7 @@ function rate(state) {
   const began = performance.now();
   const group = [];
   const two = told.design === "ab";
-  let value = null, sent = null, saving = false;
+  let value = null, sent = null, saving = false, left = false;
   const go = make("button", { class: "main", type: "button", disabled: true, onclick: () => forward() }, ui.next);
   const heard = () => group.every((one) => one.whole);
   const onwhole = () => {
@@ -262,7 +262,7 @@ function rate(state) {
   const pick = choices(list, { label: told.ask, css: "scale", onchoose: choose });
 
   async function choose(chosen) {
-    if (!heard()) return;
+    if (left || !heard()) return; // what is clicked after "next" is not meant for this one
     value = chosen;
     pick.mark(value);
     if (saving) return; // what is chosen meanwhile is sent when this has arrived
@@ -283,7 +283,7 @@ function rate(state) {
   }
   async function forward() {
     if (go.disabled) return;
-    go.disabled = true;
+    left = go.disabled = true;
     group.forEach((one) => one.stop());
     await next();
   }
