@@ -174,7 +174,10 @@ class ISTFTGenerator(nn.Module):
         x = self.up(x).unflatten(2, (config.upsample, config.fine_channels)).flatten(1, 2)
         for block in self.fine_blocks:
             x = block(x)
-        log_magnitude, phase = self.head(self.fine_norm(x)).float().chunk(2, dim=2)
+        spectrum = self.head(self.fine_norm(x))
+        if spectrum.dtype != torch.float64:
+            spectrum = spectrum.float()  # under autocast: phases and FFTs need more than half precision
+        log_magnitude, phase = spectrum.chunk(2, dim=2)
         magnitude = log_magnitude.exp().clamp(max=LOUDEST)
         samples = inverse_stft(torch.polar(magnitude, phase), self.window, config.stft_hop)
         edge = trim * config.hop
