@@ -198,6 +198,8 @@ def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     (speech / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     class Listener:
+        protocol = asr.PROTOCOL
+
         def transcribe(self, clip: Any) -> str:
             return "two" if clip.id == "5" else "two words"
 
