@@ -74,6 +74,7 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
     problems: list[str] = []
     try:
         context = browser.new_context(viewport={"width": 900, "height": 900}, locale="en-GB")
+        context.set_default_timeout(120_000)  # ms: the machine may be busy
         page = context.new_page()
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: problems.append(str(e)))
@@ -174,6 +175,7 @@ def test_comparisons_on_a_phone_by_touch_and_with_a_server_that_dies(browser, sa
     plan(samples, tmp_path / "study", wanted)
     served = Served(tmp_path / "study", "--recruit", "open", "--completion-code", "OPEN1")
     context = browser.new_context(**playwright_phone(), locale="de-DE")
+    context.set_default_timeout(120_000)
     page = context.new_page()
     try:
         page.goto(served.url)
