@@ -1,0 +1,77 @@
+"""First sound and real-time factor of `twist serve`'s engine for 1, 2 and 4 listeners, beside one listener made whole.
+
+    python benchmarks/serving.py MODEL [--seconds 4] [--repeats 1]
+
+First sound counts from the end of the prompt: it is cut into units, read, continued, spoken. The factor is the time of
+computing over the time of sound. The reference, in turn with the others, is the same continuation by `generate` and the
+vocoder, one after the other: a busy machine slows both alike, so the ratios say more than the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import time
+from pathlib import Path
+
+import numpy as np
+
+from twistlm.audio.clip import Clip
+from twistlm.jobs.serving import load_served
+from twistlm.lm.sample import begin, generate
+from twistlm.serve.engine import End, Engine, Room
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--repeats", type=int, default=1)
+    given = parser.parse_args()
+    served = load_served({"model": given.model}, transcripts=False)
+    name, lm = served.model(None)
+    voice = served.voice(None)
+    clip = Clip.read(next(one.path for one in served.examples), sample_rate=served.rate)
+    engine = Engine(served.models, Room())
+    began = time.perf_counter()
+    engine.start()
+    print(
+        f"ready in {time.perf_counter() - began:.1f} s; prompt {clip.seconds:.1f} s, continuation {given.seconds:g} s"
+    )
+    options = {"temperature": 0.8, "seconds": given.seconds, "stop_at_end": False}
+    rows: dict[int, list[tuple[float, float, float]]] = {0: [], 1: [], 2: [], 4: []}
+    for repeat in range(given.repeats):
+        for n in rows:
+            start = time.perf_counter()
+            units = served.tokenizer(clip)
+            heard = time.perf_counter() - start
+            if n == 0:
+                longer = generate(lm, units, seed=repeat, **options)
+                sound = voice(longer, durations="predicted").seconds - clip.seconds
+                rows[0].append((time.perf_counter() - start, (time.perf_counter() - start - heard) / sound, heard))
+                continue
+            told: list[queue.Queue[object]] = [queue.Queue() for _ in range(n)]
+            for i, ears in enumerate(told):
+                asked = begin(lm, units, seed=repeat + i, **options)
+                engine.submit(name, asked, served.stream(None, units), ears.put)
+            ends = []
+            for ears in told:
+                while not isinstance(one := ears.get(timeout=600), End):
+                    pass
+                ends.append(one)
+            rows[n] += [
+                (heard + (e.first or 0), e.worked * served.rate / e.samples, heard) for e in ends if e.reason == "done"
+            ]
+    engine.close()
+    whole, factor, _ = np.median(rows[0], axis=0)
+    print("listeners   first sound   factor   of which hearing   first sound / made whole   factor / made whole")
+    for n, found in rows.items():
+        first, each, heard = np.median(found, axis=0)
+        print(
+            f"{n or 'made whole':<11} {first:8.2f} s   {each:7.2f}   {heard:12.2f} s   {first / whole:20.2f}"
+            f"   {each / factor:18.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
