@@ -130,7 +130,8 @@ def _add(model: PreTrainedModel, tensors: Tensors, vocab: Vocab) -> None:
         untie(model)
         tied = False
     set_tokens(model.config, vocab)
-    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    table: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
     for layer, name in zip((table, output), names, strict=True):
         if name in tensors:
             layer.weight = torch.nn.Parameter(tensors.pop(name).float())
@@ -140,10 +141,10 @@ def _add(model: PreTrainedModel, tensors: Tensors, vocab: Vocab) -> None:
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name in {key.removesuffix("/out").removesuffix("/in") for key in tensors}:
-            whole = tensors.get(name)
-            own[name] += whole.float() if whole is not None else (
-                tensors[f"{name}/out"].float() @ tensors[f"{name}/in"].float()
-            )  # fmt: skip
+            if name in tensors:
+                own[name].add_(tensors[name].float())
+            else:
+                own[name].add_(tensors[f"{name}/out"].float() @ tensors[f"{name}/in"].float())
 
 
 def _name(model: torch.nn.Module, layer: torch.nn.Module) -> str:
