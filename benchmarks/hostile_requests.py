@@ -21,6 +21,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -233,6 +234,9 @@ def main() -> int:
     else:
         print("".join(lines), file=sys.stderr)
         return 1
+    # What it goes on to say is read, or it would wait for that; a traceback in it is a fault.
+    said = threading.Thread(target=lambda: lines.extend(server.stderr or ()), daemon=True)
+    said.start()
     statuses: collections.Counter[str] = collections.Counter()
     slowest: dict[str, float] = collections.defaultdict(float)
     hangs, peak, base = 0, 0, 0
@@ -275,7 +279,10 @@ def main() -> int:
     bad = sum(n for name, n in statuses.items() if name.split()[-1] in ("500", "502", "504"))
     print(f"requests {sum(statuses.values())}, answers of 500: {bad}, hangs: {hangs}")
     print(f"memory after 100 requests {base / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB")
-    return 1 if bad or hangs or honest != 200 or peak - base > GROWTH else 0
+    said.join(10)
+    tracebacks = sum("Traceback" in line for line in lines)
+    print(f"tracebacks in its log: {tracebacks}")
+    return 1 if bad or hangs or tracebacks or honest != 200 or peak - base > GROWTH else 0
 
 
 SOUNDS: list[bytes] = []

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from twistlm.serve.limits import Limits
 
@@ -26,7 +27,8 @@ async def body_of(request: Request, limits: Limits) -> bytes:
     """Return the body of a request.
 
     Raises:
-        HTTPException: 413, it is larger than allowed; 408, it did not come in time; 400, there is none.
+        HTTPException: 413, it is larger than allowed; 408, it did not come in time; 400, there is none, or not all of
+            it came.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.upload_bytes:
@@ -38,6 +40,8 @@ async def body_of(request: Request, limits: Limits) -> bytes:
                 if held.tell() + len(chunk) > limits.upload_bytes:
                     raise _too_large(limits)
                 held.write(chunk)
+    except ClientDisconnect:
+        raise HTTPException(400, "the body was not whole.") from None  # said to nobody, and no traceback in the log
     except TimeoutError:
         raise HTTPException(408, f"the body did not come in {limits.upload_seconds:g} s.") from None
     if not held.tell():
