@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 GPU = Path(__file__).parent / "gpu"
 QUICK = ("train opt-350m", "train bloom", "score smollm2-135m", "sample 3 qwen2.5", "tokenize 3 hubert-base")
 SMALL = ("copy () ", "copy (0,) ")
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built for GPUs, which it cannot simulate"),
+]
 
 
 @functools.cache

@@ -257,4 +257,4 @@ def test_the_verb_plans_and_says_what(tmp_path):
     rows = [row for _, row in read_objects(Path(tmp_path / "s" / "trials.jsonl"), "trials")]
     assert len(rows) == 10
     wrong = subprocess.run([*command[:-1], "--seed", "9"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "another study" in wrong.stderr
+    assert wrong.returncode == 2 and "another study" in " ".join(wrong.stderr.split())
