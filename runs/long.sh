@@ -2,7 +2,8 @@
 # Does the lead last? Warm and cold trained on and on, on varied speech that this script makes: texts written by people, each
 # read by two of some hundred voices. Several calls at once share the work, a side and seed each; stopped, it goes on where it was.
 # HOURS=100 BUDGETS=40,128,256,512,1024,2048 SEEDS=0,1,2 SIDES=warm,cold bash runs/long.sh
-# SUITES names what every model is judged on (all four cost as much as 240 updates). Needs the Debian packages of runs/assets.sh. An update is 512 tokens; a million tokens are 14 hours of speech.
+# SUITES names what every model is judged on (all four cost as much as 240 updates). An update
+# is 512 tokens; a million tokens are 14 hours of speech. Needs the Debian packages of runs/assets.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 twist=${TWIST:-.venv/bin/twist}

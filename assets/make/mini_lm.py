@@ -3,7 +3,7 @@
     python assets/make/mini_lm.py RUN UNITS --out assets/lm/mini-lm --rank 20
 
 RUN is a finished run of `twist train` (the bundled one: of runs/long.sh), UNITS the folder of units it trained on. Both
-models, whole and low-rank, are judged on all that is held out there and on the bundled suites; the card has both.
+models, whole and low-rank, are judged on all that is held out there and on `--suites`; the card has both.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twistlm.corpus.shards import open_corpus
 from twistlm.errors import TwistError
 from twistlm.evaluate.perplexity import compare
-from twistlm.evaluate.suites.catalogue import BUNDLED
 from twistlm.files.jsonl import read_json
 from twistlm.jobs.judging import hear
 from twistlm.lm.folders import load_model
@@ -56,12 +55,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=20)
     parser.add_argument("--cache", type=Path, default=Path(".assets-work/suites"), help="units of the suites")
+    parser.add_argument("--suites", nargs="*", default=["mini-swuggy"])
     options = parser.parse_args()
     try:
         if options.out.exists():
             shutil.rmtree(options.out)
         lowrank(options.run, "smollm2-135m", options.out, rank=options.rank)
-        text = card(options.run, options.units, options.out, rank=options.rank, cache=options.cache)
+        text = card(
+            options.run, options.units, options.out, rank=options.rank, cache=options.cache, suites=options.suites
+        )
         (options.out / "CARD.md").write_text(text, encoding="utf-8")
     except TwistError as error:
         print(error, file=sys.stderr)
@@ -70,11 +72,11 @@ def main() -> int:
     return 0
 
 
-def card(run: Path, units: Path, out: Path, *, rank: int, cache: Path) -> str:
+def card(run: Path, units: Path, out: Path, *, rank: int, cache: Path, suites: Sequence[str]) -> str:
     """Judge both models and return the card."""
     record: Mapping[str, Any] = read_json(run / "config.json", "the record of a run", shape={"config": dict})
     train, held, corpus = record["config"], open_corpus(units, split="heldout"), open_corpus(units, split="train")
-    spoken = hear(tuple(BUNDLED), units, cache, progress=True)
+    spoken = hear(suites, units, cache, progress=True)
     whole, small = load_model(run), load_model(out)
     parameters = sum(p.numel() for p in whole.model.parameters())
     models = {"whole": whole, "this": small}
