@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from test_lm_families import family  # noqa: F401  a fixture
 from test_lm_model import make_spec
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.lm.folders import load_model, model_spec, run_folder
+from twistlm.files.artifacts import file_sha256
+from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.lowrank import NAME, lowrank, restore
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import warm_start
+from twistlm.units.catalogue import read_spec
 
 SPEC = make_spec()
 
@@ -96,3 +99,11 @@ def test_results_of_a_bundled_model_lie_below_runs(monkeypatch: pytest.MonkeyPat
     assert run_folder("mini-lm") == Path("runs/mini-lm")
     (tmp_path / "mini-lm").mkdir()  # a folder of that name comes first
     assert run_folder("mini-lm") == Path("mini-lm")
+
+
+def test_the_bundled_model_is_whole_small_and_of_bundled_units() -> None:
+    home = lm_folder("mini-lm")
+    record = json.loads((home / "lowrank.json").read_text())
+    assert file_sha256(home / NAME) == record["sha256"] and (home / NAME).stat().st_size <= 14e6
+    assert record["text_lm"] == "smollm2-135m" and model_spec("mini-lm") == read_spec("mini-25hz-500")
+    assert "| held-out loss, nats a unit |" in (home / "CARD.md").read_text()

@@ -43,8 +43,8 @@ output layer whole, in float16 ({megabytes:.1f} MB).
 Held out: {clips} clips of other texts, trained voices; {units:,} units. Intervals of 95 %: bootstrap over clips and
 over items. Suites are scored by the mean log-likelihood a unit; their voice `flite-rms` is one that nothing heard.
 
-What it is not: it has heard hours where the models of the literature hear tens of thousands. It babbles in the rhythm
-and the sounds of English and means nothing. It knows one kind of speech, synthetic and read.
+What it is not: it has heard hours where the models of the literature hear tens of thousands. What it says means
+nothing, and it tells words from pseudo-words no better than chance. It knows one kind of speech, synthetic and read.
 """
 
 
