@@ -101,7 +101,7 @@ def main() -> None:
         step = max(1, len(suite.pairs) // options.pairs)
         suites.append(dataclasses.replace(suite, pairs=suite.pairs[::step][: options.pairs]))
     n_pairs = sum(len(suite.pairs) for suite in suites)
-    tok = SpeechTokenizer.load("mini-25hz-100")
+    tok = SpeechTokenizer.load("mini-25hz-100-fourth")
     vocab = Vocab(tok.spec.n_units)
     torch.manual_seed(0)
     lm = UnitLM(from_config(LlamaConfig(vocab_size=vocab.size, **SHAPE)).eval(), vocab, tok.spec, {})

@@ -21,7 +21,7 @@ speak sample assets/speech 0.87
 # The tokenizers' encoder in three trainings: from random weights with a teacher, then twice on from there, on phones alone.
 # What ships began with 12,000 updates on the first 18 of these 24 hours (this script at 89c5651), and its vocoder with that
 # encoder's vocoder (5,000 updates by --start-from, --start-tokenizer, --lr 7e-4) instead of random weights.
-# mini-25hz-100 (tokenizer and vocoder), which the quickstart uses, is of an older encoder: its recipe is this script at ed91891.
+# mini-25hz-100 (tokenizer and vocoder), which the first grid was made with, was of an older encoder: its recipe is this script at ed91891.
 # In the quickstart's short training a warm start is no better than a cold one on 100 units of a newer encoder, see docs/results/quickstart.md.
 encoder() { # encoder FOLDER SEED UPDATES RATE OPTION…
   [ -f $1/encoder.safetensors ] || $python assets/make/encoder.py --speech $work/tok --work $work/tokenizer --bf16 --out $1 \

@@ -19,7 +19,7 @@ speak() { # speak PRODUCT FOLDER HOURS: nothing to do when the manifest, written
 speak corpus "$speech" 22
 speak gold "$gold" 1
 for pair in "units $speech" "heldout $gold"; do
-  env -u OMP_NUM_THREADS "$bin/twist" tokenize "${pair#* }" --out "runs/study/${pair%% *}" --tokenizer mini-25hz-100
+  env -u OMP_NUM_THREADS "$bin/twist" tokenize "${pair#* }" --out "runs/study/${pair%% *}" --tokenizer mini-25hz-100-fourth
 done
 
 "$bin/twist" study plan "$grid" "$@"

@@ -311,7 +311,7 @@ def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkey
     monkeypatch.setattr(cutting, "STREAM_SECONDS", 36)
     sounds(tmp_path / "speech", 5, longest=1.5)
     sound(tmp_path / "speech" / "02.wav", 2, seconds=37)
-    tok, entries = SpeechTokenizer.load("mini-25hz-100"), manifest.load(tmp_path / "speech")
+    tok, entries = SpeechTokenizer.load("mini-25hz-100-fourth"), manifest.load(tmp_path / "speech")
     alone = list(cutting.cut(entries, tok))
     assert tok.batch_seconds == 0 and tok.on(torch.device("cpu")) is tok
     monkeypatch.setattr(SpeechTokenizer, "batch_seconds", 4.0)

@@ -155,4 +155,4 @@ def test_units_that_moved_with_their_run_and_units_that_changed(tiny: Tiny, two_
 def test_spec_of_names_what_has_none(tmp_path):
     with pytest.raises(BadInput, match="does not say what its units are"):
         parts.spec_of(tmp_path)
-    assert isinstance(parts.spec_of(bundled("vocoder/mini-25hz-100")), UnitSpec)
+    assert isinstance(parts.spec_of(bundled("vocoder/mini-25hz-500")), UnitSpec)

@@ -14,6 +14,7 @@ from twistlm.audio.clip import Clip, resample, write
 from twistlm.benchmarks.engines import open_voices
 from twistlm.benchmarks.spoken import normalize
 from twistlm.files.atomic import atomic_folder
+from twistlm.listen.controls import DIGITS
 
 SAMPLE_RATE = 16_000
 VOICES = {"en": "flite:slt", "de": "espeak-ng:de+f3"}
@@ -31,7 +32,6 @@ SAID = {
         "second": "Dies ist eine Prüfung. Bitte wählen Sie die zweite Aufnahme.",
     },
 }
-FIGURES = ["1", "2", "3", "4", "5", "6", "8", "9"]  # seven, siebzehn … : the one digit of two syllables would stand out
 CARD = """# What is said in the checks of listening studies
 
 `twist listen plan` makes its hearing check (digits in noise) and its trapping clips ("please choose the number 4") from
@@ -53,7 +53,7 @@ def main() -> None:
     with atomic_folder(out) as folder:
         for language, said in SAID.items():
             (voice,) = open_voices([VOICES[language]])
-            lines = {f"digit-{figure}": word for figure, word in zip(FIGURES, said["digits"], strict=True)}
+            lines = {f"digit-{figure}": word for figure, word in zip(DIGITS, said["digits"], strict=True)}
             lines |= {f"score-{n}": said["score"].format(said["digits"][n - 1]) for n in range(1, 6)}
             lines |= {"first": said["first"], "second": said["second"]}
             for name, text in lines.items():

