@@ -16,11 +16,11 @@ from suite_standins import make_sblimp
 from test_cli import twist  # noqa: F401
 from test_evaluate_suites import Tokenizer
 from twistlm.audio.clip import Clip
-from twistlm.benchmarks.chance import holm
 from twistlm.benchmarks.check import check_suite, open_suites, seen_in_training
 from twistlm.benchmarks.cues import measure, unigram_learned, unigram_log_p
 from twistlm.errors import BadInput
 from twistlm.evaluate import topline
+from twistlm.evaluate.stats import holm
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.suites.sounds import Joined
 from twistlm.evaluate.suites.suite import Suite

@@ -82,7 +82,8 @@ def test_an_artifact_of_a_bad_server(how: str, server: str, tmp_path: Path) -> N
 
 def test_ctrl_c_ends_a_download(server: str, tmp_path: Path) -> None:
     code = (
-        "import sys; from twistlm.files.artifacts import *\n"
+        "import signal, sys; from twistlm.files.artifacts import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         "a = Artifact(name='thing', kind='asr', sources=(Url(url=sys.argv[1], sha256='0'),), licence='', note='')\n"
         "print('begun', flush=True); resolve(a)"
     )

@@ -25,7 +25,8 @@ from twistlm.units.catalogue import read_spec
 MINUTES = 12
 # Each step of the work is made slow, says that it began, and would go on for a minute or more.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that a shell began in the background ignore it
 from twistlm.audio import vad
 from twistlm.lm import model
 from twistlm.units import encoder

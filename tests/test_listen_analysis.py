@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twistlm.errors import BadInput
+from twistlm.evaluate.stats import holm
 from twistlm.listen.agreement import krippendorff_alpha
 from twistlm.listen.analysis import analyse
 from twistlm.listen.exclusions import Rules, judge, kept
@@ -23,7 +23,7 @@ from twistlm.listen.mixed import mixed_model
 from twistlm.listen.power import raters_needed
 from twistlm.listen.preference import bradley_terry, preferences, strengths
 from twistlm.listen.ratings import Rating, write_csv
-from twistlm.listen.resampling import holm, sign_flip, two_way
+from twistlm.listen.resampling import sign_flip, two_way
 from twistlm.listen.scores import crowdmos, differences, mean_scores
 from twistlm.listen.simulate import World, as_ratings, simulate
 from twistlm.listen.table import tabulate
@@ -246,7 +246,6 @@ def test_bradley_terry_is_the_likeliest():
 def test_the_mixed_model_finds_the_parts_it_was_made_of():
     world = World(levels=(2.5, 3.0, 3.5), sd_view=0.0)
     table = tabulate(ratings_of(world, raters=30, items=24, per_system=6))
-    table = replace(table, score=table.score.astype(float))
     found = mixed_model(table)
     assert found.converged
     for one, (name,) in zip(found.systems, table.conditions, strict=True):
@@ -334,6 +333,10 @@ def test_webmushra_s_files(tmp_path):
     (tmp_path / "paired_comparison.csv").write_text(paired + "".join(rows))
     found = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
     assert [(r.system, r.other, r.score) for r in found] == [("A", "B", 1.0), ("A", "B", -1.0), ("A", "B", 0.0)]
+    turned = "t,ann,x9,B,A,correct,1,\n"  # the other was the reference: the same condition
+    (tmp_path / "paired_comparison.csv").write_text(paired + rows[0] + turned)
+    found = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
+    assert [(r.system, r.other, r.score) for r in found] == [("A", "B", 1.0), ("A", "B", -1.0)]
     (tmp_path / "nobody.csv").write_text("session_test_id,trial_id,stimuli_rating,stimuli,rating_time\nt,x1, 4 ,w,5\n")
     with pytest.raises(BadInput, match="nothing tells raters apart"):
         read_results(tmp_path / "nobody.csv", clip_pattern=None)
@@ -371,6 +374,8 @@ def test_p808_s_batches_and_votes(tmp_path):
         ("a,b\n1,2\n", None, "no known kind"),
         ("", None, "no known kind"),
         ("workerid,file,vote\nw,/C1_a.wav,x\n", P808, "row 2: 'x' is not a score"),
+        ("workerid,file,vote\nw,/C1_a.wav,nan\n", P808, "row 2: 'nan' is not a score"),
+        ("other,answer.q1_url\nw,/C1_a.wav\n", P808, "no known kind"),
         ("workerid,file,vote\nw,/else.wav,1\n", P808, "does not fit"),
         ("workerid,file,vote\nw,/C1_a.wav\n", P808, "row 2: 2 cells under 3"),
         ("workerid,file,vote\nw,/C1_a.wav,1\n", None, "give --clip-pattern"),

@@ -149,6 +149,7 @@ def test_natural_recordings_make_gold_clips_that_are_best(samples, tmp_path):
         ({"languages": ("en", "xx")}, "no texts in xx"),
         ({"floor": "none", "gold": 1}, "gold clips have an answer"),
         ({"sample_rate": 100}, "sample rate must be"),
+        ({"lufs": -40.0}, "loudness must be"),
         ({"design": "ab", "pairs": (("warm", "cold"), ("cold", "warm"))}, "named once"),
     ],
 )

@@ -20,6 +20,7 @@ from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.errors import BadInput
 from twistlm.jobs import serving as job
+from twistlm.jobs.ports import bound
 from twistlm.jobs.serving import Address, models_of, newest_quickstart
 
 DOCS = Path(__file__).parents[1] / "docs" / "serving.md"
@@ -54,8 +55,8 @@ def test_addresses() -> None:
     assert Address().local and Address(host="::1").local and not Address(host="0.0.0.0").local
     assert job._url(Address(host="10.0.0.1", token="t"), 80) == "http://10.0.0.1:80/#token=t"
     assert job._url(Address(host="::1", certificate=Path("c")), 443) == "https://[::1]:443/"
-    with job._bound(Address(port=0)) as taken, pytest.raises(BadInput, match="cannot be had"):
-        job._bound(Address(host="127.0.0.1", port=taken.getsockname()[1] if not taken.listen() else 0))
+    with bound("127.0.0.1", 0) as taken, pytest.raises(BadInput, match="cannot be had"):
+        bound("127.0.0.1", taken.getsockname()[1] if not taken.listen() else 0)
 
 
 def test_the_client_of_the_documentation(tiny: Tiny, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from twistlm.evaluate.stats import outcome_ci, outcome_difference
+from twistlm.evaluate.stats import holm, outcome_ci, outcome_difference
 from twistlm.evaluate.suites.suite import Suite
 
 
@@ -93,16 +93,6 @@ def toplines(suite: Suite, text_lm: str | Path, *, seed: int) -> tuple[Tested, .
     everything = np.ones(len(pairs), dtype=bool)
     rules = [Rule(name=name, won=each, one_sided=True) for name, each in won.items()]
     return tuple(_test(suite, rule, "all", everything, seed=seed) for rule in rules)
-
-
-def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values [P] corrected for their number by Holm's step-down method."""
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    result = np.empty_like(values)
-    result[order] = np.minimum(corrected, 1.0)
-    return result
 
 
 def _test(suite: Suite, rule: Rule, group: str, mask: NDArray[np.bool_], *, seed: int) -> Tested:

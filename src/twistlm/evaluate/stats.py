@@ -180,6 +180,16 @@ def sign_test(differences: ArrayLike) -> float:
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's method, in the same order; NaN is passed over."""
+    order = sorted((i for i in range(len(p)) if not math.isnan(p[i])), key=p.__getitem__)
+    out, worst = [math.nan] * len(p), 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, p[i] * (len(order) - rank)))
+        out[i] = worst
+    return out
+
+
 def updates_to_reach(history: Sequence[Mapping[str, Any]], loss: float) -> float | None:
     """Return the first update at which held-out loss is at or below `loss`, straight lines drawn between evaluations.
 

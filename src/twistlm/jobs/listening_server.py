@@ -10,6 +10,7 @@ from typing import Any
 
 from twistlm.errors import TwistError
 from twistlm.files.locks import held
+from twistlm.jobs.ports import bound, reachable
 from twistlm.listen.flow import Flow
 from twistlm.listen.recruiting import Recruiting, read_invitations
 from twistlm.listen.store import Store
@@ -56,31 +57,23 @@ def serve_study(
         How many sessions ended how.
 
     Raises:
-        BadInput: as `open_flow`.
-        TwistError: the study is being served already, or the port is taken.
+        BadInput: as `open_flow`, or the port is taken.
+        TwistError: the study is being served already.
     """
-    import socket
-
     try:
         import uvicorn
     except ImportError as error:
         raise TwistError("studies are served by FastAPI and uvicorn: pip install 'twistlm[listen]'.") from error
     from twistlm.listen.server import make_app
 
+    open_study(folder)  # before the lock, which would make the folder
     if recruiting.platform == "invitations":
         recruiting = replace(recruiting, invitations=read_invitations(folder / INVITATIONS))
     with held(folder, "serving this study"):
         flow = open_flow(folder, recruiting, hold_hours=hold_hours)
         try:
-            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    listening.bind((host, port))
-                except OSError as error:
-                    raise TwistError(
-                        f"cannot listen at {host}:{port}: {error.strerror}. Choose another --port."
-                    ) from error
-                url = public_url or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+            with bound(host, port) as listening:
+                url = public_url or f"http://{reachable(host)}:{listening.getsockname()[1]}/"
                 tell(_where(folder, recruiting, url))
                 app = make_app(flow, owner=owner_token(folder), public_url=url)
                 config = uvicorn.Config(

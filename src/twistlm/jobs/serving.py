@@ -16,6 +16,7 @@ from twistlm.evaluate.asr import Whisper
 from twistlm.files.artifacts import bundled, is_cached
 from twistlm.files.sources import ARTIFACTS
 from twistlm.jobs.parts import parts_of_model, vocoder_for
+from twistlm.jobs.ports import bound, reachable
 from twistlm.lm.folders import BUNDLED, lm_folder, load_model
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def serve(
         token=address.token,
         kept=kept,
     )
-    listening = _bound(address)
+    listening = bound(address.host, address.port)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
         app,
@@ -214,26 +215,10 @@ def _uvicorn() -> Any:
     return uvicorn
 
 
-def _bound(address: Address) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        bound = socket.socket(family)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address.host, address.port))
-    except (OSError, OverflowError) as error:
-        raise BadInput(
-            f"{address.host} port {address.port} cannot be had: {error}. Another server may run there: give --port, 0 "
-            "for any that is free."
-        ) from error
-    return bound
-
-
 def _url(address: Address, port: int) -> str:
     scheme = "http" if address.certificate is None else "https"
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    host = socket.gethostname() if address.host in ("0.0.0.0", "::") else host
     # Behind "#": browsers send that to nobody, and no log has it.
-    return f"{scheme}://{host}:{port}/{f'#token={address.token}' if address.token else ''}"
+    return f"{scheme}://{reachable(address.host)}:{port}/{f'#token={address.token}' if address.token else ''}"
 
 
 def _examples() -> Iterator[Example]:

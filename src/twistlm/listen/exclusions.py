@@ -43,8 +43,9 @@ class Rules:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, low = getattr(self, field.name), -1.0 if field.name == "correlation" else 0.0
-            if value is not None and not (low <= value <= (10.0 if field.name == "variance" else 1.0)):
-                raise BadInput(f"the rule {field.name} is a share from {low:g} to 1, got {value:g}.")
+            high = 10.0 if field.name == "variance" else 1.0
+            if value is not None and not low <= value <= high:
+                raise BadInput(f"the rule {field.name} is {'a share ' if high == 1 else ''}from {low:g} to {high:g}, got {value:g}.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,14 +45,17 @@ def read_results(path: Path, *, clip_pattern: str | None) -> list[Rating]:
     if {"trial_id", "stimuli_rating", "stimuli"} <= columns:
         return _mushra(path, rows, pattern, stimulus="stimuli", score="stimuli_rating")
     if {"trial_id", "choice_reference", "choice_non_reference", "choice_answer"} <= columns:
+        if pattern is not None:
+            raise BadInput(f"{path}: comparisons name their systems themselves: leave --clip-pattern out.")
         return _paired(path, rows)
-    if {"workerid", "file", "vote"} <= columns or any(_P808_CLIP.fullmatch(name) for name in columns):
+    votes = {"workerid", "file", "vote"} <= columns
+    if votes or ("workerid" in columns and any(_P808_CLIP.fullmatch(name) for name in columns)):
         if pattern is None:
             raise BadInput(
                 f"{path}: a clip's name alone does not tell its system: give --clip-pattern, such as "
                 r"'/(?P<system>\w+)_(?P<item>\w+)\.wav'."
             )
-        return _votes(path, rows, pattern) if "vote" in columns else _batch(path, rows, pattern)
+        return _votes(path, rows, pattern) if votes else _batch(path, rows, pattern)
     raise BadInput(
         f"{path}: the columns {offenders(sorted(columns)) or '(none)'} are of no known kind: webMUSHRA's mushra, lss, "
         "lms or paired_comparison, P.808's batch or its votes."
@@ -92,9 +96,12 @@ def _of(name: str, pattern: re.Pattern[str], where: str) -> tuple[str, str]:
 
 def _number(text: str, where: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise BadInput(f"{where}: {text!r} is not a score.") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(f"{where}: {text!r} is not a score.")
+    return value
 
 
 def _raters(path: Path, rows: list[dict[str, str]], own: set[str]) -> list[str]:
@@ -131,6 +138,7 @@ def _mushra(
 
 def _paired(path: Path, rows: list[dict[str, str]]) -> list[Rating]:
     out = []
+    first: dict[frozenset[str], tuple[str, str]] = {}  # a pair is one condition, whichever was the reference
     for number, (row, rater) in enumerate(zip(rows, _raters(path, rows, _MUSHRA), strict=True), start=2):
         said = row["choice_answer"]
         if said == "unknown":  # the page was left without an answer
@@ -138,7 +146,9 @@ def _paired(path: Path, rows: list[dict[str, str]]) -> list[Rating]:
         if said not in _PAIRED:
             raise BadInput(f"{path}, row {number}: the answer {said!r} is none of {', '.join(_PAIRED)}, unknown.")
         pair = row["choice_reference"], row["choice_non_reference"]
-        out.append(Rating(rater, "rating", row["trial_id"], *pair, _PAIRED[said]))
+        known = first.setdefault(frozenset(pair), pair)
+        score = _PAIRED[said] * (1 if pair == known else -1)
+        out.append(Rating(rater, "rating", row["trial_id"], *known, score))
     return out
 
 

@@ -72,7 +72,7 @@ def mixed_model(table: Table) -> Mixed:
         fit = model.fit(reml=True, method=["lbfgs"])
     sd = {name: math.sqrt(max(0.0, float(v))) for name, v in zip(names, fit.vcomp, strict=True)}
     return Mixed(
-        [Fitted(" or ".join(c), float(fit.fe_params[i]), float(fit.bse_fe[i])) for i, c in enumerate(table.conditions)],
+        [Fitted(c[0], float(fit.fe_params[i]), float(fit.bse_fe[i])) for i, c in enumerate(table.conditions)],
         sd.get("raters", 0.0),
         sd.get("items", 0.0),
         sd.get("clips", 0.0),

@@ -7,10 +7,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from twistlm.listen.resampling import Floats, holm, sign_flip, two_way
+from twistlm.evaluate.stats import holm
+from twistlm.listen.resampling import Floats, sign_flip, two_way
 from twistlm.listen.table import Table
 
-_ROUNDS = 200  # of the fit; each halves the distance at least where strengths are within reach
+_ROUNDS = 200  # of the fit: enough where strengths are within reach
 _PRIOR = 0.1  # of a comparison, lost and won, between any two: strengths stay finite where one never loses
 
 

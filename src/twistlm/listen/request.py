@@ -10,7 +10,7 @@ import numpy as np
 
 from twistlm.errors import BadInput, offenders
 from twistlm.listen import blocks, controls
-from twistlm.listen.loudness import TARGET
+from twistlm.listen.loudness import SOFTEST, TARGET
 from twistlm.listen.samples import Samples
 from twistlm.listen.study import MADE_FLOOR, QUESTIONS
 from twistlm.listen.texts import known_languages
@@ -117,6 +117,8 @@ def lay_out(request: Request, samples: Samples, *, natural: set[str]) -> Layout:
         raise BadInput(f"no texts in {offenders(unknown)}; there are {', '.join(known_languages())}.")
     if request.sample_rate is not None and not 8_000 <= request.sample_rate <= 48_000:
         raise BadInput(f"the sample rate must be from 8,000 to 48,000 Hz, got {request.sample_rate}.")
+    if not SOFTEST <= request.lufs <= 0:
+        raise BadInput(f"the loudness must be from {SOFTEST:g} to 0 LUFS, got {request.lufs:g}.")
     if not 0 <= request.pause <= 5:
         raise BadInput(f"the pause behind a prompt must be from 0 to 5 s, got {request.pause}.")
     kept, rated = _keep(request, samples, natural)
@@ -146,14 +148,15 @@ def _conditions(request: Request, samples: Samples) -> tuple[tuple[str, ...], ..
 
 
 def _gold(request: Request, natural: set[str]) -> int:
-    better = bool(natural) or bool(request.truth)
+    wanted = 2 if request.gold is None else request.gold
+    better = bool(request.truth) or len(natural) >= max(1, wanted)  # one natural recording a gold clip
     possible = bool(request.floor_system) and (request.design == "mos" or better)
     if request.gold and not possible:
         raise BadInput(
             "gold clips have an answer that is plain: they need a floor (--floor), and comparisons also truth or "
             "natural recordings that are plainly better (--truth, --natural). Or say --gold 0."
         )
-    return (2 if possible else 0) if request.gold is None else request.gold
+    return wanted if possible else 0
 
 
 def _keep(request: Request, samples: Samples, natural: set[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -38,7 +38,6 @@ class Spread:
         se: [K], standard errors.
         p: [K], two-sided p-values of the statistics being 0, by Student's t with `df`.
         v_raters, v_items, v_ratings: [K], the jackknife variances, leaving out one of these at a time.
-        draws: [B, K], draws of the two-way bootstrap, brought to the right spread.
         df: degrees of freedom.
     """
 
@@ -50,7 +49,6 @@ class Spread:
     v_raters: Floats
     v_items: Floats
     v_ratings: Floats
-    draws: Floats
     df: int
 
 
@@ -72,7 +70,7 @@ def two_way(
     value = statistic(np.ones((1, n)))[0]
     none = np.full_like(value, math.nan)
     if n_raters < 2 or n_items < 2:
-        return Spread(value, none, none, none, none, none, none, none, np.empty((0, len(value))), 0)
+        return Spread(value, none, none, none, none, none, none, none, 0)
 
     both = np.concatenate(
         [
@@ -93,7 +91,7 @@ def two_way(
     tail = 50 * (1 - LEVEL)
     low, high = value + (np.nanpercentile(spread, [tail, 100 - tail], axis=0) - value) * wide
     p = np.minimum(1.0, 2 * stdtr(df, -t))
-    return Spread(value, low, high, np.sqrt(variance), p, v_raters, v_items, v_ratings, spread, df)
+    return Spread(value, low, high, np.sqrt(variance), p, v_raters, v_items, v_ratings, df)
 
 
 def _jackknife(statistic: Statistic, of: NDArray[np.int64]) -> Floats:
@@ -123,16 +121,6 @@ def sign_flip(values: Floats, *, seed: int, n: int = 9_999) -> float:
         signs = rng.integers(2, size=(n, m)) * 2.0 - 1.0
     extreme = int((np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)).sum())
     return extreme / len(signs) if exact else (extreme + 1) / (n + 1)
-
-
-def holm(p: list[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's method, in the same order; NaN is passed over."""
-    order = sorted((i for i in range(len(p)) if not math.isnan(p[i])), key=p.__getitem__)
-    out, worst = [math.nan] * len(p), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, p[i] * (len(order) - rank)))
-        out[i] = worst
-    return out
 
 
 def _chunks(draws: int, n: int) -> Iterator[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
-from twistlm.listen.resampling import Floats, Spread, holm, sign_flip, two_way
+from twistlm.evaluate.stats import holm
+from twistlm.listen.resampling import Floats, Spread, sign_flip, two_way
 from twistlm.listen.table import Table
 
 
@@ -142,8 +142,3 @@ def _mean(scores: Floats, axis: int) -> Floats:
 def _both(one: Floats, other: Floats) -> Floats:
     found = one - other
     return found[~np.isnan(found)]
-
-
-def labels(conditions: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return conditions as text: a system, or "a or b"."""
-    return [" or ".join(condition) for condition in conditions]

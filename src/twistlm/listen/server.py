@@ -26,6 +26,7 @@ try:
     from fastapi import Body, Cookie, FastAPI, Header, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+    from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise TwistError("studies are served by FastAPI and uvicorn: pip install 'twistlm[listen]'.") from error
 
@@ -49,7 +50,7 @@ def make_app(flow: Flow, *, owner: str, public_url: str) -> FastAPI:
     Args:
         flow: the study and where its answers go.
         owner: the owner's token.
-        public_url: where raters reach it, for links; "" for a relative one.
+        public_url: where raters reach it, for links.
     """
     app = FastAPI(title="twist listen", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Guard, framed=flow.recruiting.platform == "mturk", secure=public_url.startswith("https://"))
@@ -174,6 +175,10 @@ def make_app(flow: Flow, *, owner: str, public_url: str) -> FastAPI:
         given = header.removeprefix("Bearer ").strip() or cookie
         if not hmac.compare_digest(given.encode(), owner.encode()):
             raise Refused(401, "only who has the owner's token may see this.")
+
+    @app.exception_handler(ClientDisconnect)  # what _Guard makes of a body that is too long
+    def too_much(_: Request, __: ClientDisconnect) -> Response:
+        return JSONResponse({"error": "too much at once."}, 413)
 
     @app.get("/owner")
     def owner_page(authorization: Annotated[str, Header()] = "", owner: Annotated[str, Cookie()] = "") -> Response:

@@ -35,6 +35,8 @@ class Sounds:
         self.request = request
         recordings = {} if natural is None else by_item(natural)
         self.natural = {item for item in samples.items if item in recordings}
+        if natural is not None and not self.natural:
+            raise BadInput(f"{natural}: no recording has the name of an item. Name them as the samples are named.")
         self._paths = {**samples.paths, **{(NATURAL, item): recordings[item] for item in self.natural}}
         self._prompts = {} if prompts is None else by_item(prompts)
         if prompts is not None and (lacking := [item for item in samples.items if item not in self._prompts]):

@@ -27,7 +27,6 @@ from twistlm.files.text import read_text
 
 FORMAT = 1
 Kind = Literal["training", "rating", "gold", "trap"]
-DESIGNS = ("mos", "ab")
 QUESTIONS = ("meaning", "naturalness", "quality")
 MADE_FLOOR = "floor"  # the name of the system that plan makes
 
@@ -127,7 +126,8 @@ def open_study(folder: str | Path, *, verify: bool = False) -> Study:
     shape = {
         "format": int, "design": str, "question": str, "ties": bool, "systems": [str], "items": [str],
         "languages": [str], "check_trials": {str: int}, "raters": int, "clips_per_system": int, "seed": int,
-        "passes": {str: int}, "minutes": float,
+        "passes": {str: int}, "minutes": float, "conditions": [[str]], "ratings_per_clip": int, "truth": str,
+        "floor": str, "lufs": float, "loudness_measure": str, "sample_rate": int, "fingerprint": str,
     }  # fmt: skip
     facts = read_json(folder / STUDY, "what a study asks", shape=shape)
     if facts["format"] != FORMAT:

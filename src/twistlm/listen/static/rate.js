@@ -303,7 +303,9 @@ function rate(state) {
   keys = (event) => {
     if (event.key === " ") {
       event.preventDefault();
-      if (!group.some((one) => one.playing)) (group.find((one) => !one.whole) || group[0]).play();
+      const on = group.find((one) => one.button === event.target);
+      const due = on && !on.whole ? on : group.find((one) => !one.whole) || on || group[0];
+      if (!group.some((one) => one.playing)) due.play();
     } else if (event.key === "Enter") { event.preventDefault(); forward(); }
     else if (/^[0-9]$/.test(event.key) && told.answers.includes(Number(event.key))) choose(Number(event.key));
   };
@@ -331,6 +333,7 @@ document.addEventListener("keydown", (event) => {
   const own = on.closest && on.closest("button, a");
   const press = event.key === "Enter" || event.key === " ";
   if (own && press && own.getAttribute("role") === "radio" && own.getAttribute("aria-checked") === "false") return; // chosen
+  if (own && event.key === "Enter" && own.classList.contains("play") && !own.classList.contains("whole")) return; // it is pressed
   if (own && press && own.getAttribute("role") !== "radio" && !own.classList.contains("play")) return; // it is pressed
   keys(event);
 });
