@@ -4,7 +4,8 @@
 
 A vocoder is a bundled name or a folder; FOLDER@SPEAKER names one of its voices. The recordings come first, then every
 vocoder with the units of the same clips, durations given. A line of --out is one clip through one of them, kept under
-the hash of both: a rerun measures only what is missing, and a stopped one goes on. Prints a table as JSON: word error
+the vocoder's hash and the clip's id (another --out for other speech): a rerun measures only what is missing, and a
+stopped one goes on. Prints a table as JSON: word error
 rate and each measure's mean with 95 % bootstrap intervals over clips, and paired differences from the first vocoder.
 
 Mel-cepstral distortion (order 13, window by window) and F0 compare with the recording: with another voice than the

@@ -24,6 +24,7 @@ from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers import READERS, Options, read_corpus
 from twistlm.corpus.readers.librivox import MAX_PAUSE, _join
 from twistlm.corpus.readers.tables import split_of
+from twistlm.corpus.sounds import Sounds
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput
 
@@ -502,3 +503,19 @@ def test_manifests_of_others_that_do_not_fit_are_refused(tmp_path: Path) -> None
     put(nemo(tmp_path / "nemo") / "dev_manifest.json", '{"audio_filepath": "a.flac", "duration": "2"}')
     with pytest.raises(BadInput, match="line 1: needs audio_filepath, and numbers"):
         read_corpus(tmp_path / "nemo", corpus="nemo")
+
+
+def test_a_part_that_begins_at_0_is_not_the_whole_recording(tmp_path: Path) -> None:
+    put(tmp_path / "a.flac", encoded(0, 2.0))
+    put(tmp_path / "train_manifest.json", json.dumps({"audio_filepath": "a.flac", "duration": 0.5, "offset": 0.0}))
+    (entry,) = read_corpus(tmp_path, corpus="nemo")
+    with Sounds() as sounds:
+        assert entry.start == 0 and sounds.fetch(entry).clip(sample_rate=16_000).samples.shape == (8_000,)
+
+
+def test_kaldi_s_ids_may_be_parted_by_a_tab(tmp_path: Path) -> None:
+    kaldi(tmp_path)
+    folder = tmp_path / "train"
+    for name in ("wav.scp", "segments", "text"):
+        (folder / name).write_text((folder / name).read_text().replace(" ", "\t", 1))
+    assert [e.text for e in read_corpus(folder, corpus="kaldi")] == ["eins", "zwei Worte"]

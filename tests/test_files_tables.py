@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twistlm.errors import ArtifactError, BadInput, TwistError
-from twistlm.files.artifacts import cache_to_write, file_sha256
+from twistlm.files.artifacts import cache_to_write
 from twistlm.files.configs import check_sizes, read_config
-from twistlm.files.regular import open_kind, read_regular, require_regular, require_regular_files
+from twistlm.files.regular import file_sha256, open_kind, read_regular, require_regular, require_regular_files
 from twistlm.files.tables import formulas, is_formula, read_table, separator_of
 from twistlm.files.torch_files import is_torch, read_torch
 

@@ -28,7 +28,6 @@ SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that a shell began in the background ignore it
 from twistlm.audio import vad
-from twistlm.lm import model
 from twistlm.units import encoder
 from twistlm.vocoder import vocoder
 

@@ -12,7 +12,7 @@ import torch
 from test_lm_families import family  # noqa: F401  a fixture
 from test_lm_model import make_spec
 from twistlm.errors import BadInput, CheckpointError
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.lowrank import NAME, lowrank, restore
 from twistlm.lm.model import UnitLM

@@ -15,7 +15,8 @@ from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4TCo
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2CodeHifiGan
 
 from twistlm.errors import ArtifactError, BadInput
-from twistlm.files.sources import ARTIFACTS
+from twistlm.files.regular import file_sha256
+from twistlm.files.sources import ARTIFACTS, Bundled
 from twistlm.jobs.vocoder_importing import PUBLISHED, take_vocoder
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.generator import InputShape
@@ -280,9 +281,15 @@ def test_what_cannot_be_taken_is_named(tmp_path: Path) -> None:
     torch.save({"generator": {"dict.weight": torch.ones(11, 6), "conv_pre.weight_v": torch.ones(1, 6, 7)}},
                folder / "generator.pt")  # fmt: skip
     refused("lack conv_pre", ArtifactError)
+    torch.save({"generator": {"dict.weight": torch.ones(11, 6), "lang.weight": torch.ones(2, 4)}},
+               folder / "generator.pt")  # fmt: skip
+    refused("missing or of another shape", ArtifactError)
 
 
 def test_every_published_name_has_files_and_a_licence() -> None:
+    assert set(PUBLISHED) == {
+        n for n, a in ARTIFACTS.items() if a.kind == "vocoder" and not isinstance(a.sources[0], Bundled)
+    }
     for name in PUBLISHED:
         assert ARTIFACTS[name].kind == "vocoder" and ARTIFACTS[name].licence
         if "expresso" in str(ARTIFACTS[name].sources[0]) or name.startswith("seamless"):
@@ -297,7 +304,7 @@ def test_a_published_name_is_taken_over_once_and_then_known(tmp_path: Path, monk
     monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
     name = "fairseq-toy"
     theirs = write_textless(tmp_path / "theirs", network())
-    known = artifacts.file_sha256(theirs / "config.json")
+    known = file_sha256(theirs / "config.json")
     source = Urls(base=f"{theirs.as_uri()}/", files=(("generator.pt", ""), ("config.json", known)))
     like = ARTIFACTS["hubert-base-ls960-kmeans-100-hifigan-lj"]
     toy = dataclasses.replace(like, name=name, sources=(source,))

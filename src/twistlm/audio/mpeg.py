@@ -68,7 +68,7 @@ def count(window: Window) -> Count | None:
             if at + size > window.size:
                 break
             like = kind
-            found = _xing(data[here : here + size], word) if n_frames == 0 or data[here + 4 : here + 200] else None
+            found = _xing(data[here : here + size], word)
             if found is not None and n_frames == 0:
                 declared, padding, begin = found[0] > 0, found[1], at + size
             elif found is not None:

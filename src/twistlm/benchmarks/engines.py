@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 
 from twistlm.audio.clip import Clip, check, read
 from twistlm.errors import ArtifactError, BadInput, offenders
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 
 PACKAGES = {
     "flite": "apt install flite", "espeak-ng": "apt install espeak-ng", "piper": "pip install piper-tts",

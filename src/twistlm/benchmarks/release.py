@@ -26,9 +26,8 @@ from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.storycloze import storycloze
 from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder, atomic_write
-from twistlm.files.regular import read_regular
+from twistlm.files.regular import file_sha256, read_regular
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.files.tables import read_table
 from twistlm.files.text import read_text

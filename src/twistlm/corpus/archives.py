@@ -12,8 +12,7 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +157,7 @@ class _Parquet:
 class ArrowFile:
     """A stream of Arrow batches, as `datasets` stores them: mapped, so that a row is read when it is asked for.
 
-    A context manager. `schema` is that of all batches.
+    `schema` is that of all batches. The map goes with the last batch that shows it.
 
     Raises:
         BadInput: it is no such file, or not whole; or its batches are packed, as `datasets` never writes them.
@@ -190,12 +189,6 @@ class ArrowFile:
                 yield batch
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{self._path}: damaged ({error}). Save or fetch the data set again.") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        pass  # the map goes with the last batch that shows it
 
 
 class _Arrow:

@@ -26,7 +26,7 @@ from twistlm.corpus.mirror import mirror
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.files.arrays import ArrayWriter, Unfit, advise, open_arrays, open_or_make
 from twistlm.files.atomic import atomic_folder, atomic_write
-from twistlm.files.regular import open_regular
+from twistlm.files.regular import file_sha256, open_regular
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
 
@@ -393,8 +393,7 @@ def _sha256(path: Path) -> str:
     stat = path.stat()
     state = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if state not in _hashed:
-        with open_regular(path) as file:
-            _hashed[state] = hashlib.file_digest(file, "sha256").hexdigest()
+        _hashed[state] = file_sha256(path)
     return _hashed[state]
 
 

@@ -21,7 +21,7 @@ from twistlm.audio.finding import is_misnamed
 from twistlm.corpus.archives import Archive, open_archive
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, UrlError
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 from twistlm.files.urls import Fetched, Stat, UrlPath
 
 

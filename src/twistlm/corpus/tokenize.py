@@ -109,19 +109,20 @@ def tokenize(
             pending, stale, failures = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))
             drop(out, stale)
-            notes: list[Note] = []
+            kept, notes = _kept_notes(out, {entry.id for entry in pending}), list[Note]()
             n_skipped = len(entries) - len(pending) - len(failures)
             with closing((cutter or cut)(pending, tok)) as made:
                 for row in made:
                     if isinstance(row, Failure):
                         failures.append(row)
                     else:
-                        writer.add(row)
-                        if row.note:
+                        if row.note:  # on disk before the row is: a rerun does not hear it again
                             notes.append(Note(id=row.units.id, note=row.note))
+                            _write_lines(kept + notes, out / NOTES)
+                        writer.add(row)
                     bar.advance()
         _write_lines(failures, out / FAILURES)
-        _write_lines(_kept_notes(out, {entry.id for entry in pending}) + notes, out / NOTES)
+        _write_lines(kept + notes, out / NOTES)
     if len(failures) > max_failures * len(entries):
         raise TwistError(
             f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "

@@ -26,7 +26,7 @@ from twistlm.files.downloads import fetch_url, run_watched
 from twistlm.files.gguf import convert
 from twistlm.files.hub import fetch_hub
 from twistlm.files.jsonl import read_json
-from twistlm.files.regular import open_regular
+from twistlm.files.regular import file_sha256
 from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Urls, Wheel
 
 _log = logging.getLogger(__name__)
@@ -102,12 +102,6 @@ def cache_to_write(name: str) -> Path:
             "TWISTLM_CACHE to a folder of yours on a disk with space."
         ) from error
     return folder
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file of any size, as 64 hex digits."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve(name: str | Artifact, *, prefer: Literal["registry", "hub", "auto"] = "registry") -> Path:

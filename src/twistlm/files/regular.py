@@ -6,6 +6,7 @@ Whatever is read is opened here, or looked at here first where a library opens i
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -114,3 +115,9 @@ def _why(path: object, error: OSError) -> str:
         case _:
             said = error.strerror or str(error)
             return f"{path} is {said}." if said == _ODD else f"{path} cannot be read: {said}."
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file of any size, as 64 hex digits."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

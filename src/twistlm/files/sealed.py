@@ -6,7 +6,6 @@ files, and a cache that is believed turns that into other numbers without a word
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
-from twistlm.files.regular import open_regular
+from twistlm.files.regular import file_sha256
 
 _log = logging.getLogger(__name__)
 _seen: set[tuple[object, ...]] = set()  # states of files that this process found to be right
@@ -61,5 +60,4 @@ def remove(path: Path) -> None:
 
 
 def _measured(path: Path) -> dict[str, object]:
-    with open_regular(path) as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}

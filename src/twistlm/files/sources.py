@@ -126,6 +126,7 @@ MOST_BYTES = {
     "vocoder": 4 << 30,
     "encoder": 16 << 30,
     "codebook": 256 << 20,
+    "judge": 4 << 30,
     "dictionary": 256 << 20,
 }
 MOST_WHEEL = 512 << 20  # package indexes take 100 MB, some more on request

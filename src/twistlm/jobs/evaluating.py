@@ -24,9 +24,10 @@ from twistlm.evaluate.suites.zerospeech import write_submission
 from twistlm.evaluate.topline import PROTOCOL as TOPLINE_PROTOCOL
 from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
-from twistlm.files.artifacts import cache_to_write, file_sha256
+from twistlm.files.artifacts import cache_to_write
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import without_nan
+from twistlm.files.regular import file_sha256
 from twistlm.lm.folders import lm_folder, load_model
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.progress import task

@@ -21,9 +21,9 @@ from twistlm.compute.devices import device
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.sounds import read_clip
 from twistlm.errors import BadInput
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import without_nan
+from twistlm.files.regular import file_sha256
 from twistlm.jobs.unit_measures import Material, measure, value
 from twistlm.pages.unit_quality import write_page
 from twistlm.progress import track

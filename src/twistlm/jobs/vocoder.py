@@ -50,7 +50,7 @@ def fit_vocoder(
         speech: folder of sound files or with a manifest; its split "train" is used.
         tokenizer, units_of, search: whose units, as of `tokenizer_without_model`.
         out: folder of the run; a rerun goes on from its last checkpoint.
-        speakers: whose clips, in any order; several make a vocoder of several voices. None: the only one there is.
+        speakers: whose clips, in any order; several make one of several voices. None named: the only one there is.
         every_speaker: take all there are.
         updates: generator updates; the critics join for the second half.
         rows: crops in a batch, over all ranks.
@@ -79,10 +79,9 @@ def fit_vocoder(
     with join(device()) as ranks:
         pairs: list[Pair] = []
         voices: list[Voice] = []
-        for entry, clip in clips_of(speech, progress=progress and ranks.rank == 0):
-            if entry.speaker in chosen:
-                pairs.append((tok(clip), clip.samples))
-                voices.append(Voice(speaker=entry.speaker))
+        for entry, clip in clips_of(speech, progress=progress and ranks.rank == 0, speakers=chosen):
+            pairs.append((tok(clip), clip.samples))
+            voices.append(Voice(speaker=entry.speaker))
         voiced, _ = with_voices(shape, voices)
         config = VocoderConfig(
             model=dataclasses.replace(voiced, num_embeddings=tok.spec.n_units),

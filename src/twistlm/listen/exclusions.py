@@ -45,7 +45,8 @@ class Rules:
             value, low = getattr(self, field.name), -1.0 if field.name == "correlation" else 0.0
             high = 10.0 if field.name == "variance" else 1.0
             if value is not None and not low <= value <= high:
-                raise BadInput(f"the rule {field.name} is {'a share ' if high == 1 else ''}from {low:g} to {high:g}, got {value:g}.")
+                what = "a share from" if high == 1 else "from"
+                raise BadInput(f"the rule {field.name} is {what} {low:g} to {high:g}, got {value:g}.")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from twistlm.errors import BadInput, offenders
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import file_sha256
 from twistlm.listen import blocks, controls
 from twistlm.listen.loudness import MEASURE, common_level
 from twistlm.listen.places import Key, Planned, places_of

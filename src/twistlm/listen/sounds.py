@@ -10,7 +10,7 @@ import numpy as np
 from twistlm.audio.clip import Clip, read
 from twistlm.audio.decoding import opened, seconds_to_samples
 from twistlm.errors import BadInput, offenders
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 from twistlm.listen import controls
 from twistlm.listen.loudness import Level, levelled, measure
 from twistlm.listen.places import NATURAL, Key

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twistlm.errors import BadInput, offenders
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.jsonl import read_json, read_objects
+from twistlm.files.regular import file_sha256
 from twistlm.files.text import read_text
 
 FORMAT = 1

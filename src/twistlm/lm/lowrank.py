@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from twistlm.errors import BadInput, CheckpointError, offenders
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import file_sha256
 from twistlm.lm.heads import untie
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import text_lm_files, weights_folder

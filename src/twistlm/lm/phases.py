@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from twistlm.errors import BadInput
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 
 
 def weights_folder(folder: str | Path) -> Path:

@@ -17,8 +17,8 @@ from safetensors.torch import save
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts, sources
-from twistlm.files.artifacts import file_sha256
 from twistlm.files.configs import read_unit_spec
+from twistlm.files.regular import file_sha256
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.types import UnitSpec
 from twistlm.units.encoder import Encoder

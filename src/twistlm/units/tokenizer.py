@@ -19,7 +19,7 @@ from twistlm.audio.stream import Survey, blocks, spans, survey
 from twistlm.compute.memory import in_halves
 from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError, UnitSpecMismatch
-from twistlm.files.artifacts import file_sha256
+from twistlm.files.regular import file_sha256
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units, UnitSpec
 from twistlm.units.catalogue import read_spec, tokenizer_folder

@@ -82,7 +82,12 @@ def read_published(source: str | Path, *, config: str | Path | None = None) -> T
         raise ArtifactError(
             f"the vocoder's weights {weights_file} cannot be read: {error}. Fetch them again."
         ) from error
-    taken = _understood(raw, config_file, weights_file)
+    try:
+        taken = _understood(raw, config_file, weights_file)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{weights_file}: a tensor of the vocoder is missing or of another shape ({error}). Fetch it again."
+        ) from error
     if wrong := [name for name, value in taken.weights.items() if not torch.isfinite(value).all()]:
         raise ArtifactError(f"{weights_file}: not finite: {offenders(wrong)}. Fetch it again.")
     return taken

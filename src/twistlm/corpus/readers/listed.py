@@ -63,7 +63,7 @@ def nemo(folder: Path) -> list[Entry]:
                     path=table.parent / name,
                     split=split,
                     seconds=seconds,
-                    start=start or None,
+                    start=None if seconds is None and not start else start,
                     text=text if isinstance(text, str) else "",
                     speaker=str(speaker) if isinstance(speaker, str | int) else "",
                 )
@@ -76,8 +76,8 @@ def kaldi(folder: Path) -> list[Entry]:
 
     Source and licence: those of the corpus.
 
-    Layout: lines of an id and, behind a space: a sound's path (relative to where the process stands, as for Kaldi); a
-    recording with start and end in seconds; the words; the speaker. From memory of the format.
+    Layout: lines of an id and, behind a blank or tab: a sound's path (relative to where the process stands, as for
+    Kaldi); a recording with start and end in seconds; the words; the speaker. From memory of the format.
 
     Splits: by the words in the folder's name, as of Hugging Face data sets.
 
@@ -138,8 +138,8 @@ def _is_seconds(value: object) -> bool:
 def _keyed(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, line in lines(path):
-        id, _, rest = line.strip().partition(" ")
+        id, *rest = line.split(maxsplit=1)
         if id in found:
             raise BadInput(f"{path}, line {number}: {id!r} stands there twice.")
-        found[id] = rest.strip()
+        found[id] = rest[0].strip() if rest else ""
     return found

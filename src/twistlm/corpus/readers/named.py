@@ -128,7 +128,9 @@ def _rows(table: Path, options: Options) -> Iterator[tuple[str, dict[str, Any]]]
         if split := row.get(columns.split, "").strip():
             fields["split"] = split_told(split, default="train")
         if columns.id:
-            fields["id"] = row.get(columns.id, "")
+            fields["id"] = row.get(columns.id, "").strip()
+            if not fields["id"]:
+                raise BadInput(f"{where}: the column {columns.id!r} is empty.")
         yield row[paths].strip(), fields | _part(row, marks, where)
 
 
@@ -140,7 +142,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(row: Mapping[str, Any], marks: list[str], where: str) -> dict[str, float]:
-    """Return start and length of a clip that is a part of its file; only a length, or nothing, of one that is not."""
+    """Return start and length of a clip that is a part of its file; nothing of a whole one, whatever its length is."""
     start, end, length = (row.get(name, "") if name else "" for name in marks)
     if not start:
         return {}

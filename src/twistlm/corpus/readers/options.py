@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from twistlm.corpus.readers.tables import WORDS, words
 from twistlm.errors import BadInput
@@ -71,14 +70,6 @@ def column(there: Sequence[str], field: str, known: Sequence[str], options: Opti
     if named and named.lower() not in lower:
         raise BadInput(f"{where}: has no column {named!r} (--{field}-column); it has: {', '.join(there)}.")
     return lower[named.lower()] if named else ""
-
-
-def require_text(kind: str, *, column: str, field: str, where: Path) -> BadInput:
-    """Return the error for a column that should hold text and does not."""
-    return BadInput(
-        f"{where}: the column {column!r} holds {kind}, which is no text. Name another with --{field}-column, or none: "
-        f"--{field}-column ''."
-    )
 
 
 def split_told(value: str, *, default: str) -> str:

@@ -142,23 +142,22 @@ def _of_parquet(folder: Path, name: str, options: Options, speaker: str) -> Iter
 
 def _of_arrow(path: Path, stem: str, split: str, options: Options) -> Iterator[Entry]:
     file = ArrowFile(path)
-    with file:
-        names = _wanted(file.schema, path, options)
-        by_path = column(file.schema.names, "path", PATHS, options, where=path)
-        alone = by_path and is_text_type(file.schema.field(by_path).type)
-        if alone and (options.path or not _sounds(file.schema)):
-            audio, held = "", None
-        else:
-            audio, by_path = _audio_column(file.schema, path, options), ""
-            held = file.schema.field(audio).type
-        row = 0
-        for batch in file.batches():
-            table = pa.Table.from_batches([batch.select([column for column in names.values() if column])])
-            paths = _paths(batch, audio, by_path, held)
-            for cells, place in zip(_cells(table, names, path, n_rows=len(batch)), paths, strict=True):
-                at = {"path": Path(place).absolute()} if place else {"path": path, "member": f"{audio}[{row}]"}
-                yield _entry(cells, stem=stem, row=row, split=split, speaker="", **at)
-                row += 1
+    names = _wanted(file.schema, path, options)
+    by_path = column(file.schema.names, "path", PATHS, options, where=path)
+    alone = by_path and is_text_type(file.schema.field(by_path).type)
+    if alone and (options.path or not _sounds(file.schema)):
+        audio, held = "", None
+    else:
+        audio, by_path = _audio_column(file.schema, path, options), ""
+        held = file.schema.field(audio).type
+    row = 0
+    for batch in file.batches():
+        table = pa.Table.from_batches([batch.select([column for column in names.values() if column])])
+        paths = _paths(batch, audio, by_path, held)
+        for cells, place in zip(_cells(table, names, path, n_rows=len(batch)), paths, strict=True):
+            at = {"path": Path(place).absolute()} if place else {"path": path, "member": f"{audio}[{row}]"}
+            yield _entry(cells, stem=stem, row=row, split=split, speaker="", **at)
+            row += 1
 
 
 def _paths(batch: pa.RecordBatch, audio: str, by_path: str, held: pa.DataType | None) -> list[str | None]:
