@@ -25,7 +25,7 @@ from twistlm.units.tokenizer import SpeechTokenizer
 ASSETS = Path(__file__).parents[1] / "assets" / "tokenizer"
 # What units on users' disks were made with, before there was padding.
 BUNDLED = {
-    "mini-25hz-100": "2a68e4e1d463b535", "mini-25hz-100-fourth": "aefef48a9b05a0e5",
+    "mini-25hz-100-fourth": "aefef48a9b05a0e5",
     "mini-25hz-200": "f1c6280494804abc", "mini-25hz-500": "569515e93de726b2",
     "mini-50hz-100": "52b268ee67cad9a0", "mini-50hz-200": "fcbcacedaf55d033", "mini-50hz-500": "3da264d6b024c085",
 }  # fmt: skip
