@@ -20,8 +20,16 @@ import pytest
 import torch
 
 GPU = Path(__file__).parent / "gpu"
-QUICK = ("train opt-350m", "train bloom", "score smollm2-135m", "sample 3 qwen2.5", "tokenize 3 hubert-base")
+QUICK = (
+    "train opt-350m",
+    "train bloom",
+    "score smollm2-135m",
+    "sample 3 qwen2.5",
+    "tokenize 3 hubert-base",
+    "quickstart",
+)
 SMALL = ("copy () ", "copy (0,) ")
+WAITS = 1  # how often a stage may wait: an update once, a batch for its results, sampling at its end
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="the simulation needs a C++ compiler, g++"),
     pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built for GPUs, which it cannot simulate"),
@@ -42,15 +50,10 @@ def ran(*stages: str) -> dict[str, Any]:
     return found
 
 
-def allowed(stage: str) -> int:
-    """How often a stage may wait: an update once, a batch for its results, sampling at its end."""
-    return 1
-
-
 def check(found: dict[str, Any]) -> None:
     odd = {stage: did["failed"] for stage, did in found.items() if did["failed"]}
     assert not odd
-    waited = {stage: did["waits"] for stage, did in found.items() if sum(did["waits"].values()) > allowed(stage)}
+    waited = {stage: did["waits"] for stage, did in found.items() if sum(did["waits"].values()) > WAITS}
     assert not waited
     # Of one value or none: transformers' own (an empty cache, a scalar of a mask), which are not worth pinning.
     copies = {stage: [c for c in did["unpinned"] if not c.startswith(SMALL)] for stage, did in found.items()}

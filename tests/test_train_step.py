@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from unittest import mock
 
@@ -17,8 +18,9 @@ from twistlm.lm.model import UnitLM
 from twistlm.train import step
 from twistlm.train.ahead import Ahead
 from twistlm.train.loop import train
-from twistlm.train.parallel import Ranks
-from twistlm.train.step import backward, mean_nll
+from twistlm.train.optim import adamw
+from twistlm.train.parallel import Adding, Ranks
+from twistlm.train.step import backward, mean_nll, take_step
 
 ROWS = 8
 
@@ -107,6 +109,51 @@ def test_a_row_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
         pytest.raises(torch.OutOfMemoryError),
     ):
         train(tiny_lm(), corpus(n=60), with_(batch_rows=2), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("accumulate", "fails_at"), [(1, 1), (2, 1), (2, 2)])
+def test_ranks_send_each_gradient_once_where_a_part_did_not_fit(accumulate: int, fails_at: int) -> None:
+    """Also where it was the last part, whose gradients were about to be sent. The other rank's are the same here."""
+    lm, sent, calls = tiny_lm(), [], itertools.count(1)
+    batch = uneven_batch(lm)
+    whole = gradient(lm, batch, 1)[1]
+    lm.model.zero_grad(set_to_none=True)
+
+    def too_large_once(lm: UnitLM, batch: Batch) -> torch.Tensor:
+        if next(calls) == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mean_nll(lm, batch)
+
+    def all_reduce(flat: torch.Tensor, *, async_op: bool) -> None:
+        sent.append(flat.numel())
+        flat.mul_(2)
+
+    config, adding = with_(batch_rows=ROWS, accumulate=accumulate), Adding(lm.model.parameters())
+    with (
+        mock.patch.object(step, "mean_nll", too_large_once),
+        mock.patch("twistlm.train.parallel.dist.all_reduce", all_reduce),
+        pytest.warns(RuntimeWarning, match=f"in parts of {ROWS // accumulate} rows, does not fit"),
+    ):
+        row = take_step(lm, adamw(lm.model, config), batch, config, update=0, precision="float32", adding=adding)
+    adding.close()
+    assert sum(sent) == whole.numel()
+    assert row["parts"] == 2 * accumulate and row["grad_norm"] == pytest.approx(2 * whole.norm().item(), rel=1e-4)
+
+
+def test_the_warning_says_the_rows_that_did_not_fit() -> None:
+    """Of three rows: in parts of three, then of two, then alone."""
+    lm, said = tiny_lm(), []
+    batch = PackedStream(corpus(), lm.vocab, rows=3, context=24, seed=1).batch(0)
+
+    def one_fits(lm: UnitLM, batch: Batch) -> torch.Tensor:
+        if len(batch.tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mean_nll(lm, batch)
+
+    config = with_(batch_rows=3)
+    with mock.patch.object(step, "mean_nll", one_fits), mock.patch.object(step, "say_too_small", said.append):
+        take_step(lm, adamw(lm.model, config), batch, config, update=4, precision="float32")
+    assert said == [f"update 5, in parts of {n} rows," for n in (3, 2)]
 
 
 def test_batches_made_ahead_are_those_of_the_stream() -> None:

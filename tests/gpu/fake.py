@@ -25,13 +25,17 @@ def _guard() -> Path:
     source = (_HERE / "guard.cpp").read_bytes()
     key = hashlib.sha256(source + (Path(site) / "version.py").read_bytes() + site.encode()).hexdigest()[:16]
     made = Path(tempfile.gettempdir()) / f"twistlm-guard-{os.getuid()}-{key}.so"
-    if not made.exists():
-        partly = made.with_suffix(f".{os.getpid()}")
+    if not made.exists() or made.lstat().st_uid != os.getuid():  # anybody may put a file there
+        partly = Path(tempfile.mkdtemp()) / made.name
         include = (f"-I{site}/include", f"-I{site}/include/torch/csrc/api/include")
         link = (f"-L{site}/lib", "-ltorch_cpu", "-lc10")
         flags = ("-std=c++20", "-O0", "-fPIC", "-shared")
         subprocess.run(["g++", *flags, str(_HERE / "guard.cpp"), "-o", str(partly), *include, *link], check=True)
-        partly.rename(made)
+        try:
+            partly.replace(made)
+            partly.parent.rmdir()
+        except PermissionError:  # another's file, which stays
+            made = partly
     for pattern in ("libgomp*.so*", "libc10.so", "libtorch_cpu.so"):
         for file in (Path(site) / "lib").glob(pattern):
             ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)

@@ -19,21 +19,25 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import soundfile
 import torch
 from fake import CUDA
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from watch import Watch, copied, move, pretend, simulated
 
 from encoders import NAMES, encoder_state, stand_in
+from standins import Tiny, babble, make_tokenizer, make_vocoder
 from test_lm_families import FAMILIES
 from twistlm import recipes
 from twistlm.audio.clip import Clip
+from twistlm.corpus.manifest import Entry
 from twistlm.corpus.stream import PackedStream
 from twistlm.jobs.hubert import hubert_config
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
 from twistlm.lm.score import score
 from twistlm.lm.warmstart import cold_start
+from twistlm.study.prompts import continuations
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import adamw
 from twistlm.train.step import take_step
@@ -130,6 +134,33 @@ def vocode(durations: Any, watch: Watch) -> None:
     voc.batch([units, units], durations=durations)
 
 
+def quickstart(watch: Watch) -> None:
+    """What is the quickstart's own: its models continue prompts, which the vocoder speaks; what a vocoder is, in a key.
+
+    It may wait: each sound is wanted at once. What is looked for is what cannot be done on a GPU at all.
+    """
+    with unset_fake_temporarily():
+        root = Path(tempfile.mkdtemp())
+        tiny = Tiny(root, *(root / name for name in ("tokenizer", "vocoder", "text_lm", "suite", "speech")))
+        make_tokenizer(tiny.tokenizer, seed=0)
+        make_vocoder(tiny)
+        tok, voc = SpeechTokenizer.load(tiny.tokenizer), Vocoder.load(tiny.vocoder)
+        soundfile.write(root / "prompt.wav", babble(4.0, seed=0), 16_000)
+    tok = dataclasses.replace(tok, encoder=dataclasses.replace(tok.encoder, model=move(copied(tok.encoder.model))))
+    for part in (voc.synthesizer, voc._pace):
+        move(part)
+    lm = cold_start("smollm2-135m", tok.spec, seed=0, layers=2)
+    move(lm.model)
+    entry = Entry(id="prompt", path=root / "prompt.wav", seconds=4.0)
+    spoken = voc._spoken
+    # How long units last decides a shape, and there are no numbers here: each lasts as long as in the recording.
+    voc._spoken = lambda many, durations, voices, *, most: spoken(many, "given", voices, most=most)  # type: ignore
+    watch.clear()
+    continuations([entry], root / "samples", tok, voc, [("warm", lm)], None, seed=0)
+    assert voc.synthesizer.sha256()
+    watch.waits.clear()
+
+
 def hubert_training(watch: Watch) -> None:
     config = hubert_config(
         size="base", frame_rate=25, front_end="waveform", n_targets=100, updates=10, bf16=True, seed=0
@@ -158,6 +189,7 @@ STAGES: dict[str, Callable[[Watch], None]] = {
     **{f"tokenize {n} {name}": partial(tokenize, name, n=n) for name in NAMES for n in (1, 3)},
     "vocode, given durations": partial(vocode, "given"),
     "train an encoder": hubert_training,
+    "quickstart": quickstart,
 }  # fmt: skip
 
 

@@ -168,7 +168,7 @@ class _Fixed:
             go_on: a step, which changes only the buffers, this object's and the cache's column of the step.
             buffers: what the step changes besides.
         """
-        if not torch.cuda.is_available():
+        if not (torch.cuda.is_available() and self.column.is_cuda):
             return go_on
         changed = (*buffers, self.column, self.positions)
         before = [tensor.clone() for tensor in changed]

@@ -327,8 +327,7 @@ class _Job:
         return open_corpus(self.units, split=None).fingerprint
 
     def _speaking(self) -> Values:
-        weights = (v.detach().contiguous().numpy().tobytes() for _, v in sorted(self.voc.synthesizer.weights().items()))
-        return {"corpus": self._corpus(), "vocoder": _sha256(*weights)}
+        return {"corpus": self._corpus(), "vocoder": self.voc.synthesizer.sha256()}
 
 
 def _read_speech(speech: str, *, progress: bool) -> list[Entry]:

@@ -77,10 +77,7 @@ def say(
     Raises:
         As `speak_all`.
     """
-    weights = hashlib.sha256()
-    for _, value in sorted(voc.synthesizer.state_dict().items()):
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
-    facts = {"units": tok.spec.fingerprint, "vocoder": weights.hexdigest()[:16], "asr": asr.PROTOCOL}
+    facts = {"units": tok.spec.fingerprint, "vocoder": voc.synthesizer.sha256()[:16], "asr": asr.PROTOCOL}
     ears = Ears(tok=tok, voc=voc, listener=listener, judges=(), voices=None, facts=facts)
     digests = digests_of(suite, protocol, sample_rate=tok.spec.sample_rate)
     session = Session(protocol=protocol, suite=suite, digests=digests, ears=ears, out=out, seed=seed, progress=progress)

@@ -293,9 +293,9 @@ class Adding:
         """Whether something was sent of the update that is being made."""
         return bool(self._sent or self._ready)
 
-    def begin(self) -> None:
-        """The backward pass that comes is the last of the update."""
-        self._on = True
+    def begin(self, *, last: bool) -> None:
+        """A backward pass comes; gradients are sent in the `last` one of the update."""
+        self._on = last
 
     def finish(self) -> None:
         """Return when every gradient is the sum of all ranks'."""

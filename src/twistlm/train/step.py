@@ -60,8 +60,8 @@ def take_step(
                 raise  # other ranks wait for what this one would have sent, or a row alone does not fit
         if part is None:  # outside of the except block, whose error still holds the failed try's tensors
             optimizer.zero_grad(set_to_none=True)
+            say_too_small(f"update {update + 1}, in parts of {-(-len(batch.tokens) // parts)} rows,")
             parts = min(2 * parts, len(batch.tokens))
-            say_too_small(f"update {update + 1}, in parts of {-(-len(batch.tokens) // (parts // 2 or 1))} rows,")
     norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), config.clip_norm)
     whole_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     mine, size = torch.stack([part, whole_norm]).tolist()  # the one moment that waits for a GPU
@@ -95,8 +95,8 @@ def backward(
 
     Args:
         lm: put in training mode.
-        batch: of any B that `parts` divides.
-        parts: how many the batch is computed in, one after the other.
+        batch: of `parts` rows or more.
+        parts: how many the batch is computed in, one after the other; the first may have a row more.
         targets: of the whole of which `batch` is a share: its own give the mean.
         precision: "bf16" computes under autocast.
         adding: adds the ranks' gradients, where each rank holds the whole model.
@@ -108,8 +108,8 @@ def backward(
     with lm.packed_attention(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         for at, part in enumerate(batch.parts(parts)):
-            if adding is not None and at + 1 == parts:
-                adding.begin()
+            if adding is not None:
+                adding.begin(last=at + 1 == parts)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 loss = mean_nll(lm, part) * (part.n_targets / targets)
             loss.backward()

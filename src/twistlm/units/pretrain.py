@@ -321,7 +321,9 @@ def _pretrain(
 ) -> MaskedUnitPredictor:  # fmt: skip
     rank, ranks = _rank()
     where = torch.device(device)
-    if config.batch % ranks or config.accumulate < 1:
+    if config.accumulate < 1:
+        raise BadInput(f"accumulate is {config.accumulate}; a batch is computed in 1 part or more.")
+    if config.batch % ranks:
         raise BadInput(f"{ranks} ranks cannot share {config.batch} crops evenly: use a number that divides the batch.")
     crops = config.batch // ranks
     n_parts = min(crops, -(-config.accumulate // ranks))

@@ -5,6 +5,7 @@ Shapes: B batch, R units before expansion, C channels, F frames, N samples (N = 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Self, cast
 
 import torch
@@ -95,6 +96,13 @@ class Synthesizer(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Every tensor under its published name, in which the generator's stand beside the embeddings."""
         return {name.removeprefix("generator."): value for name, value in self.state_dict().items()}
+
+    def sha256(self) -> str:
+        """Return a hash of every tensor's values, in the order of their published names: the same on any device."""
+        digest = hashlib.sha256()
+        for _, value in sorted(self.weights().items()):
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def take(self, weights: dict[str, Tensor]) -> Self:
         """Take over tensors under their published names, in place.
