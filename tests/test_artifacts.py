@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -83,6 +84,20 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path, error: Exception)
         raise error
     assert str(tmp_path) in str(caught.value)
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_copied_says_why(tmp_path: Path) -> None:
+    def refuse(_: str, to: str, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", to)
+
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/a").write_text("")
+    with (
+        pytest.raises(TwistError, match=r"could not write .*to: Input/output error"),
+        atomic_folder(tmp_path / "to") as temporary,
+    ):
+        shutil.copytree(tmp_path / "from", temporary / "in", copy_function=refuse)
+    assert names(tmp_path) == ["from"]
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ TESTS = Path(__file__).parent
 SCENARIOS = (
     "open", "manifest", "vad", "tokenize", "import-units", "kmeans", "import", "train", "eval", "generate", "resynth",
     "resynth-flac", "resynth-ogg", "blimp", "blimp-ogg", "storycloze", "vocoder", "hubert", "study",
+    "study-steady", "study-long",
 )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def test_every_kind_of_fault(scenario: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["train", "hubert", "vocoder", "tokenize", "study", "eval"])
+@pytest.mark.parametrize(
+    "scenario", ["train", "hubert", "vocoder", "tokenize", "study", "study-steady", "study-long", "eval"]
+)
 def test_killed_and_two_at_once(scenario: str, tmp_path: Path) -> None:
     inject(tmp_path, "--only", scenario, "--kills", "5", "--two", "2")

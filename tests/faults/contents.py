@@ -83,6 +83,17 @@ def study(folder: Path) -> list[Any]:
     ]
 
 
+def lines_of_study(folder: Path) -> list[Any]:
+    """The lines of `twist study steady` and what is left beside them."""
+    left = sorted(str(p.relative_to(folder)) for p in (folder / "study").rglob("*") if p.name != ".study.jsonl.lock")
+    return [json_lines(folder / "study/study.jsonl"), left]
+
+
+def long_study(folder: Path) -> list[Any]:
+    """The same of `twist study long`, and the models that longer runs would go on from."""
+    return [*lines_of_study(folder), files(folder, "study/runs/*/*/lm/*.safetensors", "study/runs/*/*/stable/*")]
+
+
 def run_of(folder: Path, made: str) -> list[Any]:
     """A run of `twist vocoder train` or `twist hubert`: what it made, its checkpoint, its log."""
     found = files(folder, f"run/{made}/*", "run/checkpoint/*.safetensors")

@@ -43,6 +43,20 @@ rates = [1e-3]
 warmup = 1
 """
 
+# Of both sides; all that is not said is the quickstart's.
+RECIPE = """base = "quickstart"
+text_lm = "text-lm"
+[warm]
+{0}
+[cold]
+{0}
+""".format(
+    "\n".join([
+        "updates = 3", "batch_rows = 2", "context = 32", "warmup = 1", "eval_every = 1", "checkpoint_every = 2",
+        'precision = "float32"',
+    ])
+)  # fmt: skip
+
 
 def all_of(*parts: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare(folder: Path) -> None:
@@ -162,6 +176,12 @@ def grid(folder: Path) -> None:
     text_lm(folder)
     suite(folder)
     (folder / "grid.toml").write_text(GRID)
+
+
+def recipe(folder: Path) -> None:
+    units(folder)
+    text_lm(folder)
+    (folder / "short.toml").write_text(RECIPE)
 
 
 def vocoder(folder: Path) -> None:

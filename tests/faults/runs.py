@@ -95,7 +95,7 @@ def start(library: Path, scenario: Scenario, folder: Path, faults: str | None, l
                 spec = f"dir={folder};state={state};{faults}"
                 os.environ.update(FAULTS=spec, LD_PRELOAD=str(library))
                 ctypes.CDLL(str(library)).faults_arm(spec.encode())
-            code = _main(scenario.command, folder)
+            code = main(scenario.command, folder)
         finally:
             os._exit(code)
     return child
@@ -107,15 +107,16 @@ def finish(child: int, logs: Path, began: float, patience: float) -> Ran:
     return Ran(code, (logs / "err").read_text(errors="replace"), time.monotonic() - began, counted, failed, what)
 
 
-def _main(command: list[str] | Callable[[Path], None], folder: Path) -> int:
+def main(command: list[str] | Callable[[Path], None], folder: Path) -> int:
+    """Do what a process of this command would, and return its exit code."""
     try:
         if callable(command):
             command(folder)
         else:
-            from twistlm.cli.main import main
+            from twistlm.cli.main import main as twist
 
             sys.argv = ["twist", *command]
-            main()
+            twist()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

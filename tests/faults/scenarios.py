@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from faults import contents, inputs
 from faults.contents import files, heard
 from faults.inputs import all_of
-from faults.runs import Scenario
+from faults.runs import Scenario, main
 
 TRAIN = ["train", "units", "--out", "run", "--text-lm", "text-lm", "--json"]
 for setting in ("updates=7", "checkpoint_every=3", "eval_every=4", "context=32", "precision=float32", "warmup=1"):
@@ -62,6 +67,30 @@ def _small_hubert(_: Path) -> None:
         "lr": 1e-3,
     }
     HubertPretrainConfig.__init__.__kwdefaults__.update(checkpoint_every=8, position_kernel=4)
+
+
+def _forked_trainings(_: Path) -> None:
+    """A training is a fork and not a program that imports everything again; what it writes and says is the same."""
+    from twistlm.study import steady
+
+    def run(
+        command: list[str], *, env: dict[str, str], preexec_fn: Callable[[], None], **_: Any
+    ) -> subprocess.CompletedProcess[str]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with os.fdopen(os.memfd_create("said"), "w+") as said:
+            child = os.fork()
+            if child == 0:
+                preexec_fn()
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+                os.environ.update(env)
+                os._exit(main(command[command.index("twistlm") + 1 :], Path()))
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            said.seek(0)
+            return subprocess.CompletedProcess(command, code, "", said.read())
+
+    steady.subprocess = SimpleNamespace(run=run)
 
 
 def _open(folder: Path) -> None:
@@ -152,6 +181,18 @@ SCENARIOS = {
         lambda f: contents.run_of(f, "encoder"), _small_hubert,
     ),
     "study": Scenario(inputs.grid, ["study", "run", "grid.toml", "--json"], contents.study, _tiny_suite),
+    "study-steady": Scenario(
+        inputs.recipe,
+        ["study", "steady", "units", "--out", "study", "--recipe", "short.toml", "--seeds", "1",
+         "--numerics", "float32", "--json"],
+        contents.lines_of_study, _forked_trainings,
+    ),
+    "study-long": Scenario(
+        inputs.recipe,
+        ["study", "long", "units", "--out", "study", "--recipe", "short.toml", "--seeds", "0", "--budgets", "2,4",
+         "--suites", "", "--json"],
+        contents.long_study,
+    ),
 }  # fmt: skip
 
 

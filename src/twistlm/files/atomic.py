@@ -26,6 +26,7 @@ from twistlm.files.urls import UrlPath
 # What the system says of a disk, and not of a name that is wrong.
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 _RUST = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors) end the text of theirs
+_COPIED = re.compile(r"\[Errno (\d+)\]")  # how each of those of `shutil.copytree` begins
 
 
 class Atomic:
@@ -217,6 +218,9 @@ def _refusal(error: BaseException, temporary: Path) -> OSError | None:
         return error if Path(os.fsdecode(error.filename)).is_relative_to(temporary) else None
     if isinstance(error, OSError) and error.errno in _OF_DISKS:
         return error
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # (from, to, what the system said) each
+        told = [_COPIED.match(said) for *_, said in error.args[0] if str(temporary) in said]
+        return next((OSError(int(found[1]), os.strerror(int(found[1]))) for found in told if found), None)
     if (found := _RUST.search(str(error))) and int(found[1]) in _OF_DISKS:
         return OSError(int(found[1]), os.strerror(int(found[1])))
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if is_disk_full(error) else None

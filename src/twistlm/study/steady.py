@@ -10,8 +10,10 @@ moment, the next call does what is missing, and several processes may share the 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,11 +29,13 @@ from twistlm.corpus.shards import open_corpus
 from twistlm.errors import BadInput, TrainingError, offenders
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.files.jsonl import read_json
+from twistlm.files.locks import LOCK
 from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import digest
 from twistlm.study.grid.rows import Row
 
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]
 _TIED = {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}
@@ -127,6 +131,7 @@ def steady(
         try:
             with FileLock(lock, timeout=0):
                 if key in rows.read(out):
+                    shutil.rmtree(out / "cells" / key, ignore_errors=True)  # of a process that ended behind its line
                     lock.unlink(missing_ok=True)  # while it is held: no other process can hold the one that is gone
                     continue
                 row = _run(recipe, config, units, out / "cells" / key, arm=arm, seed=seed, numerics=name)
@@ -167,8 +172,10 @@ def _run(
     command += [word for name, value in changed.items() for word in ("--set", f"{name}={value}")]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(how.threads))
     if folder.exists():
-        shutil.rmtree(folder)  # of a run that was stopped: so short a one begins again
-    done = subprocess.run(command, env={**os.environ, **threads, **how.environment}, capture_output=True, text=True)
+        with FileLock(folder / LOCK):  # while the process of one is still there
+            shutil.rmtree(folder)  # of a run that was stopped: so short a one begins again
+    environment = {**os.environ, **threads, **how.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=_end_with_us)
     diverged = (folder / "bad_batch.json").exists()
     if done.returncode and not diverged:
         raise TrainingError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
@@ -185,6 +192,15 @@ def _run(
         "hardware": record["hardware"],
         "versions": record["versions"],
     }
+
+
+def _end_with_us() -> None:
+    """Be ended when the study is killed: a training that nobody waits for would write into the folder of its successor.
+
+    Only Linux has that; elsewhere the successor waits.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> Values:
