@@ -201,6 +201,16 @@ def test_ranks_that_hold_the_whole_model_are_one_process_up_to_rounding_and_go_o
     assert_same_run(root / "whole", root / "whole-stopped")
 
 
+@pytest.mark.parametrize(
+    ("out", "asked", "came_to"),
+    [("alone", "auto", "whole"), ("straight", "auto", "slices"), ("whole", "whole", "whole"),
+     ("to-one", "auto", "whole"), ("from-one", "auto", "slices"), ("bf16", "slices-bf16", "slices-bf16")],
+)  # fmt: skip
+def test_the_record_says_what_each_rank_held(root: Path, out: str, asked: str, came_to: str) -> None:
+    record = json.loads((root / out / "config.json").read_text())
+    assert (record["config"]["sharing"], record["sharing"]) == (asked, came_to)
+
+
 def test_layers_that_travel_as_bf16_train_alike(root: Path) -> None:
     assert said(root, "bf16") == ([0, 0], []) == said(root, "bf16-whole")
     a, b = (losses(read_history(root / out / "metrics.jsonl")) for out in ("bf16", "bf16-whole"))

@@ -19,6 +19,7 @@ from test_train_loop import SPEC, with_
 from twistlm.errors import BadInput, ConfigError
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.network import H100, Gpu, parse_rate, traffic
+from twistlm.train.parallel import auto
 from twistlm.train.plan import Plan, count_update, matmul_rate, plan
 
 UNITS_500 = dataclasses.replace(SPEC, n_units=500)
@@ -187,6 +188,21 @@ def test_a_plan_for_gpus_that_are_not_here(folder: Path) -> None:
     assert sliced.traffic is not None and sliced.traffic.inside == (2 * 2 + 4) * n / 2
     assert sliced.hours == pytest.approx(max(sliced.traffic.seconds, sliced.seconds) * CONFIG.updates / 3600)
     assert planned(H100, 2, None).traffic is None
+    config = CONFIG
+    assert config.precision == "float32"
+    with pytest.raises(BadInput, match="its rate of bf16 products, and this run's precision is float32"):
+        planned(H100, 2)
+    given = plan(folder, SPEC, lengths, config, device=cpu, share=0.5, ranks=2, gpu=small, flops_per_second=1e12)
+    assert (given.precision, given.sharing, given.flops_per_second) == ("float32", "slices", 1e12)
+
+
+@pytest.mark.parametrize(
+    ("memory", "precision", "sharing"),
+    [(None, "bf16", "slices"), (3.2e10, "bf16", "whole"), (3.1e10, "bf16", "slices-bf16"), (3e10, "float32", "slices")],
+)  # fmt: skip
+def test_how_ranks_share_a_model_of_1e9_parameters(memory: float | None, precision: Any, sharing: str) -> None:
+    """16 GB of weights, gradients and moments are whole on a card of twice as many."""
+    assert auto(10**9, memory, precision) == sharing
 
 
 def test_traffic_between_machines() -> None:

@@ -128,6 +128,9 @@ def train(
         if slices is None:
             sharing = parallel.share_out(config, lm, where, record["precision"], ranks)
             whole = parallel.shard(lm, ranks, sharing, nodes=parallel.replicas(lm, where, ranks))
+        if ranks.first and record.get("sharing") != sharing:  # another one where a run goes on on other ranks
+            record = {**record, "sharing": sharing}
+            write_json(out / "config.json", record)
         adding = None
         if ranks.world > 1 and sharing == "whole":
             adding = parallel.Adding(lm.model.parameters())

@@ -177,11 +177,21 @@ def share_out(config: TrainConfig, lm: UnitLM, device: torch.device, precision: 
         return "whole"
     if config.sharing != "auto":
         return config.sharing
-    if device.type != "cuda":
+    return auto(_count(lm), gpu_memory(device), precision)
+
+
+def auto(parameters: int, memory: float | None, precision: Precision) -> Sharing:
+    """Return what sharing="auto" comes to on several ranks, each with a GPU of so many bytes; None: on CPUs."""
+    if memory is None:
         return "slices"
-    if fits(_count(lm), torch.cuda.get_device_properties(device).total_memory):
+    if fits(parameters, memory):
         return "whole"
     return "slices-bf16" if precision == "bf16" else "slices"
+
+
+def gpu_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU's memory; None for any other device."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def replicas(lm: UnitLM, device: torch.device, ranks: Ranks) -> int:
@@ -190,10 +200,10 @@ def replicas(lm: UnitLM, device: torch.device, ranks: Ranks) -> int:
     One where the model does not fit the GPUs of a node, or there is one node.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-    if device.type != "cuda" or ranks.world == local or ranks.world % local:
+    memory = gpu_memory(device)
+    if memory is None or ranks.world == local or ranks.world % local:
         return 1
-    small = fits(_count(lm) / local, torch.cuda.get_device_properties(device).total_memory)
-    return ranks.world // local if small else 1
+    return ranks.world // local if fits(_count(lm) / local, memory) else 1
 
 
 def fits(parameters: float, memory: float) -> bool:

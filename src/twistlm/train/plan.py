@@ -36,7 +36,7 @@ from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.network import Gpu, Traffic, traffic
 from twistlm.train.optim import adamw
-from twistlm.train.parallel import Ranks, Sharing, fits
+from twistlm.train.parallel import Ranks, Sharing, auto, fits, gpu_memory
 from twistlm.types import UnitSpec
 
 # What glibc keeps free between the tensors of a CPU, of their size: 10 to 24 % (`benchmarks/plan_memory.py`).
@@ -86,12 +86,12 @@ class Plan:
         precision: of the matrix products.
         flops_per_second: what the hardware of one rank does.
         share: of it that training reaches, waiting for other ranks included.
-        hours: flops / ranks / flops_per_second / share.
+        hours: of all updates.
         memory: bytes that a rank's process takes, see `Update.resident`.
         disk: bytes of a checkpoint and of the model.
         sharing: what each rank holds, see `TrainConfig.sharing`.
         gpu: the kind of GPU that was planned for, where it is not here.
-        seconds: of an update: computing, or sending where that takes longer.
+        seconds: of an update: its operations / flops_per_second / share, or sending where that takes longer.
         traffic: what an update sends between GPUs; None where that was not asked about.
     """
 
@@ -145,14 +145,19 @@ def plan(
         network: bytes a second that each of these can receive from other machines.
 
     Raises:
-        As `cold_start`. BadInput: no documents, or a share or rate out of range. ConfigError: the ranks cannot share
-        a batch's rows evenly.
+        As `cold_start`. BadInput: no documents, a share or rate out of range, or float32 on a kind of GPU whose rate is
+        known of bf16 alone. ConfigError: the ranks cannot share a batch's rows evenly.
     """
     if not len(lengths):
         raise BadInput("the corpus has no documents to plan for.")
     if not 0 < share <= 1 or (flops_per_second is not None and not flops_per_second > 0):
         raise BadInput(f"share is {share} and flops_per_second {flops_per_second}: above 0, and a share at most 1.")
     shapes: Shapes = {}
+    if gpu is not None and config.precision == "float32" and flops_per_second is None:
+        raise BadInput(
+            f"what is known of an {gpu.name} is its rate of bf16 products, and this run's precision is float32: give "
+            "the rate it reaches there (flops_per_second, --flops), or plan with precision=bf16."
+        )
     if gpu is not None:
         config = replace(config, precision="bf16") if config.precision == "auto" else config
         device, flops_per_second = torch.device("cuda"), flops_per_second or gpu.flops
@@ -166,13 +171,13 @@ def plan(
     counted = partial(
         count_update, text_lm, spec, config, precision=precision, head=head, layers=layers, freeze=freeze, ranks=ranks
     )
-    sharing: Sharing = "whole" if ranks == 1 else "slices"
-    if config.sharing != "auto" and ranks > 1:
+    sharing: Sharing = "whole"
+    if ranks > 1 and config.sharing != "auto":
         sharing = config.sharing
-    elif gpu is not None and ranks > 1:
-        n = counted(sharing="whole").parameters
-        small = fits(n, gpu.memory)
-        sharing = "whole" if small else "slices-bf16" if precision == "bf16" else "slices"
+    elif ranks > 1:
+        memory = gpu_memory(device) if gpu is None else gpu.memory
+        parameters = 0 if memory is None else counted(sharing="whole").parameters  # CPUs share out any model
+        sharing = auto(parameters, memory, precision)
     update = counted(sharing=sharing, on_gpu=gpu is not None)
     layout = pack(lengths + 1, context=config.context, seed=config.seed)
     full = float(layout.length.sum()) / (len(layout) * config.context)
@@ -200,7 +205,7 @@ def plan(
         precision=precision,
         flops_per_second=rate,
         share=share,
-        hours=seconds * config.updates / 3600 if sent is not None else flops / ranks / rate / share / 3600,
+        hours=seconds * config.updates / 3600,
         memory=update.resident(device),
         disk=(1 if sharing == "whole" else ranks) * (2 * update.weights + update.optimizer),
         sharing=sharing,
