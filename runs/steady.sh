@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Does the quickstart's claim hold over seeds and over numerics? Ten seeds in three ways of rounding, warm, cold with the
-# same freedoms, and cold as the text model has its head. Several calls at once share the work; stopped, it goes on.
+# Does the quickstart's claim hold over seeds and over numerics? Ten seeds in three ways of rounding, warm, and cold with
+# the same freedoms. ARMS=warm,cold,tied_cold adds cold as the text model has its head. Several calls at once share the
+# work; stopped, it goes on.
 # SEEDS=10 NUMERICS=bf16,float32,avx2 bash runs/steady.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from twistlm.compute.devices import _formats, device, full_float32, own_card, send
+from twistlm.compute.devices import _formats, alone_with, device, full_float32, own_card, send
 
 
 def formats() -> list[str]:
@@ -53,6 +53,9 @@ def test_processes_of_a_study_share_out_the_cards(monkeypatch, tmp_path) -> None
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     with own_card(tmp_path) as first, own_card(tmp_path) as second:
         assert (first, second) == (0, 1)
+        assert alone_with(second) == {"CUDA_VISIBLE_DEVICES": "1"} and alone_with(None) == {}
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-a1")
+        assert [alone_with(card)["CUDA_VISIBLE_DEVICES"] for card in (first, second)] == ["5", "GPU-a1"]
         with own_card(tmp_path) as third:  # all are taken: one has two processes
             assert third in (0, 1)
     with own_card(tmp_path) as again:

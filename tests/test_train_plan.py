@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from test_train_loop import SPEC, with_
 from twistlm.errors import BadInput, ConfigError
+from twistlm.lm import pretrained
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.network import H100, Gpu, parse_rate, traffic
 from twistlm.train.parallel import auto
@@ -113,6 +114,13 @@ def test_a_plan_adds_up_and_takes_nothing(folder: Path) -> None:
         plan(folder, SPEC, lengths[:0], CONFIG, device=torch.device("cpu"), share=0.5)
 
 
+def test_a_model_larger_than_this_machine_is_planned_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained.os, "sysconf", lambda name: 1)
+    with pytest.raises(BadInput, match="and this machine has 0 GB"):
+        cold_start(folder, SPEC, seed=0)
+    assert count_update(folder, SPEC, CONFIG, precision="float32").parameters > 0
+
+
 def test_the_rate_is_one_a_machine_can_have() -> None:
     assert 1e7 < matmul_rate(torch.device("cpu"), "float32", size=64, seconds=0.01) < 1e14
 
@@ -125,6 +133,7 @@ from typing import Any
 sys.path.insert(0, sys.argv[1])
 import torch
 from test_train_loop import SPEC, corpus, with_
+from twistlm.lm import pretrained
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.loop import train
 from twistlm.train.plan import count_update

@@ -47,6 +47,14 @@ def own_card(folder: Path) -> Iterator[int | None]:
         yield card
 
 
+def alone_with(card: int | None) -> dict[str, str]:
+    """Return the variables with which a new process sees only that one of this process's GPUs; none for None."""
+    if card is None:
+        return {}
+    mine = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers or names, of all that the machine has
+    return {"CUDA_VISIBLE_DEVICES": mine.split(",")[card].strip() if mine else str(card)}
+
+
 def send(array: NDArray[Any], where: torch.device) -> torch.Tensor:
     """Return `array` as a tensor on `where`; to a GPU it goes through pinned memory, so that nobody waits for it."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -72,8 +80,8 @@ def same_bits(*, enabled: bool) -> Iterator[None]:
     """Inside the block, kernels of a GPU that may add up in any order give way to those that give the same bits always.
 
     Of torch's, cuDNN's and the attention's; cuBLAS is told by a variable that it reads when it is first used, so enter
-    this before anything was multiplied on the GPU, and inductor by its own setting. Where an operation has no such
-    kernel, torch raises.
+    this before anything was multiplied on the GPU. Inductor looks at the same switch as torch. Where an operation has
+    no such kernel, torch raises.
     """
     if not enabled:
         yield

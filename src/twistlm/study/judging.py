@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.errors import BadInput
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
 from twistlm.evaluate.perplexity import Perplexity, heldout
 from twistlm.evaluate.suites.suite import SEEN, UNSEEN, Suite
+from twistlm.files.metrics import Row
 from twistlm.lm.model import UnitLM
 from twistlm.types import Score, Units
 
 Values = dict[str, Any]
+
+
+def compared(units: str | Path) -> UnitCorpus:
+    """Return all splits of a folder of units on which two models are to be compared.
+
+    Raises:
+        BadInput: nothing of it is held out. As `open_corpus`.
+    """
+    corpus = open_corpus(units, split=None)
+    if set(corpus.splits) == {"train"}:
+        raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
+    return corpus
+
+
+def curve(metrics: Sequence[Row]) -> Values:
+    """Return what a study keeps of the lines of a run: `history` of its evaluations, `grad_norm`, `seconds`."""
+    norms = [row["grad_norm"] for row in metrics if "grad_norm" in row]
+    return {
+        "history": [{"update": row["update"], "val_nll": row["val_nll"]} for row in metrics if "val_nll" in row],
+        "grad_norm": {"median": statistics.median(norms), "highest": max(norms)},
+        "seconds": sum(row.get("seconds", 0.0) for row in metrics),
+    }
 
 
 def perplexity(lm: UnitLM, corpus: UnitCorpus, *, context: int, seed: int, **options: int) -> Perplexity:

@@ -8,6 +8,7 @@ each is exactly the run of that budget. Every one that is finished is a line of 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
+from twistlm.compute.devices import own_card
 from twistlm.config import PairConfig, QuickstartConfig, TrainConfig, to_dict
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
@@ -24,10 +26,9 @@ from twistlm.evaluate.unit_cache import SpokenSuite
 from twistlm.lm.model import UnitLM
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import digest
-from twistlm.study.judging import pair_values, perplexity, perplexity_values
+from twistlm.study.judging import compared, curve, pair_values, perplexity, perplexity_values
 from twistlm.study.laws import laws
 from twistlm.study.run import train_units
-from twistlm.train.loop import TrainResult
 
 Values = dict[str, Any]
 Side = Literal["warm", "cold"]
@@ -55,7 +56,7 @@ def long(
         out: folder of the lines.
         budgets: updates, each of `batch_rows` x `context` tokens.
         seeds: of the new weights, the order of documents and the choice of held-out ones for the curve.
-        sides: which; several processes may share the work, a side and seed each.
+        sides: which; several processes may share the work, a side and seed each, and of several GPUs one each.
         spoken: suites that every finished model is judged on.
         progress: show a bar for each training.
         tell: called with a line of text for every finished run.
@@ -65,12 +66,9 @@ def long(
     """
     if list(budgets) != sorted(set(budgets)) or not budgets or budgets[0] < 2:
         raise BadInput(f"budgets are {list(budgets)}; they must be rising numbers of updates, from 2 on.")
-    corpus = open_corpus(units, split=None)
-    if set(corpus.splits) == {"train"}:
-        raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
-    out = Path(out)
-    for seed in seeds:
-        for side in sides:
+    corpus, out = compared(units), Path(out)
+    with own_card(out):
+        for seed, side in itertools.product(seeds, sides):
             home = out / "runs" / f"{side}-{seed}"
             home.mkdir(parents=True, exist_ok=True)
             try:
@@ -117,7 +115,7 @@ def _climb(
                 seed=seed,
                 progress=progress,
             )
-            row = {**_curve(result), **_scores(result.lm, units, train, spoken, seed=seed)}
+            row = {**curve(result.history), **_scores(result.lm, units, train, spoken, seed=seed)}
             cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens}
             rows.append(out, {"key": key, "cell": cell, **row})
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
@@ -125,16 +123,6 @@ def _climb(
             if before is not None:
                 shutil.rmtree(before)
             before = run
-
-
-def _curve(result: TrainResult) -> Values:
-    history = [{"update": r["update"], "val_nll": r["val_nll"]} for r in result.history if "val_nll" in r]
-    norms = [r["grad_norm"] for r in result.history if "grad_norm" in r]
-    return {
-        "history": history,
-        "grad_norm": {"median": float(np.median(norms)), "highest": max(norms)},
-        "seconds": result.seconds,
-    }
 
 
 def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence[SpokenSuite], *, seed: int) -> Values:

@@ -24,8 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from twistlm.compute.devices import alone_with, own_card
 from twistlm.config import PairConfig, QuickstartConfig, to_dict
-from twistlm.corpus.shards import open_corpus
 from twistlm.errors import BadInput, TrainingError, offenders
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.files.jsonl import read_json
@@ -34,6 +34,7 @@ from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import digest
 from twistlm.study.grid.rows import Row
+from twistlm.study.judging import compared, curve
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
@@ -111,10 +112,7 @@ def steady(
     for given, known in ((numerics, NUMERICS), (arms, ARMS)):
         if unknown := sorted(set(given) - set(known)):
             raise BadInput(f"unknown: {offenders(unknown)}; there are {', '.join(known)}.")
-    corpus = open_corpus(units, split=None)
-    if set(corpus.splits) == {"train"}:
-        raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
-    out = Path(out)
+    corpus, out = compared(units), Path(out)
     wanted: dict[str, tuple[str, int, str]] = {}
     for seed in seeds:
         for name in numerics:
@@ -129,14 +127,15 @@ def steady(
     for key, (arm, seed, name) in wanted.items():
         lock = out / "cells" / f"{key}.lock"
         try:
-            with FileLock(lock, timeout=0):
+            with FileLock(lock, timeout=0), own_card(out) as card:
                 if key in rows.read(out):
                     shutil.rmtree(out / "cells" / key, ignore_errors=True)  # of a process that ended behind its line
                     lock.unlink(missing_ok=True)  # while it is held: no other process can hold the one that is gone
                     continue
-                row = _run(recipe, config, units, out / "cells" / key, arm=arm, seed=seed, numerics=name)
+                home = out / "cells" / key
+                row = _run(recipe, config, units, home, arm=arm, seed=seed, numerics=name, card=card)
                 rows.append(out, {"key": key, "cell": {"arm": arm, "seed": seed, "numerics": name}, **row})
-                shutil.rmtree(out / "cells" / key)
+                shutil.rmtree(home)
                 lock.unlink(missing_ok=True)
         except Timeout:  # another process is at it
             continue
@@ -159,6 +158,7 @@ def _run(
     arm: str,
     seed: int,
     numerics: str,
+    card: int | None,
 ) -> Row:
     """Train one model in a process of its own, and return its curve."""
     side, settings = ARMS[arm]
@@ -174,20 +174,16 @@ def _run(
     if folder.exists():
         with FileLock(folder / LOCK):  # while the process of one is still there
             shutil.rmtree(folder)  # of a run that was stopped: so short a one begins again
-    environment = {**os.environ, **threads, **how.environment}
+    environment = {**os.environ, **threads, **how.environment, **alone_with(card)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=_end_with_us)
     diverged = (folder / "bad_batch.json").exists()
     if done.returncode and not diverged:
         raise TrainingError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    metrics = read_history(folder / "metrics.jsonl")
-    history = [{"update": row["update"], "val_nll": row["val_nll"]} for row in metrics if "val_nll" in row]
-    norms = [row["grad_norm"] for row in metrics if "grad_norm" in row]
+    found = curve(read_history(folder / "metrics.jsonl"))
     record = read_json(folder / "config.json", "the record of a run")
     return {
-        "nll": None if diverged else history[-1]["val_nll"],
-        "history": history,
-        "grad_norm": {"median": statistics.median(norms), "highest": max(norms)},
-        "seconds": sum(row.get("seconds", 0.0) for row in metrics),
+        "nll": None if diverged else found["history"][-1]["val_nll"],
+        **found,
         "numerics": to_plain(how),
         "hardware": record["hardware"],
         "versions": record["versions"],
