@@ -126,7 +126,7 @@ def test_missing_members_are_named(tmp_path: Path) -> None:
         (tar, "b.flac", "has no file 'b.flac'"),
         (parquet, "audio[2]", "among its 2 rows"),
         (parquet, "audio", "among its 2 rows"),
-        (parquet, "sound[0]", "no column 'sound.bytes'"),
+        (parquet, "sound[0]", "has no sounds in the column .sound."),
         (parquet, "audio[1]", "row 1 of 'audio' holds no sound"),
         (tmp_path / "a.zip", "a.flac", "can lie in .tar, .parquet, .arrow files"),
         (tmp_path / "b.tar", "a.flac", "no such file"),

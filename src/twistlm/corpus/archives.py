@@ -12,21 +12,22 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.corpus.cells import MAX_BYTES, Column, sound_column, sound_file
 from twistlm.corpus.manifest import is_safe
-from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.errors import BadInput, offenders
 from twistlm.files.regular import open_regular
 from twistlm.files.urls import Fetched, UrlPath
 
-_MAX_BYTES = 2**31  # of a sound inside an archive, which is read into memory whole: 18 hours of 16 kHz 16-bit PCM
 _MAX_HEADER = 1 << 20  # bytes of what a tar says of one member
 _ROWS = 8  # rows of a Parquet file in memory at once
 _FREE, _RATIO = 64 << 20, 200  # bytes a column may unpack to, or so many times its packed size
+_WIDEST = 8  # bytes of a number in a list
 _BUFFER = 1 << 20  # bytes: without it pyarrow reads a column of a row group at once, whatever the size of its pages
 _ROW = re.compile(r"(.+)\[(\d+)\]")
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
@@ -95,8 +96,8 @@ class _Tar:
         if place is None:
             raise BadInput(f"{self._path}: has no file {member!r}. The manifest belongs to another archive.")
         offset, size = place
-        if size > _MAX_BYTES:
-            raise BadInput(f"{self._path}: {member!r} has {size} bytes; unpack files of more than {_MAX_BYTES} first.")
+        if size > MAX_BYTES:
+            raise BadInput(f"{self._path}: {member!r} has {size} bytes; unpack files of more than {MAX_BYTES} first.")
         data = os.pread(self._file.fileno(), size, offset)
         if len(data) != size:
             raise BadInput(f"{self._path}: {member!r} ends after {len(data)} of {size} bytes: fetch the archive again.")
@@ -107,7 +108,7 @@ class _Tar:
 
 
 class _Parquet:
-    """Rows of the `bytes` of a struct column, as Hugging Face stores sounds; quick when read in order.
+    """Rows of a column of sounds, see `cells`; quick when read in order.
 
     Memory holds the page being read, packed and unpacked. A page can be as large as its row group: pyarrow, writing,
     ends pages only after batches of rows (1024 by default), however large these are.
@@ -119,38 +120,38 @@ class _Parquet:
         metadata = self._file.metadata
         counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self._column = ""
+        self._column: Column | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rows: list[Any] = []  # of the batch that is held, from row _first on
+        self._batch: pa.RecordBatch | None = None  # the one that is held, from row _first on
         self._first = 0
 
     def read(self, member: str) -> bytes:
-        column, row = _place(member, self._path, int(self._ends[-1]) if len(self._ends) else 0)
+        name, row = _place(member, self._path, int(self._ends[-1]) if len(self._ends) else 0)
         try:
-            self._move_to(column, row)
+            column, batch = self._move_to(name, row)
         except (pa.ArrowException, OSError) as error:
-            self._column = ""  # what was begun is of no use
+            self._column = None  # what was begun is of no use
             raise BadInput(f"{self._path}: cannot be read at row {row} ({error}). Fetch the file again.") from error
-        return _sound(self._rows[row - self._first], self._path, column, row)
+        return sound_file(column, batch, row - self._first, where=f"{self._path}: row {row} of {name!r}")
 
-    def _move_to(self, column: str, row: int) -> None:
+    def _move_to(self, name: str, row: int) -> tuple[Column, pa.RecordBatch]:
         group = int(np.searchsorted(self._ends, row, side="right"))
         begin = int(self._ends[group - 1]) if group else 0
-        if column != self._column or row < self._first or begin > self._first + len(self._rows):
-            leaves = {self._file.schema.column(i).path for i in range(len(self._file.schema))}
-            leaf = next((name for name in (f"{column}.bytes", column) if name in leaves), "")
-            if not leaf:
-                raise pa.ArrowKeyError(f"no column '{column}.bytes'")
+        held = 0 if self._batch is None else len(self._batch)
+        if self._column is None or self._column.name != name or row < self._first or begin > self._first + held:
+            self._column = sound_column(self._file.schema_arrow, name, where=self._path)
+            _require_bounded(self._file.metadata, self._column, self._path)
             groups = list(range(group, len(self._ends)))
-            self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=[leaf])
-            self._column, self._first, self._rows = column, begin, []
-        while row >= self._first + len(self._rows):
-            batch = next(self._batches)
-            self._first += len(self._rows)
-            self._rows = [cell["bytes"] if isinstance(cell, dict) else cell for cell in batch.column(0).to_pylist()]
+            self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=self._column.needed)
+            self._first, self._batch, held = begin, None, 0
+        while self._batch is None or row >= self._first + held:
+            self._first += held
+            self._batch = next(self._batches)
+            held = len(self._batch)
+        return self._column, self._batch
 
     def close(self) -> None:
-        self._batches = iter(())
+        self._batches, self._batch = iter(()), None
         self._file.close()
 
 
@@ -200,13 +201,12 @@ class _Arrow:
         self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
 
     def read(self, member: str) -> bytes:
-        column, row = _place(member, self._path, int(self._ends[-1]) if len(self._ends) else 0)
+        name, row = _place(member, self._path, int(self._ends[-1]) if len(self._ends) else 0)
         at = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[at]
-        if column not in batch.schema.names:
-            raise BadInput(f"{self._path}: has no column {column!r}. The manifest belongs to another file.")
-        cell = batch.column(column)[row - (int(self._ends[at - 1]) if at else 0)].as_py()
-        return _sound(cell.get("bytes") if isinstance(cell, dict) else cell, self._path, column, row)
+        column = sound_column(batch.schema, name, where=self._path)
+        inside = row - (int(self._ends[at - 1]) if at else 0)
+        return sound_file(column, batch, inside, where=f"{self._path}: row {row} of {name!r}")
 
     def close(self) -> None:
         self._batches = []
@@ -242,6 +242,18 @@ def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
     return file
 
 
+def _require_bounded(facts: pq.FileMetaData, column: Column, path: object) -> None:
+    """Raise BadInput where lists would unpack to more samples than so few bytes hold: of equal ones, any number."""
+    for group in (facts.row_group(g) for g in range(facts.num_row_groups)):
+        for leaf in (group.column(c) for c in range(group.num_columns)):
+            ours = any(f"{leaf.path_in_schema}.".startswith(f"{place}.") for place in column.needed)
+            if ours and leaf.num_values > max(_FREE, _RATIO * leaf.total_compressed_size) // _WIDEST:
+                raise BadInput(
+                    f"{path}: the column {leaf.path_in_schema!r} unpacks {leaf.total_compressed_size} bytes to "
+                    f"{leaf.num_values} values, which no sound does: damaged, or made to fill the memory."
+                )
+
+
 def _is_packed(metadata: bytes) -> bool:
     """Return whether the batch that a message's metadata (a flatbuffer) is of has its buffers compressed."""
     (message,) = struct.unpack_from("<I", metadata, 0)
@@ -264,16 +276,6 @@ def _place(member: str, path: object, n_rows: int) -> tuple[str, int]:
     if match is None or len(match[2]) > 18 or int(match[2]) >= n_rows:
         raise BadInput(f"{path}: has no {member!r} among its {n_rows} rows; a member is as 'audio[0]'.")
     return match[1], int(match[2])
-
-
-def _sound(data: object, path: object, column: str, row: int) -> bytes:
-    """Return the sound file in a cell."""
-    if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
-        raise AudioError(
-            f"{path}: row {row} of {column!r} holds no sound, or one of more than {_MAX_BYTES} bytes. Rows that only "
-            "name a path need the sound files themselves: make the manifest from those."
-        )
-    return data
 
 
 _KINDS: dict[str, type[_Tar] | type[_Parquet] | type[_Arrow]] = {

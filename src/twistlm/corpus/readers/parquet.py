@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from twistlm.audio.finding import visible
 from twistlm.corpus.archives import ArrowFile, is_text_type, open_parquet
+from twistlm.corpus.cells import holds_sound, sound_column, sound_columns
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.options import PATHS, Options, choose, column, split_told
 from twistlm.corpus.readers.tables import all_there, below, split_of
@@ -30,19 +31,22 @@ def huggingface(folder: Path, options: Options) -> list[Entry]:
 
     Layout: `*.parquet` at any depth below `folder`; or `state.json` and the `.arrow` files it lists, one split; or
     `dataset_dict.json` and such a folder for each split (checked against datasets 5). Each has one audio column: a
-    struct with the field `bytes`, a whole sound file (which is what the library writes), or binary. In Arrow files rows
-    without bytes, or with a path alone, are read from there; a relative path is seen from where the process stands, as
-    by the library. The id is the column `id` where there is one, else the file's path and the row; text, speaker and
-    split come from the columns that are named, or from the first of `options.TEXTS`, `SPEAKERS` and `SPLITS` that is
-    there. Sounds are read in place, in the order of the rows.
+    struct with the field `bytes`, a whole sound file (which is what the library writes), or binary; or lists of
+    samples, called "audio" or another of `cells.LISTS`, alone or in a struct's `array`, whose rate stands in the
+    struct, in the column sampling_rate (sample_rate, sr), or with the feature that the library noted. In Arrow files
+    rows without bytes, or with a path alone, are read from there; a relative path is seen from where the process
+    stands, as by the library. The id is the column `id` where there is one, else the file's path and the row; text,
+    speaker and split come from the columns that are named, or from the first of `options.TEXTS`, `SPEAKERS` and
+    `SPLITS` that is there. Sounds are read in place, in the order of the rows.
 
     Splits: the column's, or those of `dataset_dict.json`; else by the words that file and folder names hold, as the hub
     does: train, validation (also valid, val, dev), test (also eval); without such a word "train". Where all is train,
     clips are held out.
 
     Raises:
-        BadInput: no such files; a broken one; none or several audio columns; a column of texts that holds none; a name
-            that tells two splits; a listed `.arrow` file, or a sound by its path, that is not there.
+        BadInput: no such files; a broken one; none or several audio columns; samples of unknown rate; a column of texts
+            that holds none; a name that tells two splits; a listed `.arrow` file, or a sound by its path, that is not
+            there.
     """
     if (folder / _DICT).exists() or (folder / _STATE).exists():
         return _saved(folder, options)
@@ -145,7 +149,7 @@ def _of_arrow(path: Path, stem: str, split: str, options: Options) -> Iterator[E
     names = _wanted(file.schema, path, options)
     by_path = column(file.schema.names, "path", PATHS, options, where=path)
     alone = by_path and is_text_type(file.schema.field(by_path).type)
-    if alone and (options.path or not _sounds(file.schema)):
+    if alone and (options.path or not sound_columns(file.schema)):
         audio, held = "", None
     else:
         audio, by_path = _audio_column(file.schema, path, options), ""
@@ -164,7 +168,7 @@ def _paths(batch: pa.RecordBatch, audio: str, by_path: str, held: pa.DataType | 
     """Return where each row's sound lies as a file of its own; None for those that are in the row."""
     if by_path:
         return [path or None for path in batch.column(by_path).to_pylist()]
-    if held is None or not pa.types.is_struct(held) or held.get_field_index("path") < 0:
+    if held is None or not pa.types.is_struct(held) or min(map(held.get_field_index, ("bytes", "path"))) < 0:
         return [None] * len(batch)
     cells = batch.column(audio)
     inside = cells.field("bytes").is_valid().to_pylist()
@@ -210,24 +214,14 @@ def _entry(cells: dict[str, Any], *, stem: str, row: int, split: str, speaker: s
 
 def _audio_column(schema: pa.Schema, path: Path, options: Options) -> str:
     named = column(schema.names, "path", (), options, where=path)
-    found = [named] if named else _sounds(schema)
-    if len(found) != 1 or not _holds_sound(schema.field(found[0]).type):
+    found = [named] if named else sound_columns(schema)
+    if len(found) != 1 or not holds_sound(schema.field(found[0]).type):
         what = f"several audio columns: {', '.join(found)}" if len(found) > 1 else "no audio column"
         there = ", ".join(f"{field.name} ({str(field.type)[:40]})" for field in schema)
         raise BadInput(
-            f"{path}: has {f'no sounds in the column {named}' if named else what}; one is needed, a struct with the "
-            f"field `bytes`, or binary. Columns: {there}. Name one with --path-column, or write the sounds as files."
+            f"{path}: has {f'no sounds in the column {named}' if named else what}; one is needed: a struct with the "
+            "field `bytes`, binary, or lists of samples (floats, or integers of 16 bits) called audio or the like. "
+            f"Columns: {there}. Name one with --path-column, or write the sounds as files."
         )
+    sound_column(schema, found[0], where=path)  # and its rate is known
     return found[0]
-
-
-def _sounds(schema: pa.Schema) -> list[str]:
-    """Return the columns that can hold sounds: structs with bytes, or where there are none, plain binary ones."""
-    held = [field for field in schema if _holds_sound(field.type)]
-    return [f.name for f in held if pa.types.is_struct(f.type)] or [f.name for f in held]
-
-
-def _holds_sound(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
