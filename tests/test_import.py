@@ -29,6 +29,16 @@ def test_help_imports_nothing_heavy():
     assert "Usage:" in done.stdout and done.stdout.rstrip().endswith("END 0")
 
 
+def test_looking_at_a_path_imports_no_torch(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    script = (
+        "import sys\nfrom twistlm.jobs.inspecting import describe\n"
+        "print(describe(sys.argv[1])['kind'], 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["text", "LM", "False", "False"]
+
+
 @pytest.mark.parametrize("name", twistlm.__all__)
 def test_public_names_are_real_and_documented(name):
     thing = getattr(twistlm, name)

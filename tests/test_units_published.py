@@ -22,11 +22,12 @@ from test_units_batch import tokenizer
 from twistlm.audio.clip import Clip
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.units import encoder as encoder_module
-from twistlm.units import published
+from twistlm.units import importing, published
 from twistlm.units.folder import save_tokenizer
+from twistlm.units.importing import import_tokenizer
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build, pretrained
-from twistlm.units.published import PUBLISHED, import_tokenizer, published_codebook
+from twistlm.units.published import PUBLISHED, published_codebook
 from twistlm.units.tokenizer import SpeechTokenizer
 
 CLIP = Clip(babble(0.7, seed=3), 16_000, "clip")
@@ -314,7 +315,7 @@ def test_what_is_imported_is_loaded_again(name, tmp_path):
 
 def test_what_is_not_read_again_as_it_was_is_not_left_there(tmp_path, monkeypatch):
     save_inside("hubert-base", tmp_path / "encoder")
-    made = published.encoder_files
+    made = importing.encoder_files
 
     def shifted(encoder):
         fields, weights = made(encoder)
@@ -322,7 +323,7 @@ def test_what_is_not_read_again_as_it_was_is_not_left_there(tmp_path, monkeypatc
         state["encoder.layers.0.feed_forward.output_dense.bias"] += 1
         return fields, save(state)
 
-    monkeypatch.setattr(published, "encoder_files", shifted)
+    monkeypatch.setattr(importing, "encoder_files", shifted)
     book = Codebook(np.eye(4, 32, dtype=np.float32))
     with pytest.raises(ArtifactError, match="gives other units"):
         import_tokenizer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -26,13 +27,19 @@ Head = Literal["as-is", "own"]  # whether the output is the embedding where the 
 HeadStart = Literal["rows", "zero", "fitted"]  # how the output layer begins, see `lm.heads`
 
 
+@functools.cache  # a study makes thousands of configurations, and each annotation is compiled anew
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 class _Checked:
     """Checks each field's type, then the class's own ranges. An int given for a float becomes one, a list a tuple."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        kind: type = type(self)
+        hints = _hints(kind)
         for name in hints:
             object.__setattr__(self, name, _coerce(getattr(self, name), hints[name], name))
         self._check()

@@ -23,8 +23,8 @@ from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.encoder import Encoder, SSLEncoder, on
 from twistlm.units.folder import save_tokenizer
+from twistlm.units.importing import encoder_files
 from twistlm.units.pretrained import pretrained
-from twistlm.units.published import encoder_files
 
 HELDOUT_EVERY = 20  # one clip in so many judges a codebook instead of making it
 

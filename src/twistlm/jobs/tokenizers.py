@@ -6,7 +6,8 @@ from pathlib import Path
 
 from twistlm.errors import BadInput
 from twistlm.types import UnitSpec
-from twistlm.units.published import PUBLISHED, import_tokenizer, published_codebook, published_encoder
+from twistlm.units.importing import import_tokenizer
+from twistlm.units.published import PUBLISHED, published_codebook, published_encoder
 
 
 def take_tokenizer(

@@ -1,20 +1,21 @@
-"""Trained models by folder or bundled name, ready to compute."""
+"""Trained models by folder or bundled name, and loaded, ready to compute."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from twistlm.compute.devices import device
 from twistlm.errors import CheckpointError
 from twistlm.files.artifacts import bundled
 from twistlm.files.configs import read_unit_spec
-from twistlm.lm.lowrank import NAME as LOWRANK
-from twistlm.lm.lowrank import restore
-from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import weights_folder
 from twistlm.types import UnitSpec
+
+# torch and transformers take four seconds to import: only where a model is loaded, not where one is looked at.
+if TYPE_CHECKING:
+    import torch
+
+    from twistlm.lm.model import UnitLM
 
 BUNDLED = ("mini-lm",)
 
@@ -24,6 +25,10 @@ def load_model(folder: str | Path) -> UnitLM:
 
     A bundled model, or a folder that `lowrank` wrote, is added to its text LM first.
     """
+    from twistlm.lm.lowrank import NAME as LOWRANK
+    from twistlm.lm.lowrank import restore
+    from twistlm.lm.model import UnitLM
+
     home = lm_folder(folder)
     return place(restore(home) if (home / LOWRANK).is_file() else UnitLM.load(home))
 
@@ -69,6 +74,8 @@ def model_spec(folder: str | Path) -> UnitSpec:
 
 def place(lm: UnitLM) -> UnitLM:
     """Move the model to the device that computes, and return it."""
+    from twistlm.compute.devices import device
+
     module: torch.nn.Module = lm.model
     module.to(device())
     return lm
