@@ -13,6 +13,7 @@ bfloat16 was tried for the encoders (products only; norms, softmax and sums in f
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -111,25 +112,48 @@ def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[Non
         yield
 
 
-def int8_products(model: nn.Module) -> dict[nn.Linear, Product]:
+def int8_products(model: nn.Module, *, laid_out: bool) -> dict[nn.Linear, Product]:
     """Return products like those of the model's linear maps, from int8 copies of their weights: a quarter of the bytes.
 
-    Each row of a weight has its own scale; what it is multiplied with is rounded to bfloat16. Empty where that cannot
-    be faster than float32: on other devices than CPUs, for other types than float32, and for a model whose weights are
-    few or mostly not in linear maps. Whether it is faster here is for the caller to try.
+    Each row of a weight has its own scale. What it is multiplied with is rounded to bfloat16, or to int8 as well. Empty
+    where that cannot be faster than float32: on other devices than CPUs, for other types than float32, and for a model
+    whose weights are few or mostly not in linear maps. Whether it is faster here is for the caller to try.
+
+    Args:
+        model: the model.
+        laid_out: whether the copies are laid out for integer products: two to three times as fast, somewhat less
+            exact, and made in the time of about forty products of them all.
     """
     linears = _linears(model)
     n_weights = sum(m.weight.numel() for m in linears)
     plain = all(p.dtype == torch.float32 and p.is_cpu for p in model.parameters())
     if not (_ONEDNN and plain) or n_weights < max(INT8_FROM, sum(p.numel() for p in model.parameters()) / 2):
         return {}
-    products: dict[nn.Linear, Product] = {}
-    for module in linears:
-        weight = module.weight.detach()
-        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        small = (weight / scales[:, None]).round_().to(torch.int8)
-        products[module] = functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=_bias(module))
-    return products
+    make = _laid_out_int8 if laid_out and torch.backends.quantized.engine != "none" else _int8
+    return {module: make(module.weight.detach(), _bias(module)) for module in linears}
+
+
+def _int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    scales = _scales(weight)
+    small = (weight / scales[:, None]).round_().to(torch.int8)
+    return functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=bias)
+
+
+def _laid_out_int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.quantize_per_")  # to go in some later torch; there is no other way yet
+        scales, zeros = _scales(weight).double(), torch.zeros(len(weight), dtype=torch.int64)
+        small = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(small, bias)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        return torch.ops.quantized.linear_dynamic(rows, packed)
+
+    return product
+
+
+def _scales(weight: torch.Tensor) -> torch.Tensor:
+    return weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
 
 
 @contextmanager

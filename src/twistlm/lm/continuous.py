@@ -2,7 +2,7 @@
 
 Each sequence has a row of the cache of keys and values, in which a column is a position: nothing is padded, a mask
 says how far each may look, and a draft is taken back by writing over it. Each gives the units that `sample.generate`
-gives alone, with its promise: up to draws within float32 rounding of the border between two units.
+gives alone, with its promise: up to two units that come within float32 rounding of each other.
 
 Shapes: B sequences, T tokens, H heads, C columns, D width of a head, V vocabulary.
 """
@@ -72,7 +72,7 @@ class Batch:
         What is faster here is tried when it is entered for the first time, so that no listener waits for it.
         """
         if self._drafts is None:
-            drafts = int8_products(self.lm.model) if self._together else {}
+            drafts = int8_products(self.lm.model, laid_out=True) if self._together else {}
             few = drafts if drafts and pays(self.lm, drafts) else {}
             many = drafts if drafts and self.size > 1 and pays(self.lm, drafts, rows=self.size) else {}
             self._drafts = [few if 2 * n < self.size else many for n in range(self.size)]

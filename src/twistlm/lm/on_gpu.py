@@ -1,7 +1,7 @@
 """Sampling where the model is: no token of a sequence is waited for, so that a GPU is never idle between two.
 
 Each sequence has its own draws, made before it begins, so its units are those of `sample.generate` on the CPU's side:
-alone or among thousands, up to draws within float32 rounding of the border between two units.
+alone or among thousands, up to two units that come within float32 rounding of each other.
 
 Keys and values stand in a table of fixed size, in which all sequences are at one column (prompts are padded on the
 left). Then a step is the same kernels over the same memory each time, and a GPU is given it once, as a graph (a
@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache
 
 from twistlm.compute.devices import send
 from twistlm.lm.model import UnitLM
+from twistlm.lm.noise import gumbel
 
 _ASK = 64  # units between two questions whether all sequences have ended, each of which waits for the GPU
 _CAPTURED_FROM = 16  # units to come from which a graph repays its making
@@ -39,27 +40,27 @@ class Rule:
 
 
 def decode(
-    lm: UnitLM, prompts: Sequence[NDArray[np.int64]], draws: Sequence[Sequence[float]], rule: Rule
+    lm: UnitLM, prompts: Sequence[NDArray[np.int64]], draws: Sequence[Sequence[int]], rule: Rule
 ) -> list[list[int]]:
     """Return the new tokens of each sequence, without the `<s>` that ends it.
 
     Args:
         lm: the model, inside `inference`.
         prompts: tokens of open documents, at least one each.
-        draws: a number in 0 … 1 for each unit to come.
+        draws: an int64 for each unit to come.
         rule: the same for all.
     """
     vocab, device, width = lm.vocab, lm.device, max(map(len, prompts))
     most = max(map(len, draws))
     tokens = np.full((len(prompts), width), vocab.pad, dtype=np.int64)
     seen = np.zeros((len(prompts), width), dtype=bool)
-    quantiles = np.zeros((most, len(prompts)))
+    numbers = np.zeros((most, len(prompts)), dtype=np.int64)
     for i, (prompt, own) in enumerate(zip(prompts, draws, strict=True)):
         tokens[i, width - len(prompt) :] = prompt
         seen[i, width - len(prompt) :] = True
-        quantiles[: len(own), i] = own
+        numbers[: len(own), i] = own
     picker = _Picker(lm, rule)
-    last, quantile = send(tokens[:, -1], device), send(quantiles, device)
+    last, drawn = send(tokens[:, -1], device), send(numbers, device)
     step = (_Fixed if lm.obeys_mask(lm.max_tokens or _MANY) else _Growing)(lm, tokens, seen, width + most - 1)
     made = torch.zeros(most, len(prompts), dtype=torch.int64, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -67,7 +68,7 @@ def decode(
 
     def take(logits: torch.Tensor) -> None:
         """Pick the next token of each, in place."""
-        last.copy_(picker.pick(logits, last, quantile.index_select(0, place)[0]))
+        last.copy_(picker.pick(logits, last, drawn.index_select(0, place)[0]))
         made.index_copy_(0, place, last[None])
         if vocab.eos is not None:
             ended.logical_or_(last == vocab.eos)
@@ -112,9 +113,8 @@ class _Picker:
             return logits.argmax(1)
         if self.rule.top_k is not None and self.rule.top_k < logits.shape[1]:
             logits = logits.masked_fill(logits < logits.topk(self.rule.top_k).values[:, -1:], -torch.inf)
-        heap = (logits / self.rule.temperature).softmax(1).cumsum(1)
-        likely = torch.where(logits.isfinite(), self.index, 0).amax(1)
-        return torch.searchsorted(heap, draw[:, None] * heap[:, -1:], right=True)[:, 0].minimum(likely)
+        above = logits - logits.amax(1, keepdim=True)
+        return (above / self.rule.temperature + gumbel(draw, logits.shape[1])).argmax(1)
 
 
 class _Fixed:

@@ -2,13 +2,13 @@
 
 One step of one sequence on a CPU takes as long as reading the weights. So a continuation that is made alone is drafted,
 where that is faster (`choices`), a few units ahead with int8 copies of them, and one step of the model itself judges
-all drafts: a sequence's random numbers are fixed before it begins, so each draft either is the unit that the model
-takes there or is replaced by it (self-speculative decoding after Leviathan et al., 2023, but with equality in place of
-their rejection rule).
+all drafts: a sequence's random numbers (`noise`) are fixed before it begins, so each draft either is the unit that the
+model takes there or is replaced by it (self-speculative decoding after Leviathan et al., 2023, but with equality in
+place of their rejection rule).
 
 What is promised of units: a seed gives the same ones alone, in any batch, drafted or not, and whichever library
-multiplies, unless a draw falls within float32 rounding (a millionth or so) of the border between two units, since sums
-are then made in another order. On one machine, with the same choices (TWISTLM_CHOICES), it gives the same ones always.
+multiplies, unless two units come within float32 rounding of each other (a millionth or so), since sums are then made in
+another order. On one machine, with the same choices (TWISTLM_CHOICES), it gives the same ones always.
 
 On a GPU all sequences are sampled there, together (`on_gpu`).
 
@@ -35,17 +35,18 @@ from twistlm.compute.memory import in_halves
 from twistlm.compute.products import Product, int8_products, multiplied_by, quick_products
 from twistlm.errors import BadInput
 from twistlm.lm.model import UnitLM
+from twistlm.lm.noise import gumbel, seeds_of_places
 from twistlm.lm.on_gpu import Rule, decode
 from twistlm.types import Units
 
 DRAFTS = 6  # units at most that one step judges
-# Units to come from which one sequence repays its preparations: int8 weights, and weights laid out for a few rows.
+# Units to come from which one sequence repays its preparations: int8 weights, and all weights laid out.
 DRAFTED_FROM, LAID_OUT_FROM = 12, 128
 # Units to come from which it is tried whether drafts are faster here, in about so many seconds; and the share of drafts
 # that are right of a trained model at temperature 1 (3.1 units a judging step; greedy more).
 TRIED_FROM, TRIAL_SECONDS, RIGHT = 64, 0.3, 0.8
 
-Choose = Callable[[torch.Tensor, int, float], int]  # (logits [V], the token before, draw) -> the token
+Choose = Callable[[torch.Tensor, int, int], int]  # (logits [V], the token before, draw) -> the token
 
 
 def generate(
@@ -148,13 +149,13 @@ class Continuation:
     Attributes:
         start: the prompt.
         tokens: int64, the open document that is continued.
-        draws: one number in 0 … 1 for each unit to come, from the seed.
+        draws: an int64 for each unit to come, from the seed: what is random there (`noise`).
         choose: picks each token.
     """
 
     start: Units
     tokens: NDArray[np.int64]
-    draws: tuple[float, ...]
+    draws: tuple[int, ...]
     choose: Choose
 
     def units(self, lm: UnitLM, new: Sequence[int]) -> Units:
@@ -196,8 +197,8 @@ def begin(
         )
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
-    draws = torch.rand(limit, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Continuation(start, tokens, tuple(draws.tolist()), _chooser(lm, temperature, top_k, stop_at_end))
+    draws = tuple(seeds_of_places(seed, limit))
+    return Continuation(start, tokens, draws, _chooser(lm, temperature, top_k, stop_at_end))
 
 
 def _start(lm: UnitLM, prompt: Units | None) -> Units:
@@ -226,9 +227,10 @@ def _chooser(lm: UnitLM, temperature: float, top_k: int | None, stop_at_end: boo
     allowed = torch.from_numpy(vocab.is_unit(np.arange(vocab.size)))
     if vocab.eos is not None and stop_at_end:
         allowed[vocab.eos] = True
+    forbidden = ~allowed
 
-    def choose(logits: torch.Tensor, last: int, draw: float) -> int:
-        logits = logits.double().cpu().masked_fill(~allowed, -torch.inf)
+    def choose(logits: torch.Tensor, last: int, draw: int) -> int:
+        logits = logits.double().cpu().masked_fill(forbidden, -torch.inf)
         if lm.spec.deduplicate and vocab.offset <= last < vocab.offset + vocab.n_units:
             logits[last] = -torch.inf
         return _pick(logits, temperature, top_k, draw)
@@ -289,7 +291,7 @@ def drafting(lm: UnitLM, limit: int) -> Mapping[nn.Linear, Product]:
         return {}
     if choice is None and limit < TRIED_FROM:
         return {}
-    drafts = int8_products(lm.model)
+    drafts = int8_products(lm.model, laid_out=limit >= LAID_OUT_FROM)
     return drafts if drafts and pays(lm, drafts) else {}
 
 
@@ -381,11 +383,12 @@ def _forget(cache: DynamicCache, n: int) -> None:
         cache.crop(-n)
 
 
-def _pick(logits: torch.Tensor, temperature: float, top_k: int | None, draw: float) -> int:
-    """Return the token at quantile `draw` of the distribution; `logits` is float64 [V]."""
+def _pick(logits: torch.Tensor, temperature: float, top_k: int | None, draw: int) -> int:
+    """Return the token that `draw` takes from the distribution; `logits` is float64 [V]."""
     if temperature == 0:
         return int(logits.argmax())
     if top_k is not None and top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    heap = (logits / temperature).softmax(0).cumsum(0)
-    return int(torch.searchsorted(heap, draw * heap[-1], right=True).clamp(max=int(logits.isfinite().nonzero()[-1])))
+    noise = gumbel(torch.tensor(draw), len(logits))
+    # The greatest is brought to 0: a very low temperature would otherwise make it infinite.
+    return int(((logits - logits.max()) / temperature + noise).argmax())
