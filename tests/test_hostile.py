@@ -120,6 +120,9 @@ READERS = {
         ("eval", "{w}/lm", "storycloze={w}/stories", "--tokenizer", "{w}/tokenizer"),
     ),
     "generate from a model": Reader("lm/config.json", ("generate", *SPEAK)),
+    "a low-rank model": Reader("small/lowrank.json", ("generate", "{w}/small", *SPEAK[1:])),
+    "a low-rank model's tokens": Reader("small/vocab.json", ("generate", "{w}/small", *SPEAK[1:])),
+    "a low-rank model's weights": Reader("small/lowrank.safetensors", ("generate", "{w}/small", *SPEAK[1:])),
     "generate from a prompt": Reader("speech/0.wav", ("generate", *SPEAK)),
     "generate with a vocoder": Reader("vocoder/model.safetensors", ("generate", *SPEAK)),
     "kmeans on an encoder": Reader("enc/config.json", ("kmeans", "{w}/speech", "--encoder", "{w}/enc", *CLUSTER)),
@@ -202,6 +205,7 @@ def good(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from twistlm.corpus.slamkit import import_units
+    from twistlm.lm.lowrank import lowrank
     from twistlm.lm.warmstart import cold_start
     from twistlm.units.catalogue import read_spec
 
@@ -217,6 +221,7 @@ def good(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_units(home / "good.jsonl", home / "units", spec)
     with torch.random.fork_rng(devices=[]):
         cold_start(tiny.text_lm, spec, seed=0).save(home / "lm")
+    lowrank(home / "lm", str(tiny.text_lm), home / "small", rank=2)
     from safetensors.torch import load_file
     from transformers import HubertConfig
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from standins import Tiny
 from test_lm_families import family  # noqa: F401  a fixture
 from test_lm_model import make_spec
 from twistlm.errors import BadInput, CheckpointError
@@ -92,6 +95,51 @@ def test_a_damaged_file_another_text_lm_and_other_shapes_are_refused(family: tup
     (tmp_path / "small" / NAME).write_bytes(data[:-1] + b"\1")
     with pytest.raises(CheckpointError, match="not the file that was written"):
         restore(tmp_path / "small")
+
+
+def written(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a folder, and its record with them: whoever means harm would."""
+    tensors = load_file(folder / NAME)
+    change(tensors)
+    save_file(tensors, folder / NAME)
+    record = json.loads((folder / "lowrank.json").read_text())
+    (folder / "lowrank.json").write_text(json.dumps(record | {"sha256": file_sha256(folder / NAME)}))
+
+
+BODY = "model.layers.0.self_attn.q_proj.weight"
+WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "no table": (lambda t: t.pop("model.embed_tokens.weight"), "model.embed_tokens.weight is missing"),
+    "half a product": (lambda t: t.pop(f"{BODY}/in"), f"{BODY} is missing, or a part of it"),
+    "another width": (lambda t: t.update({f"{BODY}/in": torch.zeros(2, 3)}), f"{BODY} is .*, 3. and must be "),
+    "a vector of one": (lambda t: t.update({"model.norm.weight": torch.zeros(1)}), "model.norm.weight is .1. and"),
+    "other ranks": (lambda t: t.update({f"{BODY}/out": t[f"{BODY}/out"][:, :1].contiguous()}), "cannot be multiplied"),
+    "none of its": (lambda t: t.update({"else": torch.zeros(2)}), "tensors that the text LM has not: else"),
+    "NaN": (lambda t: t["lm_head.weight"].fill_(torch.nan), "lm_head.weight has values that are NaN"),
+    "a NaN in a product": (lambda t: t[f"{BODY}/out"].fill_(torch.inf), f"{BODY} has values that are NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, tiny: Tiny, wrong: str) -> None:
+    trained(tiny.text_lm, tmp_path / "lm")
+    lowrank(tmp_path / "lm", str(tiny.text_lm), tmp_path / "small", rank=2)
+    change, said = WRONG[wrong]
+    written(tmp_path / "small", change)
+    with pytest.raises(CheckpointError, match=f"small/{NAME} cannot be added to .*{said}"):
+        restore(tmp_path / "small")
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path, tiny: Tiny) -> None:
+    trained(tiny.text_lm, tmp_path / "lm")
+    lowrank(tmp_path / "lm", str(tiny.text_lm), tmp_path / "small", rank=2)
+    for folder, of in (("lm", UnitLM.load), ("small", restore)):
+        path = tmp_path / folder / "vocab.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"n_tokens": 1000}))
+        with pytest.raises(CheckpointError, match=f"{folder}.*1000"):
+            of(path.parent)
+        path.write_text('{"n_units": "many"}')
+        with pytest.raises(CheckpointError, match=f"{folder} is not a unit LM: .*n_units"):
+            of(path.parent)
 
 
 def test_results_of_a_bundled_model_lie_below_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ The text LM is fetched by its name, checked, and the sum is a model like any oth
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from transformers import PreTrainedModel
 
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.atomic import atomic_folder
-from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import file_sha256
 from twistlm.lm.heads import untie
-from twistlm.lm.model import UnitLM
+from twistlm.lm.model import UnitLM, read_facts, write_facts
 from twistlm.lm.phases import text_lm_files, weights_folder
 from twistlm.lm.pretrained import load_causal_lm
 from twistlm.lm.text_lms import text_lm_folder
@@ -86,9 +85,7 @@ def write(tensors: Tensors, lm: UnitLM, text_lm: str, folder: Path, out: str | P
         files = {name: sha for name, sha in text_lm_files(folder).items() if name.endswith(".safetensors")}
         record = {"text_lm": text_lm, "text_lm_files": files, "rank": rank, "sha256": file_sha256(temporary / NAME)}
         (temporary / "lowrank.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (temporary / "unit_spec.json").write_text(lm.spec.to_json(), encoding="utf-8")
-        (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(lm.vocab)), encoding="utf-8")
-        (temporary / "provenance.json").write_text(json.dumps(lm.provenance, indent=1), encoding="utf-8")
+        write_facts(temporary, lm)
 
 
 def restore(folder: str | Path) -> UnitLM:
@@ -109,17 +106,18 @@ def restore(folder: str | Path) -> UnitLM:
             f"{folder} is the difference from another {record['text_lm']} than the one in {base}: its weights have "
             "another sha256. Remove that folder of the cache, and it is fetched and made again."
         )
-    spec = read_unit_spec(folder / "unit_spec.json", "the units of a model", error=CheckpointError)
-    vocab = Vocab(**read_json(folder / "vocab.json", "the vocabulary of a model", error=CheckpointError))
-    provenance = read_json(folder / "provenance.json", "where a model came from", error=CheckpointError)
+    spec, vocab, provenance = read_facts(folder)
     model = load_causal_lm(base)
     try:
-        tensors = load_file(folder / NAME)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / NAME} cannot be read: {error}") from error
-    _add(model, tensors, vocab)
-    model.generation_config = generation_config(vocab)
-    return UnitLM(model.eval(), vocab, spec, provenance)
+        _add(model, load_file(folder / NAME), vocab)
+        model.generation_config = generation_config(vocab)
+        return UnitLM(model.eval(), vocab, spec, provenance)
+    except (OSError, SafetensorError, RuntimeError, ValueError, BadInput) as error:
+        why = str(error).rstrip(".")
+        raise CheckpointError(
+            f"{folder / NAME} cannot be added to {record['text_lm']}: {why}. It was damaged or changed, or is of "
+            "another text LM or vocab.json: get the folder again."
+        ) from error
 
 
 def _add(model: PreTrainedModel, tensors: Tensors, vocab: Vocab) -> None:
@@ -132,19 +130,41 @@ def _add(model: PreTrainedModel, tensors: Tensors, vocab: Vocab) -> None:
     set_tokens(model.config, vocab)
     table: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()
-    for layer, name in zip((table, output), names, strict=True):
-        if name in tensors:
-            layer.weight = torch.nn.Parameter(tensors.pop(name).float())
-    table.num_embeddings = output.out_features = vocab.size
-    if tied:
-        output.weight = table.weight
-    own = dict(model.named_parameters())
+    # ImageGPT has an input row more than tokens.
+    for layer, name, rows in zip((table, output), names, (model.config.vocab_size, vocab.size), strict=True):
+        if tied and layer is output:
+            output.weight = table.weight
+        else:
+            layer.weight = torch.nn.Parameter(_take(tensors, name, (rows, layer.weight.shape[1])))
+    table.num_embeddings, output.out_features = model.config.vocab_size, vocab.size
     with torch.no_grad():
-        for name in {key.removesuffix("/out").removesuffix("/in") for key in tensors}:
-            if name in tensors:
-                own[name].add_(tensors[name].float())
-            else:
-                own[name].add_(tensors[f"{name}/out"].float() @ tensors[f"{name}/in"].float())
+        for name, value in model.named_parameters():
+            if name not in names:
+                value.add_(_take(tensors, name, tuple(value.shape)))
+    if tensors:
+        raise ValueError(f"tensors that the text LM has not: {offenders(sorted(tensors))}")
+
+
+def _take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Take one out of `tensors`, whole or as the product of its two parts; float32.
+
+    Raises:
+        ValueError: it is not there, not finite or of another shape.
+    """
+    if name in tensors:
+        parts = [tensors.pop(name)]
+        made = tuple(parts[0].shape)
+    else:
+        parts = [tensors.pop(f"{name}/{part}", torch.empty(0)) for part in ("out", "in")]
+        if any(part.ndim != 2 for part in parts):
+            raise ValueError(f"{name} is missing, or a part of it")
+        made = (len(parts[0]), parts[1].shape[1])
+    if made != shape:
+        raise ValueError(f"{name} is {list(made)} and must be {list(shape)}")
+    found = functools.reduce(torch.matmul, (part.float() for part in parts))
+    if not found.isfinite().all():
+        raise ValueError(f"{name} has values that are NaN or infinite")
+    return found
 
 
 def _name(model: torch.nn.Module, layer: torch.nn.Module) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,9 +130,7 @@ class UnitLM:
         """
         with atomic_folder(folder) as temporary, quiet():
             self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
-            (temporary / "unit_spec.json").write_text(self.spec.to_json())
-            (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(self.vocab)))
-            (temporary / "provenance.json").write_text(json.dumps(self.provenance, indent=1))
+            write_facts(temporary, self)
             save_unit_tokenizer(self.vocab, temporary)
             (temporary / "README.md").write_text(card(self.spec, self.vocab, self.provenance), encoding="utf-8")
             require_saved(temporary, self.model)
@@ -144,21 +143,12 @@ class UnitLM:
             CheckpointError: the folder is missing, incomplete or damaged, or is no unit LM.
         """
         folder = Path(folder)
+        spec, vocab, provenance = read_facts(folder)
+        model = load_causal_lm(folder)
         try:
-            spec = read_unit_spec(folder / "unit_spec.json", "what its units are")
-            provenance = read_json(folder / "provenance.json", "where a unit LM comes from")
-            layout = folder / "vocab.json"
-            vocab = (
-                Vocab(**read_json(layout, "the tokens of a unit LM", shape=_VOCAB))
-                if layout.exists()
-                else Vocab(spec.n_units)
-            )
-        except (OSError, ValueError, TypeError, BadInput) as error:
-            raise CheckpointError(
-                f"{folder} is not a unit LM: {error}. Give a folder that UnitLM.save wrote; one of transformers is "
-                "read by load_published (twist import)."
-            ) from error
-        return cls(load_causal_lm(folder), vocab, spec, provenance)
+            return cls(model, vocab, spec, provenance)
+        except BadInput as error:
+            raise CheckpointError(f"{folder}: {error} Its files do not belong together: get them again.") from error
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -231,6 +221,34 @@ class UnitLM:
         alone = tokens.new_full(shape, self.vocab.pad)
         alone[row, place] = tokens
         return self.model(input_ids=alone, use_cache=False).logits.float()[row, place]
+
+
+def write_facts(folder: Path, lm: UnitLM) -> None:
+    """Write what lies beside the weights of a unit LM, see `read_facts`."""
+    (folder / "unit_spec.json").write_text(lm.spec.to_json(), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps(dataclasses.asdict(lm.vocab)), encoding="utf-8")
+    (folder / "provenance.json").write_text(json.dumps(lm.provenance, indent=1), encoding="utf-8")
+
+
+def read_facts(folder: Path) -> tuple[UnitSpec, Vocab, dict[str, Any]]:
+    """Return what lies beside the weights of a unit LM: the spec of its units, its tokens, where it came from.
+
+    Raises:
+        CheckpointError: something of it is missing or damaged.
+    """
+    try:
+        spec = read_unit_spec(folder / "unit_spec.json", "what its units are")
+        provenance = read_json(folder / "provenance.json", "where a unit LM comes from")
+        layout, vocab = folder / "vocab.json", Vocab(spec.n_units)
+        if os.path.lexists(layout):  # a link that leads nowhere is no missing file
+            vocab = Vocab(**read_json(layout, "the tokens of a unit LM", shape=_VOCAB))
+    except (OSError, ValueError, TypeError, BadInput) as error:
+        why = str(error).rstrip(".")
+        raise CheckpointError(
+            f"{folder} is not a unit LM: {why}. Give a folder that UnitLM.save or lowrank wrote; one of transformers "
+            "is read by load_published (twist import)."
+        ) from error
+    return spec, vocab, provenance
 
 
 def _moved(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
