@@ -78,7 +78,7 @@ def read(
     channel: int | None = None,
 ) -> Clip:
     """Read a sound file as mono float32: what libsndfile knows (wav, flac, ogg vorbis or opus, mp3, aiff, …), and by
-    FFmpeg's decoders m4a, mp4, aac, webm, mka, wma, amr, 3gp, WavPack and TTA.
+    FFmpeg's decoders m4a, mp4, aac, webm, mka, wma, amr, 3gp, WavPack, TTA, SPHERE with shorten (16-bit PCM).
 
     Channels are averaged, or one is taken; the rate is changed by soxr (HQ). The file is read in blocks, so the peak of
     memory is about the size of the result. The clip's id is the file's name without suffix.

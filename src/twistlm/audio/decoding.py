@@ -1,7 +1,7 @@
 """Open sound files of any kind, mix them to mono and resample them, and the one rule that turns seconds into samples.
 
 Everything inside twistlm is mono float32; other files become so here. What a file is, its bytes say and never its name:
-libsndfile decodes what it knows (`sndfile`), FFmpeg the rest (`ffmpeg`). Shapes: N samples, C channels.
+libsndfile decodes what it knows (`sndfile`), FFmpeg the rest (`ffmpeg`, `sphere`). Shapes: N samples, C channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
-from twistlm.audio import ffmpeg, sndfile
+from twistlm.audio import ffmpeg, sndfile, sphere
 from twistlm.audio.defects import channels_cancel, empty, no_channel, not_finite, truncated
 from twistlm.audio.quiet import quiet_decoder
 from twistlm.audio.sndfile import TOLERANCE_SECONDS
@@ -156,7 +156,8 @@ def sound_in(source: BinaryIO, path: object) -> Iterator[OpenSound]:
     # By descriptor, not by name: by a name that ends in .au, .vox, … libsndfile takes any bytes for sound.
     held = source if isinstance(source, io.BytesIO) else source.fileno()
     try:
-        with ffmpeg.decoded(window, path, kind) if kind else sndfile.opened(held, window, path) as sound:
+        other = ffmpeg.decoded(window, path, kind) if kind else sphere.opened(window, path)
+        with other or sndfile.opened(held, window, path) as sound:
             if not sndfile.RATES[0] <= sound.rate <= sndfile.RATES[1]:
                 raise AudioError(f"{path}: the header declares a sample rate of {sound.rate} Hz: corrupt.")
             yield sound

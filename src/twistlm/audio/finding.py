@@ -17,8 +17,24 @@ from twistlm.files.urls import UrlPath, as_path
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd"),
-    *(".caf", ".w64", ".rf64", ".sph", ".nist", ".m4a", ".m4b", ".mp4", ".aac", ".3gp", ".3g2", ".mov", ".webm"),
-    *(".mka", ".mkv", ".weba", ".wma", ".asf", ".amr", ".awb", ".wv", ".tta", ".spx"),
+    *(
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".sph",
+        ".nist",
+        ".wv1",
+        ".wv2",
+        ".m4a",
+        ".m4b",
+        ".mp4",
+        ".aac",
+        ".3gp",
+        ".3g2",
+        ".mov",
+        ".webm",
+    ),
+    *(".mka", ".mkv", ".weba", ".wma", ".asf", ".amr", ".awb", ".wv", ".wv1", ".wv2", ".tta", ".spx"),
 )
 # Of sounds too, but nothing here reads them. They are listed with the rest, so that somebody says so.
 UNREAD = (

@@ -26,7 +26,7 @@ def fisher(folder: Path) -> list[Entry]:
     "#" begins a comment. Where there are tables `*_calldata.tbl`, speakers are the PINs in their columns 6 and 11;
     without, each side of a call is one. Checked against Lhotse's reader. Each line is a clip: a part of the recording,
     on the channel of its side (A is the first). Texts keep their marks, "((unsure))" and "[laughter]". SPHERE files
-    that shorten compressed are not read: `sph2pipe` unpacks them.
+    whose µ-law samples shorten compressed are not read: LDC's `sph2pipe` unpacks them.
 
     Splits: none of its own; all is "train" here, and calls are held out whole.
 
