@@ -16,6 +16,7 @@ import transformers
 from test_lm_families import FAMILIES
 from test_lm_model import make_spec
 from test_train_parallel import free_port
+from twistlm.errors import BadInput
 from twistlm.lm.pretrained import from_config
 from twistlm.lm.slices import warm_slices
 from twistlm.lm.warmstart import warm_start
@@ -57,6 +58,8 @@ def test_what_cannot_be_read_in_slices_is_begun_whole(tmp_path: Path) -> None:
     how: dict[str, Any] = {"rows": "random", "seed": 0, "head": "as-is", "head_start": "rows"}
     assert warm_slices(text_lm(tmp_path / "kinds", FAMILIES["gemma3"]()), make_spec(), **how) is None
     warm_start(text_lm(tmp_path / "text", FAMILIES["llama"]()), make_spec(), **how).save(tmp_path / "unit-lm")
+    with pytest.raises(BadInput, match="layers is 99; text has 1 to 2 to keep"):
+        warm_slices(tmp_path / "text", make_spec(), **how, layers=99)
     assert warm_slices(tmp_path / "unit-lm", make_spec(), **how) is None
 
 

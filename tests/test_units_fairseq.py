@@ -83,6 +83,19 @@ def test_features_are_those_of_transformers(name, older, tmp_path):
         np.testing.assert_allclose(features, hidden_states(model, CLIP.samples)[layer], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"encoder_attention_heads": 0}, "num_attention_heads is 0"), ({"encoder_attention_heads": -2}, "is -2"),
+     ({"encoder_attention_heads": 5}, "divisible by num_heads"), ({"activation_fn": "swish!"}, "KeyError: 'swish!'")],
+)  # fmt: skip
+def test_a_configuration_that_no_encoder_has(change, said, tmp_path):
+    _, saved = checkpoint("hubert-base")
+    saved["cfg"]["model"] |= change
+    torch.save(saved, tmp_path / "e.pt")
+    with pytest.raises(BadInput, match=rf"e\.pt: no encoder can be made as its configuration says \(.*{said}"):
+        pretrained(tmp_path / "e.pt", layer=1, normalize_input=False)
+
+
 @pytest.fixture
 def omegaconf(monkeypatch):
     """Classes that pickle as omegaconf's and fairseq's own do; they are gone when the file is read."""

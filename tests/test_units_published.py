@@ -163,7 +163,13 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "good" / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     with pytest.raises(ArtifactError, match="do not fit"):
         pretrained(tmp_path / "good", layer=1, normalize_input=False)
+    for wrong in ({"num_attention_heads": 0}, {"hidden_act": "none"}, {"conv_stride": [0]}, {"conv_dim": "wide"}):
+        (tmp_path / "good" / "config.json").write_text(json.dumps({**config, **wrong}))
+        with pytest.raises(BadInput, match="good: no encoder can be made as its configuration says"):
+            pretrained(tmp_path / "good", layer=1, normalize_input=False)
     model, fields = stand_in("whisper")
+    with pytest.raises(BadInput, match=r"w: no encoder can be made as its configuration says .*Zero"):
+        build({**fields, "encoder_attention_heads": 0}, {}, layer=1, normalize_input=False, where="w")
     with pytest.raises(BadInput, match="normalize_input=False"):
         build(fields, encoder_state(model), layer=1, normalize_input=True, where="w")
 

@@ -24,7 +24,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config, load_config
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.lm.trainable import Freeze, find_layers, restrict
-from twistlm.lm.warmstart import set_tokens, warm_start
+from twistlm.lm.warmstart import cut_config, set_tokens, warm_start
 from twistlm.lm.weights import weight_files
 from twistlm.types import UnitSpec
 
@@ -111,11 +111,7 @@ def _without_data(folder: Path, first: UnitLM, layers: int | None) -> PreTrained
 
     None where later layers have buffers that the first has not (Gemma 3's two kinds of attention).
     """
-    config = load_config(folder)
-    if layers is not None:
-        config.num_hidden_layers = layers
-        if isinstance(types := vars(config).get("layer_types"), list):
-            config.layer_types = types[:layers]
+    config, _ = cut_config(load_config(folder), folder.name, layers)
     set_tokens(config, first.vocab)
     config.tie_word_embeddings = first.model.config.tie_word_embeddings
     with torch.device("meta"):

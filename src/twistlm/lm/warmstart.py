@@ -200,7 +200,7 @@ def cold_start(
     folder = None if named else text_lm_folder(text_lm, prefer=prefer, weights=False)
     vocab = Vocab(spec.n_units)
     config, of_layers = (
-        _cut(named_shape(str(text_lm)), str(text_lm), layers) if folder is None else _config(folder, layers)
+        cut_config(named_shape(str(text_lm)), str(text_lm), layers) if folder is None else _config(folder, layers)
     )
     set_tokens(config, vocab)
     check_head(head, head_start, tied=config.tie_word_embeddings)
@@ -243,10 +243,10 @@ def _config(folder: Path, layers: int | None) -> tuple[PretrainedConfig, int]:
             f"{folder} is a {config.model_type} model, which has a text LM inside one of several modalities. Save its "
             "text LM alone (a causal LM folder) and give that."
         )
-    return _cut(config, folder.name, layers)
+    return cut_config(config, folder.name, layers)
 
 
-def _cut(config: PretrainedConfig, name: str, layers: int | None) -> tuple[PretrainedConfig, int]:
+def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple[PretrainedConfig, int]:
     """Keep the first `layers` of a configuration, in place; return it and how many layers it had."""
     whole = config.num_hidden_layers
     if layers is not None:

@@ -30,7 +30,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from twistlm.errors import CheckpointError, TwistError
-from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.train.parallel import ALONE, Ranks
 
@@ -51,7 +50,12 @@ def save(
     Raises:
         TwistError: the disk is full, or a rank could not write.
     """
-    tensors = _tensors(model, optimizer)
+    _write(folder, _tensors(model, optimizer), update=update, fingerprint=fingerprint, ranks=ranks)
+
+
+def _write(
+    folder: Path, tensors: dict[str, torch.Tensor], *, update: int, fingerprint: str, ranks: Ranks = ALONE
+) -> None:
     new = folder / f"update-{update}"
     try:
         with ranks.shared_folder(new) as temporary:
@@ -90,7 +94,7 @@ class Behind:
         """
         self.finish()
         copies = {name: torch.empty_like(t, device="cpu").copy_(t) for name, t in _tensors(model, optimizer).items()}
-        self._last = self._thread.submit(self._write, folder, copies, update, fingerprint)
+        self._last = self._thread.submit(_write, folder, copies, update=update, fingerprint=fingerprint)
 
     def finish(self) -> None:
         """Return when the last one is written.
@@ -101,14 +105,6 @@ class Behind:
         last, self._last = self._last, None
         if last is not None:
             last.result()
-
-    @staticmethod
-    def _write(folder: Path, tensors: dict[str, torch.Tensor], update: int, fingerprint: str) -> None:
-        new = folder / f"update-{update}"
-        with atomic_folder(new) as temporary:
-            save_file(tensors, temporary / "state.safetensors")
-            (temporary / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "files": 1}))
-        _remove_others(folder, new)
 
     def __enter__(self) -> Behind:
         return self

@@ -34,7 +34,7 @@ from twistlm.errors import ArtifactError, AudioError, BadInput
 from twistlm.files.configs import read_config
 from twistlm.files.regular import require_regular_files
 from twistlm.units.frontend import FrontEnd
-from twistlm.units.weights import loaded
+from twistlm.units.weights import as_configured, loaded
 
 # Longer clips are encoded in windows of this many seconds, each seeing CONTEXT_SECONDS of its neighbours that are then
 # dropped. Memory stays bounded, but units are not those of the clip in one piece, far from the seams as near them:
@@ -331,14 +331,19 @@ def configuration(fields: dict[str, Any], *, where: str = "this configuration") 
     """The transformers configuration of these fields; HuBERT's where `model_type` is not said.
 
     Raises:
-        BadInput: a family that is not in FAMILIES.
+        BadInput: a family that is not in FAMILIES, or fields that no encoder of it has.
     """
     family = fields.get("model_type", "hubert")
     if family not in FAMILIES:
         raise BadInput(
             f"{where}: an encoder of type {family!r} is not supported here. Known: {', '.join(FAMILIES)}, whisper."
         )
-    return getattr(transformers, f"{FAMILIES[family]}Config")(**fields)
+    with as_configured(where):
+        config = getattr(transformers, f"{FAMILIES[family]}Config")(**fields)
+        for name in ("num_attention_heads", "conv_dim", "conv_kernel", "conv_stride"):
+            if np.min(getattr(config, name)) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}")
+    return config
 
 
 def cut(config: Any, state: dict[str, torch.Tensor], layer: int, *, where: str = "the encoder") -> Any:
@@ -351,13 +356,14 @@ def cut(config: Any, state: dict[str, torch.Tensor], layer: int, *, where: str =
         where: what the encoder is called in errors.
 
     Raises:
+        BadInput: there is no such encoder.
         ArtifactError: tensors are missing, have other shapes than the configuration says, or hold NaN or infinity.
     """
     # Without SpecAugment, which only training uses, the model has no embedding for masked frames. An adapter would come
     # behind the last block, so it is above any tap.
     changes = {"num_hidden_layers": layer, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "add_adapter": False}
-    config = configuration({**config.to_dict(), **changes})
-    with torch.device("meta"):
+    config = configuration({**config.to_dict(), **changes}, where=where)
+    with as_configured(where), torch.device("meta"):
         model = getattr(transformers, f"{FAMILIES[config.model_type]}Model")(config)
     if _is_stable(config):
         # "Layer L" is the block's output, before the encoder's last norm: nothing asks for that norm's weights.

@@ -22,6 +22,7 @@ from twistlm.files.regular import require_regular_files
 from twistlm.files.torch_files import Tensor, plain, read_torch
 from twistlm.units.encoder import Encoder, SSLEncoder, configuration, cut
 from twistlm.units.fairseq import read_fairseq
+from twistlm.units.weights import as_configured
 
 # What stands before the encoder's names when it was saved inside a larger model (with a CTC head, a decoder).
 _PREFIXES = {
@@ -129,11 +130,12 @@ def build(
     """The encoder of a configuration and its tensors, cut at `layer`; `where` names it in errors.
 
     Raises:
-        BadInput: a layer the encoder has not; a normalised input for Whisper.
+        BadInput: a layer the encoder has not; a normalised input for Whisper; a configuration that no encoder has.
         ArtifactError: tensors are missing or do not fit.
     """
     whisper = fields.get("model_type") == "whisper"
-    config = WhisperConfig(**fields) if whisper else configuration(fields)
+    with as_configured(where):
+        config = WhisperConfig(**fields) if whisper else configuration(fields, where=where)
     n_blocks = config.encoder_layers if whisper else config.num_hidden_layers
     if not 1 <= layer <= n_blocks:
         raise BadInput(f"layer {layer} asked of {where}, which has blocks 1 to {n_blocks}.")

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from twistlm.compute.products import quicken
-from twistlm.errors import ArtifactError, offenders
+from twistlm.errors import ArtifactError, BadInput, offenders
+
+# What transformers raises of a configuration that it cannot take.
+_REFUSALS = (
+    ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError,
+    StrictDataclassError,
+)  # fmt: skip
+
+
+@contextmanager
+def as_configured(where: str) -> Iterator[None]:
+    """In the block an encoder is made as somebody's configuration says; where that cannot be, raise `BadInput`."""
+    try:
+        yield
+    except _REFUSALS as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise BadInput(
+            f"{where}: no encoder can be made as its configuration says ({why}). Get it again from where the weights "
+            "came."
+        ) from error
 
 
 def loaded(model: Any, state: dict[str, torch.Tensor], *, where: str = "the encoder") -> Any:

@@ -25,7 +25,7 @@ from twistlm.audio.stream import Survey
 from twistlm.compute.devices import full_float32, send
 from twistlm.errors import AudioError
 from twistlm.units.encoder import Window
-from twistlm.units.weights import loaded
+from twistlm.units.weights import as_configured, loaded
 
 # Longer clips are encoded in windows of 30 s, each giving the frames that have 2 s of sound (this share of the window)
 # on both sides of them, or the clip's end; the log-mel's floor, 80 dB below the loudest moment, is that of each window.
@@ -143,10 +143,12 @@ def cut_whisper(
     """Build the first `layer` blocks from the encoder's full state dict. Nothing passed in is changed.
 
     Raises:
+        BadInput: there is no such encoder.
         ArtifactError: tensors are missing, have other shapes than the configuration says, or hold NaN or infinity.
     """
-    config = WhisperConfig(**{**config.to_dict(), "encoder_layers": layer})
-    with torch.device("meta"):
+    with as_configured(where):
+        config = WhisperConfig(**{**config.to_dict(), "encoder_layers": layer})
+    with as_configured(where), torch.device("meta"):
         model = Blocks(config)
     # "Layer L" is the block's output, before the encoder's last norm.
     model.set_submodule("layer_norm", nn.Identity())
