@@ -28,7 +28,7 @@ NAME = "manifest.jsonl"
 _KIND = "a manifest, with one JSON object on each line"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One clip.
 
