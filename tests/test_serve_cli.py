@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,10 +19,16 @@ pytest.importorskip("fastapi", reason="serving needs the extra serve")
 from serving import serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
+from twistlm.cli.main import main
 from twistlm.errors import BadInput
 from twistlm.jobs import serving as job
 from twistlm.jobs.ports import bound
 from twistlm.jobs.serving import Address, models_of, newest_quickstart
+from twistlm.serve.engine import Room
+from twistlm.serve.limits import Limits
+from twistlm.vocoder.synthesizer import Synthesizer
+from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.voices import Voice, Voices
 
 DOCS = Path(__file__).parents[1] / "docs" / "serving.md"
 
@@ -57,6 +64,54 @@ def test_addresses() -> None:
     assert job._url(Address(host="::1", certificate=Path("c")), 443) == "https://[::1]:443/"
     with bound("127.0.0.1", 0) as taken, pytest.raises(BadInput, match="cannot be had"):
         bound("127.0.0.1", taken.getsockname()[1] if not taken.listen() else 0)
+
+
+def test_each_speaker_of_a_vocoder_is_a_voice(tiny: Tiny) -> None:
+    served = tiny_served(tiny)
+    one = served.voices["tiny"]
+    shape = dataclasses.replace(one.synthesizer.shape, model_in_dim=24, num_speakers=3, num_styles=2)
+    names = Voices(speakers={"ann": 0, "ben": 2}, styles={"calm": 1})
+    many = Vocoder(Synthesizer(shape).fold().eval(), one.spec, name="many", voices=names)
+    with pytest.raises(BadInput, match="the vocoder many has 2 speakers"):
+        dataclasses.replace(served, voices={"many": many})
+    voices = job._by_voice({"tiny": one, "many": many})
+    assert list(voices) == ["tiny", "many/ann", "many/ben"]
+    units = served.tokenizer(Clip(babble(1.0, seed=3), 16_000))
+    said = [dataclasses.replace(served, voices=voices).resynthesise(units, voice=name, durations="given")
+            for name in ("many/ann", "many/ben")]  # fmt: skip
+    for clip, speaker in zip(said, ("ann", "ben"), strict=True):
+        assert np.array_equal(clip.samples, many(units, durations="given", voice=Voice(speaker=speaker)).samples)
+    assert not np.array_equal(said[0].samples, said[1].samples)
+    usual = {"spa": ["ben"], "eng": ["ann"]}
+    rows = {"ann": 0, "ben": 2}
+    languages = Voices(languages={"eng": 0, "spa": 1}, speakers=rows, of_language=usual)
+    shape = dataclasses.replace(one.synthesizer.shape, model_in_dim=24, num_speakers=3, num_languages=2)
+    found = job._by_voice({"m": Vocoder(Synthesizer(shape).fold().eval(), one.spec, name="m", voices=languages)})
+    assert list(found) == ["m/eng", "m/spa"]
+    for voice in found.values():
+        voice.require_voice()
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(BadInput, match=f"nothing computes on '{name}' here"):
+        job._device(name)
+    assert job._device("cpu").type == "cpu"
+
+
+def test_long_sounds_have_the_time_and_the_bytes_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Limits, Room]] = []
+    monkeypatch.setattr(job, "models_of", lambda _: {})
+    monkeypatch.setattr(job, "load_served", lambda *_, **__: None)
+    monkeypatch.setattr(job, "serve", lambda *_, limits, room, **__: asked.append((limits, room)))
+    for words in ([], ["--seconds", "600", "--prompt-seconds", "600"]):
+        monkeypatch.setattr(sys, "argv", ["twist", "serve", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+    (limits, room), (longer, roomier) = asked
+    assert (limits.upload_bytes, room.work_seconds) == (20_000_000, 180)
+    assert longer.upload_bytes >= 600 * 48_000 * 2 and roomier.work_seconds == 1800
 
 
 def test_the_client_of_the_documentation(tiny: Tiny, tmp_path: Path) -> None:

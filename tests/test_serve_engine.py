@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from test_lm_model import make_spec, make_text_lm
+from twistlm.errors import TwistError
+from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import begin, generate
 from twistlm.lm.warmstart import cold_start, warm_start
@@ -156,6 +158,35 @@ def test_the_queue_is_bounded_and_nobody_waits_for_ever(models: dict[str, UnitLM
         end = ear.end()
         assert end.reason == "late" and "in the queue" in end.message and end.units == 0
     engine.close()
+
+
+def test_the_queue_is_bounded_while_seats_are_free(models: dict[str, UnitLM]) -> None:
+    """Seats are taken between two steps: in a long one, as many as there are seats and places may come, no more."""
+    lm = models["warm"]
+    engine = Engine(models, Room(listeners=3, waiting=1))
+    engine.start()
+    gate, ears = Gate(), [Ear() for _ in range(4)]
+    engine.submit("warm", begin(lm, None, **never_ending(lm)), gate, ears[0].told.put)
+    assert gate.reached.wait(30)
+    for ear in ears[1:]:
+        engine.submit("warm", begin(lm, None, **never_ending(lm)), Counting(), ear.told.put)
+    with pytest.raises(Busy, match="1 listeners are being served and 3 wait"):
+        engine.submit("warm", begin(lm, None, **never_ending(lm)), Counting(), print)
+    gate.open.set()
+    assert [ear.end().reason for ear in ears] == ["done"] * 4
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_cannot_begin_says_so(models: dict[str, UnitLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("no device")
+
+    engine = Engine(models, Room())
+    monkeypatch.setattr(Batch, "computing", broken)
+    with pytest.raises(TwistError, match="could not start"):
+        engine.start()
+    assert not engine.alive
 
 
 def test_computing_has_a_limit_of_time(models: dict[str, UnitLM]) -> None:

@@ -283,6 +283,36 @@ def test_a_client_that_leaves_makes_room(served: Served, prompt: bytes) -> None:
         assert ask(address, "POST", "/v1/continue?seconds=1", prompt)[0] == 200
 
 
+def test_who_leaves_is_counted(served: Served, prompt: bytes) -> None:
+    with serving(served) as address:
+        hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+        raw = socket.create_connection(address.split(":"), timeout=30)
+        head = f"POST /v1/continue?seconds=15&stream=true HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(prompt)}"
+        raw.sendall(head.encode() + b"\r\n\r\n" + prompt)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200")
+        raw.close()
+        until, counted = time.monotonic() + 30, 'twistlm_continuations_total{reason="cancelled"} 1.0'
+        while counted not in (told := ask(address, "GET", "/metrics")[2].decode()) and time.monotonic() < until:
+            time.sleep(0.05)
+        hook.remove()
+    assert counted in told
+
+
+def test_what_would_be_dropped_in_silence_is_refused(server: str, prompt: bytes) -> None:
+    for query, says in (
+        ("stream=true&with_prompt=true", "with_prompt is of the wav"),
+        ("transcript=true", "stream too"),
+    ):
+        status, _, data = ask(server, "POST", f"/v1/continue?{query}", prompt)
+        assert status == 400 and says in json.loads(data)["error"]["message"]
+
+
+def test_a_continuation_that_is_not_whole_says_when_to_ask_again(served: Served, prompt: bytes) -> None:
+    with serving(served, room=Room(work_seconds=0.0)) as address:
+        status, headers, _ = ask(address, "POST", "/v1/continue?seconds=9", prompt)
+    assert status == 503 and headers["retry-after"] == "3"
+
+
 def test_nothing_is_kept_unless_asked(served: Served, prompt: bytes, tmp_path: Path) -> None:
     with serving(served, kept=tmp_path) as address:
         assert ask(address, "POST", "/v1/continue?seconds=1&seed=7", prompt)[0] == 200

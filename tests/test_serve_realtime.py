@@ -22,6 +22,7 @@ from serving import serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.lm.sample import generate
+from twistlm.serve import responses
 from twistlm.serve.engine import Room
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Served
@@ -119,6 +120,58 @@ def test_other_rates_and_whole_files_are_heard(client: ClientConnection, tmp_pat
     say(client, "response.create", response={"twist": {"seconds": 1}})
     sound, done = listen(client)
     assert len(sound) == pytest.approx(1.5 * 16_000 * done["twist"]["sound_seconds"], abs=3)
+
+
+def test_a_recording_that_is_not_heard_is_not_taken_for_the_one_before(client: ClientConnection) -> None:
+    commit(client)
+    say(client, "input_audio_buffer.append", audio=pcm(np.zeros(8_000)))
+    say(client, "input_audio_buffer.commit")
+    assert "silent" in hear(client)["error"]["message"]
+    say(client, "response.create", event_id="take")
+    error = hear(client)["error"]
+    assert "nothing to continue" in error["message"] and error["event_id"] == "take"
+
+
+def test_a_response_changes_what_it_names_and_nothing_else(client: ClientConnection) -> None:
+    commit(client)
+    say(
+        client,
+        "session.update",
+        session={"audio": {"output": {"voice": "other"}}, "twist": {"seconds": 0.5, "seed": 9}},
+    )
+    hear(client, "session.updated")
+    for asked, rate, voice in (
+        ({"audio": {"output": {"voice": "tiny"}}}, 16_000, "tiny"),
+        ({"audio": {"output": {"format": {"rate": 8_000}}}}, 8_000, "other"),
+        ({"audio": {"input": {"format": {"rate": 8_000}}}}, 16_000, "other"),
+        ({"twist": {"voice": "tiny", "seed": 3}}, 16_000, "tiny"),
+        ({}, 16_000, "other"),
+    ):
+        say(client, "response.create", response=asked)
+        _, done = listen(client)
+        told = done["audio"]["output"]
+        assert (told["format"]["rate"], told["voice"]) == (rate, voice), asked
+        assert done["twist"]["seconds"] == 0.5 and done["twist"]["seed"] == (3 if "twist" in asked else 9)
+    say(client, "response.create", response={"audio": {"output": {"format": {"type": "audio/file"}}}})
+    assert "audio/pcm" in hear(client)["error"]["message"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the recogniser is gone"), OSError("the disk is full")])
+def test_what_fails_while_it_is_told_is_no_slow_client_and_is_logged(
+    served: Served, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(responses, "keep", broken)
+    with serving(served, kept=Path("nowhere")) as address, connect(f"ws://{address}/v1/realtime") as socket:
+        hear(socket)
+        commit(socket)
+        say(socket, "response.create", response={"twist": {"seconds": 0.5}})
+        with pytest.raises(ConnectionClosed) as closed:
+            listen(socket)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+    assert any(one.exc_info and one.exc_info[1] is error for one in caplog.records)
 
 
 def test_two_at_once_and_stop(client: ClientConnection) -> None:

@@ -66,8 +66,14 @@ def serve(
     run(
         served,
         address,
-        limits=Limits(seconds=seconds, prompt_seconds=prompt_seconds, requests_per_minute=rate),
-        room=Room(listeners=listeners, waiting=waiting),
+        limits=Limits(
+            seconds=seconds,
+            prompt_seconds=prompt_seconds,
+            requests_per_minute=rate,
+            upload_bytes=max(Limits.upload_bytes, round(96_000 * prompt_seconds)),  # 16-bit samples at 48 kHz
+        ),
+        # As it is for a minute: three times as long as the sound.
+        room=Room(listeners=listeners, waiting=waiting, work_seconds=max(Room.work_seconds, 3 * seconds)),
         kept=keep,
         ready=lambda url: tell(f"open {url} (Ctrl-C ends it)"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +21,12 @@ from twistlm.jobs.ports import bound, reachable
 from twistlm.lm.folders import BUNDLED, lm_folder, load_model
 
 if TYPE_CHECKING:
+    import torch
+
     from twistlm.serve.engine import Room
     from twistlm.serve.limits import Limits
     from twistlm.serve.models import Example, Served
+    from twistlm.vocoder.vocoder import Vocoder
 
 RUNS = Path("runs")
 EXAMPLES = ("heldout_voice-rms-0000", "heldout_text-slt-0000", "heldout_text-awb-0001", "librivox-0930")
@@ -110,8 +114,6 @@ def load_served(
     Raises:
         BadInput: a part that is not there. UnitSpecMismatch: they are not of the same units.
     """
-    import torch
-
     from twistlm.compute import devices
     from twistlm.serve.models import LOOK_AHEAD, Served
     from twistlm.units.tokenizer import SpeechTokenizer
@@ -124,20 +126,50 @@ def load_served(
     for more in vocoders[1:]:
         found = vocoder_for(parts.spec, whose=f"the model {first}", source=f"--units-of {first}", given=more)
         voices[found.name] = found
-    where = devices.device() if device is None else torch.device(device)
+    where = devices.device() if device is None else _device(device)
     loaded = {name: load_model(folder) for name, folder in models.items()}
     for lm in loaded.values():
-        module: torch.nn.Module = lm.model
+        module: Any = lm.model
         module.to(where)
     return Served(
         models=loaded,
         tokenizer=SpeechTokenizer.load(parts.tokenizer.folder).on(where),
-        voices={name: Vocoder.load(one.folder).on(where) for name, one in voices.items()},
+        voices=_by_voice({name: Vocoder.load(one.folder).on(where) for name, one in voices.items()}),
         examples=tuple(_examples()),
         asr=Whisper.load() if transcripts and is_cached(ARTIFACTS["whisper-tiny.en"]) else None,
         look_ahead=None if exact else LOOK_AHEAD,
         origin={name: str(folder) for name, folder in models.items()},
     )
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        where = torch.device(name)
+        torch.empty(1, device=where).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown; not here; without data ("meta")
+        raise BadInput(
+            f"nothing computes on {name!r} here ({str(error).splitlines()[0]}): use cpu, or cuda."
+        ) from error
+    return where
+
+
+def _by_voice(vocoders: Mapping[str, Vocoder]) -> dict[str, Vocoder]:
+    """Return each vocoder as often as it has voices: NAME/SPEAKER of one with several speakers, and so on.
+
+    Where languages have their usual speakers, those speak.
+    """
+    found: dict[str, Vocoder] = {}
+    for name, vocoder in vocoders.items():
+        there = vocoder.voices
+        tables = {"language": there.languages, "speaker": there.speakers, "style": there.styles}
+        if there.of_language:
+            del tables["speaker"]
+        several = {kind: names for kind, names in tables.items() if len(names) > 1}
+        for chosen in itertools.product(*several.values()):
+            found["/".join((name, *chosen))] = vocoder.speaking_as(**dict(zip(several, chosen, strict=True)))
+    return found
 
 
 def serve(

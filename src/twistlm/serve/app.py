@@ -18,10 +18,9 @@ from starlette.types import ASGIApp
 
 import twistlm
 from twistlm.errors import TwistError
-from twistlm.serve import realtime
+from twistlm.serve import http, realtime
 from twistlm.serve.engine import Busy, Engine, Room
 from twistlm.serve.guard import Guard, problem
-from twistlm.serve.http import add_routes
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Served
 from twistlm.serve.studio import Studio
@@ -78,7 +77,7 @@ def make_app(
         lifespan=living,
     )
     app.state.studio = studio
-    add_routes(app)
+    app.include_router(http.router)
     app.include_router(realtime.router)
     app.add_exception_handler(TwistError, _twist_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -125,10 +124,9 @@ def _templates() -> Environment:
 
 
 async def _twist_error(_request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Busy):
-        return JSONResponse(problem(str(error), code="busy"), 503, {"retry-after": "3"})
-    bad = isinstance(error, TwistError) and error.exit_code == 2
-    return JSONResponse(problem(str(error), code="bad_input" if bad else "failed"), 400 if bad else 503)
+    if isinstance(error, TwistError) and error.exit_code == 2:
+        return JSONResponse(problem(str(error), code="bad_input"), 400)
+    return JSONResponse(problem(str(error), code="busy" if isinstance(error, Busy) else "failed"), 503, http.AGAIN)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

@@ -28,9 +28,13 @@ class Continue(Sampling):
     """Of POST /v1/continue."""
 
     stream: bool = Field(default=False, description="Server-sent events while it is made, instead of a wav at the end.")
-    with_prompt: bool = Field(default=False, description="Put the recording itself before it in the wav.")
+    with_prompt: bool = Field(
+        default=False, description="Put the recording itself before it in the wav; not with stream."
+    )
     rate: Rate | None = Field(default=None, description="Hz of the sound; default: the voice's own.")
-    transcript: bool = Field(default=False, description="Write down what was said, where an ASR is here.")
+    transcript: bool = Field(
+        default=False, description="Write down what was said, where an ASR is here; only with stream."
+    )
 
 
 class Resynth(BaseModel):

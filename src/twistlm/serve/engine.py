@@ -129,10 +129,16 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to compute; returns when the models are ready."""
+        """Begin to compute; returns when the models are ready.
+
+        Raises:
+            TwistError: they could not be made ready.
+        """
         self._thread.start()
         while self._thread.is_alive() and not self._warm.wait(0.1):
             pass
+        if not self._warm.is_set():
+            raise TwistError("the engine could not start: the traceback above says why.")
 
     @property
     def alive(self) -> bool:
@@ -164,7 +170,8 @@ class Engine:
         with self._change:
             if not self.alive:
                 raise Busy("the engine has stopped: start the server again.")
-            if len(self._waiting) >= self.room.waiting and len(self._served) >= self.room.listeners:
+            # A free seat is taken between two steps only, and a step may be long.
+            if len(self._waiting) + len(self._served) >= self.room.waiting + self.room.listeners:
                 raise Busy(
                     f"{len(self._served)} listeners are being served and {len(self._waiting)} wait: try again in a "
                     "few seconds."

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response as Answer
 
 from twistlm.audio.clip import Clip, encoded, resample
+from twistlm.errors import BadInput
 from twistlm.serve import metrics
 from twistlm.serve.asking import Continue, Resynth
 from twistlm.serve.requests import sound_of, with_form
@@ -22,6 +23,7 @@ from twistlm.serve.responses import Event, Response
 from twistlm.serve.studio import Studio
 
 router = APIRouter()
+AGAIN = {"retry-after": "3"}  # seconds, of an answer that says 503
 
 
 class Problem(BaseModel):
@@ -118,6 +120,10 @@ async def continue_(request: Request, asked: Annotated[Continue, Query()]) -> An
     studio = studio_of(request)
     data, form = await sound_of(request, studio.limits)
     asked = with_form(asked, form)
+    if asked.stream and asked.with_prompt:
+        raise BadInput("with_prompt is of the wav: with stream leave it out, the recording is yours already.")
+    if asked.transcript and not asked.stream:
+        raise BadInput("a transcript is told in events: ask for stream too.")
     prompt = await studio.hear_file(data)
     response = Response(studio, prompt, asked, rate=asked.rate, transcript=asked.transcript)
     if asked.stream:
@@ -132,7 +138,7 @@ async def continue_(request: Request, asked: Annotated[Continue, Query()]) -> An
     end = response.end
     if end is None or end.reason != "done":
         why = "it ended before it was done." if end is None else end.message
-        raise HTTPException(503, f"the continuation is not whole: {why}")
+        raise HTTPException(503, f"the continuation is not whole: {why}", AGAIN)
     clip = response.clip
     if asked.with_prompt:
         before = resample(prompt.clip, sample_rate=clip.sample_rate)
@@ -210,11 +216,6 @@ async def health(request: Request) -> JSONResponse:
 async def numbers(request: Request) -> Answer:
     """Counters in Prometheus's text format."""
     return Answer(studio_of(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
-
-
-def add_routes(app: FastAPI) -> None:
-    """Put the routes of this file into an application."""
-    app.include_router(router)
 
 
 async def _lines(response: Response) -> AsyncIterator[str]:

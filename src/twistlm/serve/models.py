@@ -49,7 +49,7 @@ class Served:
     Attributes:
         models: unit LMs by name; the first is the default.
         tokenizer: makes their units.
-        voices: vocoders by name; the first is the default.
+        voices: vocoders by name, each of one voice or speaking as one; the first is the default.
         examples: recordings that may be tried.
         asr: writes down what was said, where one is here.
         look_ahead: frames a voice waits for; None is its whole reach, exact and later.
@@ -71,6 +71,7 @@ class Served:
             lm.require(self.tokenizer.spec, theirs=f"the tokenizer served beside the model {name}")
         for name, voice in self.voices.items():
             self.tokenizer.spec.require(voice.spec, mine="the tokenizer", theirs=f"the voice {name}")
+            voice.require_voice()
 
     @property
     def rate(self) -> int:

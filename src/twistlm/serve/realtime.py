@@ -228,11 +228,12 @@ class Conversation:
         if not data:
             raise BadInput("there is no audio: append some before the commit.")
         form = self.session.audio.input.format
+        before = None if self.prompt is None else self.prompt.item_id
+        self.prompt = None  # where this one cannot be heard, nobody means the one before it
         if form.type == "audio/pcm":
             prompt = await self.studio.hear_pcm(data, rate=form.rate)
         else:
             prompt = await self.studio.hear_file(data)
-        before = None if self.prompt is None else self.prompt.item_id
         self.prompt = prompt
         await self._send(
             {"type": "input_audio_buffer.committed", "previous_item_id": before, "item_id": prompt.item_id}
@@ -266,11 +267,11 @@ class Conversation:
             raise BadInput("there is nothing to continue: append audio and commit it first.")
         if len(self.responses) >= self.studio.limits.responses:
             raise Busy(f"{len(self.responses)} responses are being made already: cancel one, or wait.")
-        sampling = self.session.twist
-        if asked.twist is not None:
-            sampling = sampling.model_copy(update=asked.twist.model_dump(exclude_unset=True))
-        output = (asked.audio or self.session.audio).output
-        if output.voice is not None:
+        given = {name: value for name, value in asked.model_dump(exclude_unset=True).items() if value is not None}
+        session = Session.model_validate(_merged(self.session.model_dump(), given))
+        self._check(session)
+        sampling, output = session.twist, session.audio.output
+        if output.voice is not None and (asked.twist is None or asked.twist.voice is None):
             sampling = sampling.model_copy(update={"voice": output.voice})
         response = Response(
             self.studio, self.prompt, sampling, rate=output.format.rate, transcript=self.session.transcript
@@ -290,12 +291,22 @@ class Conversation:
                 if event["type"] == "response.done":
                     del self.responses[response.id]  # whoever hears that it is done may ask for another one at once
                 await self._send(event)
-        except (WebSocketDisconnect, TimeoutError, RuntimeError):
+        except (WebSocketDisconnect, TimeoutError):
             response.cancel()  # the client has left, or does not take what it is sent
-            if self.socket.application_state is WebSocketState.CONNECTED:
+            if self._connected:
                 await self.socket.close(1008, "what was sent was not received in time.")
+        except (RuntimeError, OSError, ValueError, TwistError):  # of the recogniser, of a disk
+            response.cancel()
+            if self._connected:  # else it is of a socket that is closed
+                await self.socket.close(1011, "the response could not be told to its end.")
+                raise  # into the log
         finally:
             self.responses.pop(response.id, None)
+
+    @property
+    def _connected(self) -> bool:
+        states = self.socket.application_state, self.socket.client_state
+        return states == (WebSocketState.CONNECTED, WebSocketState.CONNECTED)
 
     async def _send(self, event: Event) -> None:
         text = json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))

@@ -69,6 +69,8 @@ class Response:
         loop = asyncio.get_running_loop()
 
         def deliver(one: Piece | End) -> None:
+            if isinstance(one, End):  # here, not where it is told: nobody may be there to be told
+                studio.metrics.ended(one, sample_rate=self.voice.sample_rate)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._told.put_nowait, one)
 
@@ -128,7 +130,6 @@ class Response:
         if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
             yield self._delta(place, rest)
         end = self.end
-        self.studio.metrics.ended(end, sample_rate=self.voice.sample_rate)
         yield {"type": "response.output_audio.done", **place}
         if self.transcript and self.studio.served.asr is not None and self.sound:
             asr, clip = self.studio.served.asr, self.clip
