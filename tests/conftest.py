@@ -13,6 +13,9 @@ from standins import Tiny, babble, make_suite, make_text_lm, make_tokenizer, mak
 
 # Bits are compared, and a busy machine must not decide how they are made. Inherited by the processes tests start.
 os.environ.setdefault("TWISTLM_CHOICES", "products=onednn,drafts=int8")
+# Threads of torch that wait for each other sleep: otherwise they use up the cores that other tests are on. Read when
+# torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +32,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             sound = babble(4.0 + 0.2 * i, seed=i + int(pitch), pitch=pitch)
             soundfile.write(made.speech / voice / f"{i}.wav", sound, 16_000)
     return made
+
+
+@pytest.fixture(scope="session")
+def short_pair(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(a recipe of two trainings of three updates each, the folder of units they train on)."""
+    from twistlm.corpus import manifest
+    from twistlm.corpus.tokenize import tokenize
+    from twistlm.units.tokenizer import SpeechTokenizer
+
+    root = tmp_path_factory.mktemp("short")
+    tokenize(manifest.build(tiny.speech, heldout=0.25), root / "units", SpeechTokenizer.load(tiny.tokenizer))
+    side = 'updates = 3\nbatch_rows = 2\ncontext = 32\nwarmup = 1\neval_every = 1\nprecision = "float32"\n'
+    recipe = root / "short.toml"
+    recipe.write_text(f'base = "quickstart"\ntext_lm = "{tiny.text_lm}"\n[warm]\n{side}[cold]\n{side}')
+    return recipe, root / "units"
 
 
 @pytest.fixture(scope="session")

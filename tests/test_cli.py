@@ -190,7 +190,10 @@ def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, t
     assert said.code == 0 and soundfile.info(tmp_path / "c.wav").frames > 0, said.err
 
 
-def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path):
+def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypatch):
+    from twistlm.vocoder.train import VocoderConfig
+
+    monkeypatch.setitem(VocoderConfig.__init__.__kwdefaults__, "duration_updates", 3)  # of 3000
     speech = tiny.speech / "low"
     made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")
     assert made.code == 0, made.err

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from standins import babble
 from test_cli import twist  # noqa: F401  a fixture
-from test_corpus_tokenize import FakeTokenizer, by_id
+from tokenizer_standins import FakeTokenizer, by_id
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cuts, manifest
 from twistlm.corpus.cuts import cut_by_voice

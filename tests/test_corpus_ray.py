@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from encoders import NAMES, encoder_state, stand_in
-from test_corpus_tokenize import FakeTokenizer, sound
 from test_units_batch import tokenizer
+from tokenizer_standins import FakeTokenizer, sound
 from twistlm.corpus import ray as module
 from twistlm.corpus.cutting import Failure, cut
 from twistlm.corpus.manifest import Entry, load

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import corpora_standins as corpora
 from test_corpus_sounds import encoded, wave, write_parquet, write_tar
-from test_corpus_tokenize import FakeTokenizer, by_id
+from tokenizer_standins import FakeTokenizer, by_id
 from twistlm.corpus import manifest
 from twistlm.corpus import readers as room
 from twistlm.corpus.manifest import Entry

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_corpus_tokenize import SPEC as FRAMES
+from tokenizer_standins import SPEC as FRAMES
 from twistlm.corpus import slamkit
 from twistlm.corpus.shards import open_corpus, shard_paths
 from twistlm.corpus.slamkit import import_units

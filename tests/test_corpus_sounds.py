@@ -17,7 +17,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_corpus_tokenize import FakeTokenizer, by_id
+from tokenizer_standins import FakeTokenizer, by_id
 from twistlm.audio.clip import decode, read
 from twistlm.corpus import archives, manifest
 from twistlm.corpus.archives import tar_members

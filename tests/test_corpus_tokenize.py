@@ -20,47 +20,13 @@ import soundfile as sf
 import torch
 from filelock import FileLock
 
+from tokenizer_standins import SPEC, FakeTokenizer, by_id, sound
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
 from twistlm.corpus.shards import open_corpus, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
-from twistlm.types import Units, UnitSpec
-
-SPEC = UnitSpec(
-    encoder="fake",
-    encoder_sha256="0" * 64,
-    layer=1,
-    tap="block_output",
-    normalize_input=False,
-    sample_rate=16_000,
-    hop=640,
-    n_units=500,
-    centroids_sha256="1" * 64,
-    deduplicate=False,
-)
-
-
-class FakeTokenizer:
-    """A unit is the loudness of a frame: depends on the sound alone, so a swapped clip shows."""
-
-    def __init__(self, spec: UnitSpec = SPEC, seconds_each: float = 0.0) -> None:
-        self.spec, self.seconds_each, self.heard = spec, seconds_each, []
-
-    def __call__(self, clip: Clip) -> Units:
-        assert clip.sample_rate == self.spec.sample_rate
-        self.heard.append(clip.id)
-        time.sleep(self.seconds_each)
-        n = len(clip.samples) // self.spec.hop
-        loudness = np.abs(clip.samples[: n * self.spec.hop]).reshape(n, self.spec.hop).mean(axis=1)
-        ids = np.minimum(loudness * self.spec.n_units, self.spec.n_units - 1).astype(np.uint16)
-        return Units(ids, np.ones(n, dtype=np.int32), self.spec)
-
-
-def sound(path: Path, seed: int, *, seconds: float = 0.2, rate: int = 16_000) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    sf.write(path, rng.uniform(-0.5, 0.5, int(seconds * rate)) * rng.uniform(0.1, 1), rate)
+from twistlm.types import Units
 
 
 @pytest.fixture
@@ -68,11 +34,6 @@ def speech(tmp_path: Path) -> Path:
     for i in range(12):
         sound(tmp_path / "speech" / f"voice{i % 3}" / f"{i:02d}.wav", i)
     return tmp_path / "speech"
-
-
-def by_id(folder: Path) -> dict[str, list[int]]:
-    corpus = open_corpus(folder, split=None)
-    return {corpus.ids[i]: corpus[i].ids.tolist() for i in range(len(corpus))}
 
 
 def test_tokenize_stores_each_clip_once_and_a_rerun_adds_nothing(speech: Path, tmp_path: Path) -> None:
@@ -200,7 +161,7 @@ def test_two_writers_are_refused(speech: Path, tmp_path: Path) -> None:
 def test_kill_9_leaves_whole_shards_and_a_rerun_completes(speech: Path, tmp_path: Path) -> None:
     out = tmp_path / "units"
     code = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from test_corpus_tokenize import FakeTokenizer, tokenize;"
+        "import sys; sys.path.insert(0, sys.argv[3]); from tokenizer_standins import FakeTokenizer, tokenize;"
         "tokenize(sys.argv[1], sys.argv[2], FakeTokenizer(seconds_each=0.15), shard_clips=3)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, speech, out, Path(__file__).parent])

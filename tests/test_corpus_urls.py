@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test_cli import twist  # noqa: F401  a fixture
-from test_corpus_tokenize import FakeTokenizer, sound
+from tokenizer_standins import FakeTokenizer, sound
 from twistlm.audio import clip as reading
 from twistlm.audio import decoding
 from twistlm.audio.clip import Clip

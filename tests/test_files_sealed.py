@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from suite_standins import make_storycloze
-from test_corpus_tokenize import FakeTokenizer, sound
 from test_evaluate_suites import Tokenizer
+from tokenizer_standins import FakeTokenizer, sound
 from twistlm.audio.clip import Clip
 from twistlm.benchmarks.spoken import Spoken
 from twistlm.corpus.shards import open_corpus, shard_paths

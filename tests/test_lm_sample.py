@@ -286,7 +286,7 @@ def test_drafts_are_made_only_where_they_were_faster(
     made = [steps(lm, partial(generate, lm, None, max_units=25, **options)) for _ in range(2)]
     assert raced == [["none", "a draft"], ["judging"]]  # once
     assert (made[1][1] > 0) == drafts
-    monkeypatch.setenv(choices.VARIABLE, "drafts=none")
+    monkeypatch.setenv(choices.VARIABLE, "products=mkl,drafts=none")
     monkeypatch.setattr(choices, "_made", {})
     again, n_steps = steps(lm, partial(generate, lm, None, max_units=25, **options))
     assert n_steps == 0 and again.ids.tolist() == made[0][0].ids.tolist() == made[1][0].ids.tolist()

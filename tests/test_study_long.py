@@ -6,30 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from standins import Tiny
 from test_cli import twist  # noqa: F401  a fixture
 from twistlm import recipes
-from twistlm.corpus import manifest
-from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput
 from twistlm.study import long
 from twistlm.study.grid import rows
-from twistlm.units.tokenizer import SpeechTokenizer
-
-SHORT = 'updates = 3\nbatch_rows = 2\ncontext = 32\nwarmup = 1\neval_every = 1\nprecision = "float32"\n'
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, list[str]]:
-    root = tmp_path_factory.mktemp("long")
-    tokenize(manifest.build(tiny.speech, heldout=0.25), root / "units", SpeechTokenizer.load(tiny.tokenizer))
-    recipe = root / "short.toml"
-    recipe.write_text(f'base = "quickstart"\ntext_lm = "{tiny.text_lm}"\n[warm]\n{SHORT}[cold]\n{SHORT}')
+def finished(
+    short_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path, list[str]]:
+    (recipe, units), out = short_pair, tmp_path_factory.mktemp("long")
     told: list[str] = []
     config = recipes.load_training(recipe)
     for budgets in ([2, 4], [2, 4, 6]):  # the second call goes on with the longest only
-        long.long(config, root / "units", root / "out", budgets=budgets, seeds=[0], tell=told.append)
-    return recipe, root / "units", root / "out", told
+        long.long(config, units, out, budgets=budgets, seeds=[0], tell=told.append)
+    return recipe, units, out, told
 
 
 def test_each_budget_is_made_once_and_the_last_one_stays(finished) -> None:

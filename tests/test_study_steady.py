@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from standins import Tiny
 from test_cli import twist  # noqa: F401  a fixture
 from twistlm import recipes
-from twistlm.corpus import manifest
-from twistlm.corpus.tokenize import tokenize
+from twistlm.cli.main import main
 from twistlm.errors import BadInput
 from twistlm.evaluate.stats import t_interval
 from twistlm.study import steady
 from twistlm.study.grid import rows
-from twistlm.units.tokenizer import SpeechTokenizer
 
-SHORT = "updates = 3\nbatch_rows = 2\ncontext = 32\nwarmup = 1\neval_every = 1\n"
+
+def in_this_process(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+    """A process of its own would import torch and transformers, for five seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["twist", *command[command.index("twistlm") + 1 :]])
+        main()
+    torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(command, int(end.value.code or 0), "", "")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, list[str]]:
-    root = tmp_path_factory.mktemp("steady")
-    tokenize(manifest.build(tiny.speech, heldout=0.25), root / "units", SpeechTokenizer.load(tiny.tokenizer))
-    recipe = root / "short.toml"
-    recipe.write_text(f'base = "quickstart"\ntext_lm = "{tiny.text_lm}"\n[warm]\n{SHORT}[cold]\n{SHORT}')
+def finished(
+    short_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path, list[str]]:
+    (recipe, units), out = short_pair, tmp_path_factory.mktemp("steady")
     told: list[str] = []
     config = recipes.load_training(recipe)
-    for _ in range(2):  # the second call has nothing left to do
-        for key in rows.read(root / "out"):  # as of a process that ended between its line and tidying up
-            (root / "out/cells" / key).mkdir()
-        steady.steady(str(recipe), config, root / "units", root / "out", seeds=[0], numerics=["avx2"],
-                      tell=told.append)  # fmt: skip
-    return recipe, root / "units", root / "out", told
+    ways = [(["warm"], subprocess.run), (["warm", "cold"], in_this_process), (["warm", "cold"], None)]
+    with pytest.MonkeyPatch.context() as patch:
+        for arms, run in ways:  # of the second call the first side is done, of the last one both are
+            for key in rows.read(out):  # as of a process that ended between its line and tidying up
+                (out / "cells" / key).mkdir()
+            patch.setattr(steady, "subprocess", SimpleNamespace(run=run))
+            steady.steady(str(recipe), config, units, out, seeds=[0], numerics=["avx2"], arms=arms, tell=told.append)
+    return recipe, units, out, told
 
 
-def test_every_run_is_a_process_that_rounds_in_its_way_and_is_made_once(finished) -> None:
+def test_every_run_rounds_in_its_way_and_is_made_once(finished) -> None:
     _, _, out, told = finished
     done = list(rows.read(out).values())
     assert len(done) == len(told) == 2 and told[-1].startswith("2 of 2 runs: ")
@@ -48,6 +59,17 @@ def test_every_run_is_a_process_that_rounds_in_its_way_and_is_made_once(finished
         assert row["hardware"]["threads"] == 1 and row["grad_norm"]["highest"] >= row["grad_norm"]["median"] > 0
         assert row["numerics"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert not list((out / "cells").iterdir()), "weights and locks of finished runs must go"
+
+
+@pytest.mark.slow
+def test_every_run_is_a_process(finished, tmp_path: Path) -> None:
+    recipe, units, out, _ = finished
+    config = recipes.load_training(recipe)
+    steady.steady(str(recipe), config, units, tmp_path, seeds=[0], numerics=["avx2"], tell=print)
+    alone, known = rows.read(tmp_path), rows.read(out)
+    assert alone.keys() == known.keys() and len(alone) == 2
+    for key, row in alone.items():
+        assert row["nll"] == pytest.approx(known[key]["nll"], abs=1e-4)
 
 
 def test_the_verb_reports_what_is_there(finished, twist) -> None:  # noqa: F811

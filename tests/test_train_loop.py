@@ -287,13 +287,16 @@ def test_golden_loss_trace(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, random, signal, sys, time
+import gc, os, random, signal, sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 from test_train_loop import corpus, tiny_lm, with_
 from twistlm.train.loop import train
 
+import numpy, pyarrow
+pyarrow.array(numpy.zeros(1))  # asks for pandas, once and not in each child
+gc.freeze()
 torch.set_num_threads(1)  # a forked child has no thread pool
 out, dice = Path(sys.argv[2]), random.Random(int(sys.argv[3]))
 config = with_(updates=20, checkpoint_every=4, eval_every=5)

@@ -58,15 +58,19 @@ def run(
     train(lm, corpus(), dataclasses.replace(CONFIG, **changes), out, on_eval=None if nan else evaluation(stop=stop))
 
 
-# Forks ranks instead of starting them: torch is imported once. A line a rank: its exit code and what it raised.
+# Forks ranks instead of starting them: torch is imported once, and pandas, which Arrow's first array asks for.
+# A line a rank: its exit code and what it raised.
 RANKS = """
-import json, os, shutil, sys
+import gc, json, os, shutil, sys
 from pathlib import Path
+import numpy, pyarrow
 sys.path.insert(0, sys.argv[1])
 import torch
 from torch.distributed.tensor import DTensor
 torch.set_num_threads(1)
 from test_train_parallel import free_port, run
+pyarrow.array(numpy.zeros(1))
+gc.freeze()
 
 def ranks(world, out, times=1, **how):
     port, children = str(free_port()), []

@@ -15,8 +15,8 @@ import soundfile as sf
 
 from encoders import LAYERS, encoder_state, stand_in
 from standins import Tiny
-from test_corpus_tokenize import FakeTokenizer, by_id
 from test_units_batch import PHASED, sound, tokenizer
+from tokenizer_standins import FakeTokenizer, Streamer, by_id
 from twistlm.audio import stream as stream_module
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting
@@ -24,7 +24,6 @@ from twistlm.corpus.manifest import Entry
 from twistlm.corpus.shards import read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, TwistError
-from twistlm.types import Units
 from twistlm.units import encoder as encoder_module
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build
@@ -118,24 +117,6 @@ def test_bad_files_are_named_before_anything_is_encoded(tmp_path: Path):
             tok.stream(tmp_path / f"{name}.wav")
 
 
-class Streamer(FakeTokenizer):
-    """A fake that can stream; `stop` is a file to make in the middle of a long file, and then to wait."""
-
-    def __init__(self, stop: Path | None = None) -> None:
-        super().__init__()
-        self.stop, self.streamed = stop, []
-
-    def stream(
-        self, path: Path, *, start: float = 0.0, seconds: float | None = None, channel: int | None = None
-    ) -> Units:
-        if self.stop is not None:
-            self.stop.touch()
-            time.sleep(600)
-        self.streamed.append(path.name)
-        pieces = list(stream_module.blocks(path, sample_rate=16_000, start=start, seconds=seconds))
-        return self(Clip(np.concatenate(pieces), 16_000))
-
-
 @pytest.fixture
 def speech(tmp_path: Path) -> list[Entry]:
     (tmp_path / "speech").mkdir()
@@ -172,7 +153,7 @@ def test_a_killed_run_begins_a_long_file_again_and_leaves_no_part_of_it(speech, 
     out, mark = tmp_path / "units", tmp_path / "in-the-middle"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "import test_units_stream as t; t.cutting.STREAM_SECONDS = 1;"
+        "import tokenizer_standins as t; t.cutting.STREAM_SECONDS = 1;"
         "t.tokenize(sys.argv[2], sys.argv[3], t.Streamer(Path(sys.argv[4])), shard_clips=1)"
     )
     arguments = [Path(__file__).parent, tmp_path / "speech", out, mark]

@@ -57,8 +57,7 @@ def main() -> int:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     library = build(out)
-    if args.only != ["open-flat"]:  # which needs none of it
-        preload()
+    preload(torch=args.only != ["open-flat"])  # which needs none of it
     for name in args.only:
         place = out / f"{name}.jsonl"
         done = read_lines(place)
@@ -84,4 +83,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # Arrow's threads, which were forked around, have once aborted an orderly end

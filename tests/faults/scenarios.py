@@ -196,9 +196,20 @@ SCENARIOS = {
 }  # fmt: skip
 
 
-def preload() -> None:
-    """Import what the verbs import, once: each run is then a fork."""
-    import pyarrow.parquet  # noqa: F401
+def preload(*, torch: bool) -> None:
+    """Import what the verbs import, once: each run is then a fork. Without torch, only what opens units."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    import twistlm.corpus.shards  # noqa: F401
+
+    pa.array(np.zeros(1))  # imports pandas, where there is one
+    if torch:
+        _preload_all()
+
+
+def _preload_all() -> None:
     import sklearn.cluster
     import sklearn.discriminant_analysis  # noqa: F401
     import soundfile  # noqa: F401

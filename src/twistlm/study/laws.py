@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,20 +89,21 @@ def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | No
     if len({t for _, t in both}) < LEAST_BUDGETS:
         return None
 
-    def of(chosen: Sequence[int]) -> tuple[Law, Law, float | None]:
+    @functools.cache  # few seeds give the same draw again and again
+    def of(chosen: tuple[int, ...]) -> tuple[Law, Law, float | None]:
         points = [(s, t) for one in chosen for s, t in both if s == one]
         tokens = [t for _, t in points]
         warm, cold = (fit(tokens, [at[side, s, t] for s, t in points]) for side in ("warm", "cold"))
         return warm, cold, crossing(warm, cold, start=min(tokens))
 
     seeds = sorted({s for s, _ in both})
-    warm, cold, cross = of(seeds)
+    warm, cold, cross = of(tuple(seeds))
     found: dict[str, Any] = {"warm": warm, "cold": cold, "crossing": cross}
     if len(seeds) > 1:
         rng, draws = np.random.default_rng(seed), []
         for _ in range(RESAMPLES):
             chosen = rng.choice(seeds, len(seeds)).tolist()
             if len({t for s, t in both if s in chosen}) >= LEAST_BUDGETS:
-                draws.append(of(chosen)[2] or np.inf)
+                draws.append(of(tuple(sorted(chosen)))[2] or np.inf)
         found["crossing_ci"] = [float(v) for v in np.percentile(draws, [2.5, 97.5], method="nearest")]
     return found
