@@ -117,6 +117,7 @@ class TrainConfig(_Checked):
     eval_every: int
     checkpoint_every: int
     seed: int
+    # What comes later has a default that means what was done before it came: the keys of finished runs rest on that.
     sharing: Literal["auto", "whole", "slices", "slices-bf16"] = "auto"
     deterministic: bool = False
 

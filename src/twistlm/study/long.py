@@ -18,15 +18,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from twistlm.compute.devices import own_card
-from twistlm.config import PairConfig, QuickstartConfig, TrainConfig, to_dict
+from twistlm.config import PairConfig, QuickstartConfig, TrainConfig
 from twistlm.corpus.shards import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.evaluate.unit_cache import SpokenSuite
 from twistlm.lm.model import UnitLM
 from twistlm.study.grid import rows
-from twistlm.study.grid.cells import digest
 from twistlm.study.judging import compared, curve, pair_values, perplexity, perplexity_values
+from twistlm.study.keys import digest, moving
 from twistlm.study.laws import laws
 from twistlm.study.run import train_units
 
@@ -95,13 +95,8 @@ def _climb(
     home, before = out / "runs" / f"{side}-{seed}", None
     for updates in budgets:
         train: TrainConfig = dataclasses.replace(getattr(config, side), updates=updates, schedule="wsd", seed=seed)
-        made_from = {
-            "cell": [side, seed, updates], "train": to_dict(train), "corpus": corpus.fingerprint,
-            "text_lm": config.text_lm, "start": [config.rows, config.head, config.head_start],
-            "suites": sorted((s.suite.name, s.checksum) for s in spoken),
-        }  # fmt: skip
-        key, run = digest(made_from), home / str(updates)
-        if key not in rows.read(out):
+        line, run = key(config, train, corpus.fingerprint, side, spoken), home / str(updates)
+        if line not in rows.read(out):
             result = train_units(
                 units,
                 config.text_lm,
@@ -117,12 +112,33 @@ def _climb(
             )
             row = {**curve(result.history), **_scores(result.lm, units, train, spoken, seed=seed)}
             cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens}
-            rows.append(out, {"key": key, "cell": cell, **row})
+            rows.append(out, {"key": line, "cell": cell, **row})
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
         if (run / "stable").is_dir():
             if before is not None:
                 shutil.rmtree(before)
             before = run
+
+
+def key(
+    config: QuickstartConfig | PairConfig, train: TrainConfig, corpus: str, side: Side, spoken: Sequence[SpokenSuite]
+) -> str:
+    """Return 16 hex digits over everything that the line of a run depends on, see `keys`.
+
+    Args:
+        config: the recipe.
+        train: of its `side`, with the run's updates, schedule and seed.
+        corpus: fingerprint of the documents.
+        spoken: suites that it is judged on.
+    """
+    return digest({
+        "cell": [side, train.seed, train.updates],
+        "train": moving(train),
+        "start": [config.rows, config.head, config.head_start],
+        "text_lm": config.text_lm,
+        "corpus": corpus,
+        "suites": sorted((s.suite.name, s.checksum) for s in spoken),
+    })  # fmt: skip
 
 
 def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence[SpokenSuite], *, seed: int) -> Values:

@@ -25,16 +25,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from twistlm.compute.devices import alone_with, own_card
-from twistlm.config import PairConfig, QuickstartConfig, to_dict
+from twistlm.config import PairConfig, QuickstartConfig, override
 from twistlm.errors import BadInput, TrainingError, offenders
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.files.jsonl import read_json
 from twistlm.files.locks import LOCK
 from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
-from twistlm.study.grid.cells import digest
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import compared, curve
+from twistlm.study.keys import digest, moving
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
@@ -113,28 +113,23 @@ def steady(
         if unknown := sorted(set(given) - set(known)):
             raise BadInput(f"unknown: {offenders(unknown)}; there are {', '.join(known)}.")
     corpus, out = compared(units), Path(out)
-    wanted: dict[str, tuple[str, int, str]] = {}
-    for seed in seeds:
-        for name in numerics:
-            for arm in arms:
-                made_from = {
-                    "cell": [arm, seed, name], "settings": dict(ARMS[arm][1]), "corpus": corpus.fingerprint,
-                    "train": to_dict(getattr(config, ARMS[arm][0])), "text_lm": config.text_lm,
-                    "start": [config.rows, config.head, config.head_start], "how": to_plain(NUMERICS[name]),
-                }  # fmt: skip
-                wanted[digest(made_from)] = (arm, seed, name)
+    wanted = {
+        key(config, corpus.fingerprint, arm=arm, seed=seed, numerics=name): (arm, seed, name)
+        for seed in seeds
+        for name in numerics
+        for arm in arms
+    }
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    for key, (arm, seed, name) in wanted.items():
-        lock = out / "cells" / f"{key}.lock"
+    for run, (arm, seed, name) in wanted.items():
+        lock, home = out / "cells" / f"{run}.lock", out / "cells" / run
         try:
             with FileLock(lock, timeout=0), own_card(out) as card:
-                if key in rows.read(out):
-                    shutil.rmtree(out / "cells" / key, ignore_errors=True)  # of a process that ended behind its line
+                if run in rows.read(out):
+                    shutil.rmtree(home, ignore_errors=True)  # of a process that ended behind its line
                     lock.unlink(missing_ok=True)  # while it is held: no other process can hold the one that is gone
                     continue
-                home = out / "cells" / key
                 row = _run(recipe, config, units, home, arm=arm, seed=seed, numerics=name, card=card)
-                rows.append(out, {"key": key, "cell": {"arm": arm, "seed": seed, "numerics": name}, **row})
+                rows.append(out, {"key": run, "cell": {"arm": arm, "seed": seed, "numerics": name}, **row})
                 shutil.rmtree(home)
                 lock.unlink(missing_ok=True)
         except Timeout:  # another process is at it
@@ -143,6 +138,36 @@ def steady(
         n_done = len(rows.read(out).keys() & wanted.keys())
         tell(f"{n_done} of {len(wanted)} runs: {arm}, seed {seed}, {name}: {ended}, {row['seconds']:.0f} s in updates")
     return out
+
+
+def key(config: QuickstartConfig | PairConfig, corpus: str, *, arm: str, seed: int, numerics: str) -> str:
+    """Return 16 hex digits over everything that the result of a run depends on, see `keys`.
+
+    Args:
+        config: the recipe.
+        corpus: fingerprint of the documents.
+        arm, seed, numerics: which run.
+    """
+    side, settings = ARMS[arm]
+    changed = [f"{name}={value}" for name, value in _changes(config, arm=arm, seed=seed, numerics=numerics).items()]
+    return digest({
+        "cell": [arm, seed, numerics],
+        "train": moving(override(getattr(config, side), changed)),
+        "options": {name: value for name, value in settings.items() if name.startswith("--")},
+        "start": [config.rows, config.head, config.head_start],
+        "text_lm": config.text_lm,
+        "corpus": corpus,
+        "how": to_plain(NUMERICS[numerics]),
+    })  # fmt: skip
+
+
+def _changes(config: QuickstartConfig | PairConfig, *, arm: str, seed: int, numerics: str) -> Values:
+    """Return what a run changes in its side's settings."""
+    side, settings = ARMS[arm]
+    how = NUMERICS[numerics]
+    parts = how.parts * getattr(config, side).accumulate
+    changed = {"seed": seed, "precision": how.precision, "accumulate": parts, "checkpoint_every": 0}
+    return changed | {name: value for name, value in settings.items() if not name.startswith("--")}
 
 
 def to_plain(how: Numerics) -> Values:
@@ -163,9 +188,7 @@ def _run(
     """Train one model in a process of its own, and return its curve."""
     side, settings = ARMS[arm]
     how = NUMERICS[numerics]
-    parts = how.parts * getattr(config, side).accumulate
-    changed = {"seed": seed, "precision": how.precision, "accumulate": parts, "checkpoint_every": 0}
-    changed |= {name: value for name, value in settings.items() if not name.startswith("--")}
+    changed = _changes(config, arm=arm, seed=seed, numerics=numerics)
     command = [sys.executable, "-m", "twistlm", "train", str(units), "--out", str(folder), "--init", side]
     command += ["--recipe", recipe, "--seed", str(seed), "--json"]
     command += [word for name, value in settings.items() if name.startswith("--") for word in (name, value)]

@@ -7,15 +7,14 @@ every one: it knows no state but the losses.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from twistlm.config import ArmConfig, GridConfig, Rows, TrainConfig, to_dict
+from twistlm.config import ArmConfig, GridConfig, Rows, TrainConfig
+from twistlm.study.keys import digest, moving
 
 Arm = Literal[
     "warm", "cold", "shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows", "tied_warm",
@@ -180,12 +179,6 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
         config, cell: its settings.
         inputs: fingerprint of the documents, the text LM and the suite, see `running.Inputs`.
     """
-    train = to_dict(train_config(config, cell))
-    # They move no number; the last two, of a run of one process, at most which rounding a GPU takes.
-    for name in ("checkpoint_every", "max_loss_rise", "sharing", "deterministic"):
-        del train[name]
-    if train["table_rate"] == 1:  # as it was before there was a choice
-        del train["table_rate"]
     own = of(config, cell.arm)
     as_it_was = (own.head, own.head_start) == ("as-is", "rows")
     made_from = {
@@ -193,7 +186,7 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
         "protocol": PROTOCOL,
         "cell": dataclasses.asdict(cell),
         "rows": new_rows(config, cell),
-        "train": train,
+        "train": moving(train_config(config, cell)),
         "inputs": inputs,
     }
     return digest(made_from)
@@ -207,11 +200,6 @@ def losses(config: GridConfig, inputs: str, done: Mapping[str, Any]) -> Known:
         return None if row is None else math.inf if row["nll"] is None else row["nll"]
 
     return known
-
-
-def digest(values: Any) -> str:
-    """Return 16 hex digits over plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _rounded(rate: float) -> float:

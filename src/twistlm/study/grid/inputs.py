@@ -15,7 +15,7 @@ from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_to_write
 from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
-from twistlm.study.grid.cells import digest
+from twistlm.study.keys import digest
 from twistlm.study.run import choose, subset
 from twistlm.units.tokenizer import SpeechTokenizer
 
