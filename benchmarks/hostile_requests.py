@@ -84,8 +84,10 @@ def post(address: tuple[str, int], path: str, body: bytes, headers: dict[str, st
         answer = connection.getresponse()
         answer.read()
         return answer.status
+    except http.client.RemoteDisconnected:
+        return 500  # it hung up without an answer
     except (BrokenPipeError, ConnectionResetError):
-        return 0  # it hung up on a body it does not want
+        return 0  # it answered before the body had come, and closed
     finally:
         connection.close()
 

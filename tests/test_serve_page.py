@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from playwright import sync_api as api
 
 from serving import serving, tiny_served
 from standins import Tiny, babble
+from twistlm.serve import studio
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Served
 
@@ -128,17 +130,64 @@ def test_the_microphone_is_recorded_and_gone_on_with_by_keyboard(page: Any, serv
     assert len(sound) > 16_000 and np.abs(sound[:16_000]).max() > 0.05  # what was spoken is in it
 
 
+# The page's own recorder, on what goes to the loudspeaker.
+TAP = """
+const connect = AudioNode.prototype.connect;
+AudioNode.prototype.connect = function (to, ...how) {
+  if (to === this.context.destination) {
+    window.heard = [];
+    const tap = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0, channelCount: 1 });
+    tap.port.onmessage = ({ data }) => window.heard.push(...data);
+    connect.call(this, tap);
+  }
+  return connect.call(this, to, ...how);
+};
+"""
+
+
 def test_what_is_heard_is_what_was_made(page: Any) -> None:
-    """The audio thread plays every sample, and the page knows where it is."""
+    """The audio thread plays every sample, in order and without a gap, and the page knows when it is over."""
+    page.add_init_script(TAP)
+    page.reload()
     page.fill("[name=seconds]", "1")
     page.uncheck("[name=prompt_first]")
-    page.click("#use-example")
+    held = io.BytesIO()
+    soundfile.write(held, babble(1.0, seed=1), 16_000, format="FLAC")
+    page.set_input_files("#file", {"name": "a.flac", "mimeType": "audio/flac", "buffer": held.getvalue()})
     states(page, "done")
     api.expect(page.locator("#stop")).to_be_disabled(timeout=SLOWLY)  # played to its end
+    page.evaluate("window.heard = []")
+    page.locator(".play").click()
+    api.expect(page.locator("#notice")).to_contain_text("Playing")
+    api.expect(page.locator("#stop")).to_be_disabled(timeout=SLOWLY)
+    with page.expect_download() as saved:
+        page.locator(".save").first.click()
+    made, _ = soundfile.read(saved.value.path(), dtype="float32")
+    page.wait_for_timeout(100)  # the recorder tells 20 ms at a time
+    heard = np.array(page.evaluate("window.heard"), np.float32)
+    begins = int(np.flatnonzero(heard)[0]) - int(np.flatnonzero(made)[0])
+    np.testing.assert_allclose(heard[begins : begins + len(made)], made, atol=1e-4)
+    assert not heard[begins + len(made) :].any()
     page.locator(".play").click()
     api.expect(page.locator("#notice")).to_contain_text("Playing")
     page.click("#stop")
     api.expect(page.locator("#stop")).to_be_disabled()
+
+
+def test_stop_also_stops_what_was_only_asked_for(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, heard = threading.Event(), studio.heard
+
+    def slowly(*given: Any) -> Any:
+        go_on.wait(60)
+        return heard(*given)
+
+    monkeypatch.setattr(studio, "heard", slowly)
+    page.fill("[name=seconds]", "15")
+    page.click("#use-example")
+    states(page, "asked for …")
+    page.click("#stop")
+    go_on.set()
+    states(page, "the listener left.")
 
 
 def test_stop_stops(page: Any, served: Served, server: str) -> None:
@@ -160,6 +209,11 @@ def test_a_file_is_read_and_a_bad_one_is_named(page: Any, tmp_path: Path) -> Non
     page.fill("[name=seconds]", "1")
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "audio/wav", "buffer": b"no sound at all" * 99})
     api.expect(page.locator("#problem")).to_be_visible(timeout=SLOWLY)
+    states(page, "not made")
+    page.wait_for_timeout(500)  # the answer to what was asked of it
+    api.expect(page.locator("#problem")).to_contain_text("the recording")
+    api.expect(page.locator("#problem")).not_to_contain_text("nothing to continue")
+    api.expect(page.locator("#go")).to_be_disabled()
     held = io.BytesIO()
     soundfile.write(held, babble(1.0, seed=1, rate=44_100), 44_100, format="FLAC")
     page.set_input_files("#file", {"name": "a.flac", "mimeType": "audio/flac", "buffer": held.getvalue()})

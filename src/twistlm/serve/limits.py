@@ -20,7 +20,7 @@ class Limits:
         idle_seconds: that a WebSocket may say nothing.
         send_seconds: that a client may take to receive what is sent, before it is given up.
         requests_per_minute: of one address; 0 is no limit.
-        connections: open at once.
+        connections: requests and WebSockets open at once.
         responses: continuations at once of one WebSocket.
         hearing: prompts that are decoded and tokenized, or wait for it, at once.
     """

@@ -119,6 +119,7 @@ const handlers = {
     take.id = event.response.id;
     takes.set(take.id, take);
     take.state("being made …");
+    if (take.stopped) send("response.cancel", { response_id: take.id });
     enable();
   },
   "twist.queued": (event) => {
@@ -138,8 +139,9 @@ const handlers = {
     enable();
   },
   error: (event) => {
-    const { code, message } = event.error;
-    complain(code === "busy" ? `Busy: ${message}` : message);
+    const { code, message, event_id: of } = event.error;
+    // A take that follows from a recording that was not heard says less than why that was.
+    if (of !== "take" || $("problem").hidden) complain(code === "busy" ? `Busy: ${message}` : message);
     const take = ordered.shift();
     if (take) take.finish("not made");
     enable();
@@ -248,7 +250,7 @@ function order({ promptFirst }) {
   for (const take of both) {
     ordered.push(take);
     if (prompt.samples) take.setPrompt(prompt);
-    send("response.create", { response: { twist: take.asked } });
+    send("response.create", { event_id: "take", response: { twist: take.asked } });
     player.play(take);
   }
   enable();
@@ -284,6 +286,7 @@ function progress(played, data) {
 }
 
 function stop() {
+  for (const take of ordered) take.stopped = true; // they have no response yet that could be cancelled
   for (const take of takes.values()) if (!take.done) send("response.cancel", { response_id: take.id });
   player?.stop();
 }

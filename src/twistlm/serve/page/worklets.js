@@ -7,7 +7,7 @@ const TELL = 0.05; // seconds between two reports
 class Recorder extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.held = new Float32Array(Math.round(sampleRate / 10));
+    this.held = new Float32Array(Math.round(sampleRate / 50)); // what is gathered when it ends is lost
     this.n = 0;
   }
 
