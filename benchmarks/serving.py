@@ -3,8 +3,8 @@
     python benchmarks/serving.py MODEL [--seconds 4] [--repeats 1]
 
 First sound counts from the end of the prompt: it is cut into units, read, continued, spoken. The factor is the time of
-computing over the time of sound. The reference, in turn with the others, is the same continuation by `generate` and the
-vocoder, one after the other: a busy machine slows both alike, so the ratios say more than the seconds.
+computing over the time of sound. The reference, in turn with the others, is the same continuation made whole by
+`generate` and then spoken at once: a busy machine slows both alike, so the ratios say more than the seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from twistlm.audio.clip import Clip
 from twistlm.jobs.serving import load_served
 from twistlm.lm.sample import begin, generate
 from twistlm.serve.engine import End, Engine, Room
+from twistlm.serve.limits import Limits
+from twistlm.serve.studio import Studio
 
 
 def main() -> None:
@@ -30,11 +32,11 @@ def main() -> None:
     given = parser.parse_args()
     served = load_served({"model": given.model}, transcripts=False)
     name, lm = served.model(None)
-    voice = served.voice(None)
     clip = Clip.read(next(one.path for one in served.examples), sample_rate=served.rate)
     engine = Engine(served.models, Room())
     began = time.perf_counter()
     engine.start()
+    Studio(served, engine, Limits()).rehearse()
     print(
         f"ready in {time.perf_counter() - began:.1f} s; prompt {clip.seconds:.1f} s, continuation {given.seconds:g} s"
     )
@@ -46,9 +48,10 @@ def main() -> None:
             units = served.tokenizer(clip)
             heard = time.perf_counter() - start
             if n == 0:
-                longer = generate(lm, units, seed=repeat, **options)
-                sound = voice(longer, durations="predicted").seconds - clip.seconds
-                rows[0].append((time.perf_counter() - start, (time.perf_counter() - start - heard) / sound, heard))
+                made, stream = generate(lm, units, seed=repeat, **options), served.stream(None, units)
+                n_samples = len(stream.push(made.ids[len(units) :])) + len(stream.finish())
+                whole = time.perf_counter() - start
+                rows[0].append((whole, (whole - heard) * served.rate / n_samples, heard))
                 continue
             told: list[queue.Queue[object]] = [queue.Queue() for _ in range(n)]
             for i, ears in enumerate(told):
@@ -59,9 +62,8 @@ def main() -> None:
                 while not isinstance(one := ears.get(timeout=600), End):
                     pass
                 ends.append(one)
-            rows[n] += [
-                (heard + (e.first or 0), e.worked * served.rate / e.samples, heard) for e in ends if e.reason == "done"
-            ]
+            assert all(e.reason == "done" and e.first is not None for e in ends), [e.message for e in ends]
+            rows[n] += [(heard + e.first, e.worked * served.rate / e.samples, heard) for e in ends]
     engine.close()
     whole, factor, _ = np.median(rows[0], axis=0)
     print("listeners   first sound   factor   of which hearing   first sound / made whole   factor / made whole")

@@ -187,13 +187,12 @@ class Batch:
         given = torch.tensor(tokens)
         starts = [row.seen + ahead for row in rows]
         positions = torch.tensor(starts)[:, None] + torch.arange(given.shape[1])
-        columns = max(starts) + given.shape[1]
         cache: Cache
         if self._together:
-            cache = self._cache.at(first, positions.to(lm.device), columns)
+            cache = self._cache.at(first, starts, positions.to(lm.device))
             mask = None
             if len(rows) > 1 or (starts[0] and given.shape[1] > 1):
-                mask = self._mask(torch.arange(columns) <= positions[:, None, :, None])
+                mask = self._mask(torch.arange(self._cache.columns) <= positions[:, None, :, None])
         else:
             cache = rows[0].alone = rows[0].alone or DynamicCache(config=lm.model.config)
             mask = None
@@ -218,13 +217,20 @@ class _Rows(Cache):
 
     def __init__(self, rows: int) -> None:
         super().__init__(layers=[])
-        self.rows, self.first, self.columns = rows, 0, 0
-        self.positions = torch.zeros(1, 1, dtype=torch.int64)
+        self.rows, self.columns, self.width = rows, 0, 0
+        self.written = slice(0, 0)  # its rows that are stepped
+        self.spot: tuple[slice, slice] | tuple[torch.Tensor, torch.Tensor] = (slice(0, 0), slice(0, 0))
         self.held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def at(self, first: int, positions: torch.Tensor, columns: int) -> _Rows:
-        """Say where the next tokens stand: in rows from `first` on, at `positions` [B, T], within so many columns."""
-        self.first, self.positions, self.columns = first, positions, columns
+    def at(self, first: int, starts: Sequence[int], positions: torch.Tensor) -> _Rows:
+        """Say where the next tokens stand: in rows from `first` on, each from its start on, at `positions` [B, T]."""
+        self.width = positions.shape[1]
+        self.columns = max(starts) + self.width
+        self.written = slice(first, first + len(starts))
+        if len(starts) == 1:  # a slice is far cheaper than an index, in every layer of every step
+            self.spot = self.written, slice(starts[0], self.columns)
+        else:
+            self.spot = torch.arange(first, first + len(starts), device=positions.device)[:, None], positions
         return self
 
     def update(
@@ -233,11 +239,10 @@ class _Rows(Cache):
         before = self.held.get(layer_idx, (None, None))
         keys, values = (self._grown(*pair) for pair in zip(before, (key_states, value_states), strict=True))
         self.held[layer_idx] = keys, values
-        last = self.first + len(self.positions)
-        rows = torch.arange(self.first, last, device=keys.device)[:, None]
-        keys[rows, :, self.positions] = key_states.transpose(1, 2)
-        values[rows, :, self.positions] = value_states.transpose(1, 2)
-        return keys[self.first : last, :, : self.columns], values[self.first : last, :, : self.columns]
+        row, column = self.spot
+        keys.transpose(1, 2)[row, column] = key_states.transpose(1, 2)
+        values.transpose(1, 2)[row, column] = value_states.transpose(1, 2)
+        return keys[self.written, :, : self.columns], values[self.written, :, : self.columns]
 
     def copy(self, source: int, to: int) -> None:
         """Copy a row over another."""
@@ -245,7 +250,7 @@ class _Rows(Cache):
             tensor[to].copy_(tensor[source])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (of transformers, as below)
-        return self.columns - self.positions.shape[1]
+        return self.columns - self.width
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
         return self.columns, 0

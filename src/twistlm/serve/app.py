@@ -63,6 +63,7 @@ def make_app(
     async def living(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         try:
+            studio.rehearse()
             yield
         finally:
             engine.close()

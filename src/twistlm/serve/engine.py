@@ -24,6 +24,8 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import Continuation
 
 # Units that are spoken at once: few until the first sound, then more and more, since each piece has a cost of its own.
+# By a few more each time: doubled, the next piece would come after what was sent is played, unless sound is made three
+# times as fast as it lasts.
 FIRST, MOST = 2, 32
 
 Reason = Literal["done", "cancelled", "late", "failed"]
@@ -276,7 +278,7 @@ class Engine:
         if len(samples):
             one.first = one.first or time.monotonic()
             one.samples += len(samples)
-            one.at_once = min(MOST, 2 * one.at_once)
+            one.at_once = min(MOST, one.at_once + FIRST)
         if len(ids) or len(samples):
             one.deliver(Piece(ids, samples))
         if last:

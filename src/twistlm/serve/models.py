@@ -99,7 +99,8 @@ class Served:
         exact = max(network.reach.right, network.duration_reach)
         ahead = exact if self.look_ahead is None else min(exact, max(self.look_ahead, network.duration_reach))
         durations: Durations = "predicted" if vocoder.predicts_durations else "given"
-        return vocoder.open_stream(durations=durations, look_ahead=ahead, before=prompt)
+        # The engine decides how much is spoken at once: the stream keeps nothing back for a larger piece.
+        return vocoder.open_stream(durations=durations, look_ahead=ahead, chunk=1, before=prompt)
 
     def resynthesise(self, units: Units, *, voice: str | None, durations: Durations) -> Clip:
         """Speak the units of a recording again, with their own lengths ("given") or "predicted" ones."""

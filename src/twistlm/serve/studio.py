@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import queue
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from twistlm.audio.clip import Clip
-from twistlm.serve.engine import Busy, Engine
+from twistlm.lm.sample import begin
+from twistlm.serve.engine import Busy, End, Engine
 from twistlm.serve.limits import Limits
 from twistlm.serve.metrics import Metrics
 from twistlm.serve.models import Served, decoded, heard, pcm
 from twistlm.types import Units
 
+# Of a rehearsal: seconds of noise that are heard, one short and one long; units of the prompt and of its continuation.
+_REHEARSED, _PROMPT, _CONTINUED = (1.0, 6.0), 32, 8
 NAME = "the recording"  # what one that was sent is called: never by a name that came with it
 
 
@@ -45,6 +51,28 @@ class Studio:
         self.metrics = Metrics(engine)
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="hearing")
         self._hearing = 0
+
+    def rehearse(self) -> None:
+        """Hear, continue and speak once: what is tried or made at first use is then there before the first listener.
+
+        Returns when every model has continued once; its end is not looked at.
+        """
+        served, rng = self.served, np.random.default_rng(0)
+        for seconds in _REHEARSED:
+            heard(
+                served, Clip(rng.normal(scale=0.1, size=round(seconds * served.rate)).astype(np.float32), served.rate)
+            )
+        spec = served.tokenizer.spec
+        ids = np.arange(_PROMPT) % spec.n_units  # none twice in a row, as of any deduplicated prompt
+        prompt = Units(ids.astype(np.uint16), np.ones(_PROMPT, dtype=np.int32), spec)
+        ended: queue.SimpleQueue[End] = queue.SimpleQueue()
+        for name, lm in served.models.items():
+            asked = begin(lm, prompt, temperature=1.0, seed=0, max_units=_CONTINUED, stop_at_end=False)
+            for voice in served.voices:
+                served.resynthesise(prompt, voice=voice, durations="given")
+                stream = served.stream(voice, prompt)
+                self.engine.submit(name, asked, stream, lambda one: ended.put(one) if isinstance(one, End) else None)
+                ended.get()
 
     async def hear_file(self, data: bytes) -> Prompt:
         """Hear a sound file.
