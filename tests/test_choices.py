@@ -10,10 +10,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from twistlm.compute import choices, precision
+from standins import Tiny
+from twistlm.compute import choices, precision, products
 from twistlm.compute.choices import VARIABLE, choose, kept, race
 from twistlm.compute.precision import SMOLLM2_135M, choose_precision, linear_shapes
+from twistlm.corpus import manifest
+from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import CheckpointError, ConfigError
+from twistlm.jobs.judging import judge
+from twistlm.lm.warmstart import cold_start
+from twistlm.units.catalogue import read_spec
+from twistlm.units.tokenizer import SpeechTokenizer
 
 CPU = torch.device("cpu")
 
@@ -75,6 +82,58 @@ def test_what_a_file_keeps_decides_and_what_is_new_is_written(tmp_path: Path, mo
         path.write_text(broken)
         with pytest.raises(CheckpointError, match="Remove it"), kept(path):
             pass
+
+
+def test_a_stage_has_what_its_job_has_and_both_note_what_is_new(tmp_path: Path, monkeypatch) -> None:
+    job, stage = tmp_path / "choices.json", tmp_path / "stage/choices.json"
+    with kept(job):
+        choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0})
+    monkeypatch.setattr(choices, "_made", {})  # as in another process
+    with kept(job), kept(stage):
+        assert choose("products", "a", dict).took == "onednn"
+        assert choose("products", "b", lambda: {"mkl": 2.0, "onednn": 1.0}).took == "onednn"
+    assert json.loads(job.read_text()) == json.loads(stage.read_text())
+    job.unlink()
+    monkeypatch.setattr(choices, "_made", {})
+    with kept(job), kept(stage):
+        assert choose("products", "a", dict).took == "onednn"
+    assert not job.exists(), "what the stage had is not new"
+
+
+def test_tokenizing_and_judging_keep_their_choices_and_a_rerun_takes_them(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = choices.choose, dict[str, str]()
+
+    def timed(kind: str, what: str, measure: object, **more: bool) -> choices.Choice:
+        found = real(kind, what, lambda: {"mkl": 2.0, "onednn": 1.0}, **more)
+        taken[f"{kind}: {what}"] = found.took
+        return found
+
+    def work(n_clips: int) -> dict[str, dict[str, str]]:
+        monkeypatch.setattr(choices, "_made", {})  # as in another process
+        told = {}
+        tokenize(entries[:n_clips], tmp_path / "units", SpeechTokenizer.load(tiny.tokenizer))
+        told["units"] = dict(taken)
+        taken.clear()
+        judge(model, units=tmp_path / "units", split="train", out=tmp_path / "eval")
+        told["eval"] = dict(taken)
+        taken.clear()
+        return told
+
+    monkeypatch.setattr(products, "choose", timed)
+    entries, model = manifest.build(tiny.speech, heldout=0.25), tmp_path / "model"
+    cold_start(tiny.text_lm, read_spec(tiny.tokenizer), seed=0).save(model)
+    first = work(4)
+    for folder, of in first.items():
+        path = tmp_path / folder / "choices.json"
+        noted = json.loads(path.read_text())
+        assert {key: one["took"] for key, one in noted.items()} == of and set(of.values()) == {"onednn"}
+        path.write_text(json.dumps({key: {**one, "took": "mkl"} for key, one in noted.items()}))
+    again = work(8)
+    for folder, of in again.items():
+        assert of.keys() & first[folder].keys()
+        assert all(way == ("mkl" if key in first[folder] else "onednn") for key, way in of.items()), folder
 
 
 def test_a_race_counts_the_least_and_leaves_the_slow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,9 @@ from typing import Any
 from twistlm.errors import CheckpointError, ConfigError
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import check_shape, read_json
+from twistlm.files.urls import UrlPath
 
+FILE = "choices.json"  # beside the results of a job
 VARIABLE = "TWISTLM_CHOICES"
 MARGIN = 1.05
 WAYS: Mapping[str, tuple[str, ...]] = {
@@ -88,8 +90,7 @@ def choose(
         return found
     with _lock:
         plain = WAYS[kind][0]
-        here = _kept[-1].choices if _kept else _made
-        found = here.get(key) or _made.get(key)
+        found = _known(key) or _made.get(key)
         if found is None and not possible:
             found = Choice(took=plain, because="the only way here")
         if found is None and asked and (way := asked_for(kind)):
@@ -100,14 +101,19 @@ def choose(
             took = fastest if seconds[fastest] * MARGIN < seconds[plain] else plain
             found = Choice(took=took, because="timed", seconds=seconds)
         _made.setdefault(key, found)
-        if _kept:
-            _kept[-1].add(key, found)
+        for one in _kept:
+            one.add(key, found)
     return found
+
+
+def _known(key: str) -> Choice | None:
+    """Return a choice that is made already, the innermost first; where nothing is kept, of this process."""
+    return next((one.choices[key] for one in reversed(_kept) if key in one.choices), None) if _kept else _made.get(key)
 
 
 def known(kind: str, what: str) -> Choice | None:
     """Return the choice of this kind for `what` if it is made already, or the environment makes it."""
-    found = (_kept[-1].choices if _kept else _made).get(f"{kind}: {what}")
+    found = _known(f"{kind}: {what}")
     if found is None and (way := asked_for(kind)):
         return Choice(took=way, because="asked for")
     return found
@@ -165,11 +171,12 @@ def made() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def kept(path: Path, *, write: bool = True) -> Iterator[None]:
+def kept(path: Path | UrlPath, *, write: bool = True) -> Iterator[None]:
     """Inside the block, choices that stand in `path` hold, and new ones are written there as they are made.
 
     A file that was begun on another machine, or at another moment, decides: what is computed inside then comes again.
-    Threads that are started inside see it too.
+    Threads that are started inside see it too, and of blocks in each other the innermost is asked first and all note
+    what is new: the stage of a job has what the job has, and may stand alone.
 
     Args:
         path: a JSON file; need not be there.
@@ -178,7 +185,7 @@ def kept(path: Path, *, write: bool = True) -> Iterator[None]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    stored = read_json(path, "the choices of a run", fix=_FIX, error=CheckpointError) if path.exists() else {}
+    stored = read_json(path, "the choices of a run", fix=_FIX, error=CheckpointError) if path.is_file() else {}
     for key, fields in stored.items():
         check_shape(fields, _SHAPE, where=f"{path}: {key}", kind="a choice", fix=_FIX, error=CheckpointError)
         if fields["took"] not in WAYS.get(key.partition(":")[0], ()):
@@ -194,11 +201,13 @@ def kept(path: Path, *, write: bool = True) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    path: Path
+    path: Path | UrlPath
     choices: dict[str, Choice]
     write: bool
 
     def add(self, key: str, choice: Choice) -> None:
+        if key in self.choices:
+            return
         self.choices[key] = choice
         if self.write:
             with atomic_write(self.path) as temporary:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twistlm.compute import choices
 from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
@@ -88,7 +89,8 @@ def tokenize(
     Args:
         source: a folder of sound files, a manifest file, or entries.
         out: folder for `shard-00000.parquet` …; `failures.jsonl` and `notes.jsonl` are written beside them when there
-            are any.
+            are any, and `choices.json`, which ways of computing were taken (`compute.choices`): a rerun takes the same.
+            (Processes of `cut_on_ray` choose for themselves.)
         tok: the tokenizer; it gets each clip at its own sample rate, whole, and alone unless it asks for batches.
         max_failures: share of the clips, 0 … 1, that may fail; the good ones are stored in any case.
         shard_clips: clips per shard (fewer when they are long): what is lost at most when the process is killed.
@@ -104,7 +106,12 @@ def tokenize(
     if not 0 <= max_failures <= 1:
         raise BadInput(f"max_failures is a share in 0 … 1, got {max_failures}.")
     entries, out = _by_file(load(source)), as_path(out)
-    with locked(out), Sounds() as sounds, task("tokenize", len(entries), progress) as bar:
+    with (
+        locked(out),
+        choices.kept(out / choices.FILE),
+        Sounds() as sounds,
+        task("tokenize", len(entries), progress) as bar,
+    ):
         with ShardWriter(out, tok.spec, clips=shard_clips) as writer:
             pending, stale, failures = _plan(entries, out, sounds)
             bar.advance(len(entries) - len(pending))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
 from twistlm.errors import BadInput
@@ -138,7 +139,7 @@ def measure_generation(
         for name, folder in zip(names, folders, strict=True)
     ]
     lm = functools.cache(lambda: TextLM.load(str(lm_name)))
-    with held(home, "measuring what models say"):
+    with held(home, "measuring what models say"), choices.kept(home / choices.FILE):
         session = Session(
             protocol=protocol,
             suite=suite,

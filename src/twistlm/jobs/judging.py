@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.corpus.shards import UnitCorpus, open_corpus, shard_paths
 from twistlm.errors import BadInput
@@ -53,7 +54,8 @@ def judge(
         suites, normalize, submission, topline, end_token: as of `evaluate`.
         against: a second model: of the same units on suites; its perplexity is compared too, on the same units, or on
             `against_units`.
-        out: folder for the results; None: `eval/` in the folder of the run.
+        out: folder for the results, and `choices.json`, which ways of computing were taken (`compute.choices`): a rerun
+            takes the same. None: `eval/` in the folder of the run.
         units: folder of units, whose `split` gives the perplexity.
         against_units: the clips of `units` in those of `against`.
         context: window of the perplexity in tokens; None: that of the training.
@@ -92,19 +94,20 @@ def judge(
     if suites:
         parts = parts_of_model(model, tokenizer=tokenizer, speaks=False, search=search)
         assert parts.tokenizer is not None
-        values |= evaluate(
-            model,
-            suites,
-            against=against,
-            normalize=normalize,
-            tokenizer=parts.tokenizer.folder,
-            out=out,
-            submission=submission,
-            topline=topline,
-            end_token=end_token,
-            seed=seed,
-            progress=progress,
-        )
+        with choices.kept(out / choices.FILE):
+            values |= evaluate(
+                model,
+                suites,
+                against=against,
+                normalize=normalize,
+                tokenizer=parts.tokenizer.folder,
+                out=out,
+                submission=submission,
+                topline=topline,
+                end_token=end_token,
+                seed=seed,
+                progress=progress,
+            )
         values |= parts.facts
     elif submission is not None or topline is not None or end_token:
         raise BadInput(
@@ -113,7 +116,8 @@ def judge(
     if held is not None:
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
-        found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
+        with choices.kept(out / choices.FILE):
+            found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
         with atomic_write(out / "perplexity.json") as temporary:
             about = {name: values[name] for name in ("model", "unit_spec")} | {"model_sha256": digest(lm_folder(model))}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")

@@ -74,7 +74,7 @@ def quickstart(config: QuickstartConfig, *, progress: bool = False) -> Values:
     """
     stages = Stages(config.out)
     # What was the faster way when the job began stays so: a rerun, or the next process, rounds as it did.
-    with stages.locked(), choices.kept(stages.out / "choices.json"), _all_cores():
+    with stages.locked(), choices.kept(stages.out / choices.FILE), _all_cores():
         entries = _read_speech(config.speech, progress=progress)
         tok = SpeechTokenizer.load(config.tokenizer).on(device())
         voc = Vocoder.load(config.vocoder).on(device())

@@ -122,7 +122,7 @@ def train(
             start = weights_sha256(lm.model)
         with ranks.first_goes_first():
             record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch, start=start)
-        stack.enter_context(choices.kept(out / "choices.json", write=ranks.first))
+        stack.enter_context(choices.kept(out / choices.FILE, write=ranks.first))
         if (out / "result.json").exists():
             return _finish(out, ranks)
         if slices is None:

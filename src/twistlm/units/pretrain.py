@@ -413,7 +413,7 @@ def _takes_bf16(config: HubertPretrainConfig, model: nn.Module, out: Path, *, cr
     took = [False]
     if rank == 0:
         rows = crops * round(config.crop_seconds * config.frame_rate)
-        with choices.kept(out / "choices.json"):
+        with choices.kept(out / choices.FILE):
             took = [choose_precision("auto", device, linear_shapes(model), rows=rows)[0] == "bf16"]
     if ranks > 1:
         dist.broadcast_object_list(took, src=0)
