@@ -18,7 +18,8 @@ import numpy as np
 
 from twistlm.audio.clip import Clip
 from twistlm.jobs.serving import load_served
-from twistlm.lm.sample import begin, generate
+from twistlm.lm.continuation import begin
+from twistlm.lm.sample import generate
 from twistlm.serve.engine import End, Engine, Room
 from twistlm.serve.limits import Limits
 from twistlm.serve.studio import Studio

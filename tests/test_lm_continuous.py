@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import BloomConfig, MistralConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm
+from test_lm_sample import draft_with
 from twistlm.errors import BadInput
+from twistlm.lm.continuation import begin
 from twistlm.lm.continuous import Batch, Row
+from twistlm.lm.drafting import Drafter
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config
-from twistlm.lm.sample import begin, generate
+from twistlm.lm.sample import generate
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start
 from twistlm.types import Units
@@ -41,27 +42,14 @@ def build(kind: str, folder: Path) -> UnitLM:
     return UnitLM(model.eval(), Vocab(30), make_spec())
 
 
-def disturbed(lm: UnitLM, strength: float) -> dict[nn.Linear, object]:
-    """Return drafts that multiply by other weights: by how much decides how many are right."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        m: partial(
-            nn.functional.linear,
-            weight=m.weight.detach()
-            + strength * m.weight.detach().std() * torch.randn(m.weight.shape, generator=generator),
-            bias=m.bias,
-        )
-        for m in lm.model.modules()
-        if type(m) is nn.Linear
-    }
-
-
 def mix(lm: UnitLM, rng: np.random.Generator, *, drafts: float | None) -> None:
     """Let a random crowd come and go, and hold each against itself alone."""
     batch = Batch(lm, rows=int(rng.integers(1, 6)))
     if drafts is not None:
-        made = disturbed(lm, drafts)
-        batch._drafts = [made if rng.random() < 0.7 else {} for _ in range(batch.size)]
+        with pytest.MonkeyPatch.context() as patched:
+            draft_with(patched, drafts)
+            made = Drafter(lm, laid_out=False)
+        batch._drafters = [made if rng.random() < 0.7 else None for _ in range(batch.size)]
     todo = []
     for _ in range(int(rng.integers(2, 9))):
         ids = rng.integers(0, 30, size=int(rng.integers(0, 25)))

@@ -12,9 +12,10 @@ from transformers import BloomConfig, MistralConfig
 from test_lm_model import KINDS, make_spec, make_text_lm
 from test_lm_sample import make_prompt
 from twistlm.lm import on_gpu
+from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config
-from twistlm.lm.sample import begin, generate
+from twistlm.lm.sample import generate
 from twistlm.lm.warmstart import warm_start
 
 OTHERS: dict[str, Any] = {

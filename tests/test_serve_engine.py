@@ -11,9 +11,10 @@ import pytest
 
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import TwistError
+from twistlm.lm.continuation import begin
 from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import begin, generate
+from twistlm.lm.sample import generate
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.serve.engine import Busy, End, Engine, Piece, Room
 from twistlm.types import Units

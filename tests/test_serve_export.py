@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import BadInput
 from twistlm.files.gguf import convert
+from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import begin
 from twistlm.lm.warmstart import warm_start
 from twistlm.serve.exporting import export
 

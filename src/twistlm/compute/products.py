@@ -98,11 +98,11 @@ def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[Non
         rows: of the products to come, when they are few and many products come. Where that is faster, weights are then
             laid out for them once, a second copy in memory, made in the time of about ten products.
     """
-    linears = _linears(model)
-    plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in linears)
+    found = linears(model)
+    plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in found)
     products: dict[nn.Linear, Product] = {}
-    for module in linears if plain and _ONEDNN else []:
-        weight, bias = module.weight.detach(), _bias(module)
+    for module in found if plain and _ONEDNN else []:
+        weight, bias = module.weight.detach(), bias_of(module)
         if rows is not None and by_onednn(rows, weight, laid_out=True):
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
             products[module] = functools.partial(_product, weight=packed, bias=bias)
@@ -112,48 +112,38 @@ def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[Non
         yield
 
 
-def int8_products(model: nn.Module, *, laid_out: bool) -> dict[nn.Linear, Product]:
-    """Return products like those of the model's linear maps, from int8 copies of their weights: a quarter of the bytes.
+def int8_may_help(model: nn.Module) -> bool:
+    """Tell whether int8 weights could make a step of the model faster. Whether they do is for the caller to try.
 
-    Each row of a weight has its own scale. What it is multiplied with is rounded to bfloat16, or to int8 as well. Empty
-    where that cannot be faster than float32: on other devices than CPUs, for other types than float32, and for a model
-    whose weights are few or mostly not in linear maps. Whether it is faster here is for the caller to try.
+    Not on other devices than CPUs, nor for other types than float32, nor for a model whose weights are few or mostly
+    not in linear maps.
+    """
+    n_weights = sum(m.weight.numel() for m in linears(model))
+    plain = all(p.dtype == torch.float32 and p.is_cpu for p in model.parameters())
+    return _ONEDNN and plain and n_weights >= max(INT8_FROM, sum(p.numel() for p in model.parameters()) / 2)
+
+
+def int8_product(weight: torch.Tensor, bias: torch.Tensor | None, *, laid_out: bool) -> Product:
+    """Return nearly the product with a weight [M, K] and a bias [M], from an int8 copy: a quarter of the bytes.
+
+    Each row of the weight has its own scale. What it is multiplied with is rounded to bfloat16, or to int8 as well.
 
     Args:
-        model: the model.
-        laid_out: whether the copies are laid out for integer products: two to three times as fast, somewhat less
-            exact, and made in the time of about forty products of them all.
+        weight, bias: float32; the bias may be None.
+        laid_out: whether the copy is laid out for integer products: two to three times as fast, somewhat less exact,
+            and made in the time of some forty products.
     """
-    linears = _linears(model)
-    n_weights = sum(m.weight.numel() for m in linears)
-    plain = all(p.dtype == torch.float32 and p.is_cpu for p in model.parameters())
-    if not (_ONEDNN and plain) or n_weights < max(INT8_FROM, sum(p.numel() for p in model.parameters()) / 2):
-        return {}
-    make = _laid_out_int8 if laid_out and torch.backends.quantized.engine != "none" else _int8
-    return {module: make(module.weight.detach(), _bias(module)) for module in linears}
-
-
-def _int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    scales = _scales(weight)
-    small = (weight / scales[:, None]).round_().to(torch.int8)
-    return functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=bias)
-
-
-def _laid_out_int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    if not laid_out or torch.backends.quantized.engine == "none":
+        small = (weight / scales[:, None]).round_().to(torch.int8)
+        return functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=bias)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.quantize_per_")  # to go in some later torch; there is no other way yet
-        scales, zeros = _scales(weight).double(), torch.zeros(len(weight), dtype=torch.int64)
-        small = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(small, bias)
-
-    def product(rows: torch.Tensor) -> torch.Tensor:
-        return torch.ops.quantized.linear_dynamic(rows, packed)
-
-    return product
-
-
-def _scales(weight: torch.Tensor) -> torch.Tensor:
-    return weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        packed = torch.ops.quantized.linear_prepack(
+            torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8), bias
+        )
+    return functools.partial(_packed_product, packed=packed)
 
 
 @contextmanager
@@ -171,7 +161,7 @@ def multiplied_by(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
             vars(module)["forward"] = product
 
 
-def _linears(model: nn.Module) -> list[nn.Linear]:
+def linears(model: nn.Module) -> list[nn.Linear]:
     """Return what may be multiplied otherwise; weights shared out over ranks (DTensors) are put together by hooks."""
     return [
         m
@@ -180,7 +170,7 @@ def _linears(model: nn.Module) -> list[nn.Linear]:
     ]
 
 
-def _bias(module: nn.Linear) -> torch.Tensor | None:
+def bias_of(module: nn.Linear) -> torch.Tensor | None:
     return None if module.bias is None else module.bias.detach()
 
 
@@ -194,3 +184,7 @@ def _int8_product(
     small = torch._weight_int8pack_mm(rows.bfloat16().flatten(0, -2), weight, scales).float()
     found = small.view(*rows.shape[:-1], len(weight))
     return found if bias is None else found + bias
+
+
+def _packed_product(rows: torch.Tensor, *, packed: torch.ScriptObject) -> torch.Tensor:
+    return torch.ops.quantized.linear_dynamic(rows, packed)

@@ -1,30 +1,28 @@
 """Continue many sequences at once that begin and end at different times (continuous batching).
 
-Each sequence has a row of the cache of keys and values, in which a column is a position: nothing is padded, a mask
-says how far each may look, and a draft is taken back by writing over it. Each gives the units that `sample.generate`
-gives alone, with its promise: up to two units that come within float32 rounding of each other.
+Each sequence has a row of a `Table` of keys and values. Each gives the units that `sample.generate` gives alone, with
+its promise: up to two units that come within float32 rounding of each other.
 
-Shapes: B sequences, T tokens, H heads, C columns, D width of a head, V vocabulary.
+Shapes: B sequences, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 
-from twistlm.compute.products import Product, int8_products, multiplied_by, quick_products
+from twistlm.compute.products import quick_products
 from twistlm.errors import BadInput
+from twistlm.lm.continuation import Continuation
+from twistlm.lm.drafting import DRAFTS, LAID_OUT_FROM, Drafter, can_be_drafted, drafters
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import DRAFTS, Continuation, pays
+from twistlm.lm.table import Table, read
 
 CHUNK = 64  # tokens of a new prompt that are read between two steps of the others, which would wait for them
-COLUMNS = 256  # the cache grows by at least so many
-_LONG = 10**6  # tokens: a row of a model that sets no limit
 
 
 @dataclass(eq=False)
@@ -51,16 +49,16 @@ class Batch:
     Models that do not obey a mask and explicit positions (`model.MASKED`) compute each sequence by itself.
     """
 
-    def __init__(self, lm: UnitLM, *, rows: int) -> None:
-        """Take at most `rows` sequences at once."""
+    def __init__(self, lm: UnitLM, *, rows: int, units: int | None = None) -> None:
+        """Take at most `rows` sequences at once. One that is all there is may say how many units it wants."""
         if rows < 1:
             raise BadInput(f"a batch of {rows} rows; use 1 or more.")
-        self.lm, self.size = lm, rows
-        self._together = lm.obeys_mask(lm.max_tokens or _LONG)
-        self._rows: list[Row] = []  # the i-th has row i of the cache
+        self.lm, self.size, self.units = lm, rows, units
+        self._together = can_be_drafted(lm)
+        self._rows: list[Row] = []  # the i-th has row i of the table
         self._joining: list[Row] = []  # the first of them reads its prompt into the row behind those
-        self._cache = _Rows(rows)
-        self._drafts: list[Mapping[nn.Linear, Product]] | None = None  # what one row is drafted with, two, …
+        self._table = Table(rows)
+        self._drafters: list[Drafter | None] | None = None  # what one row is drafted with, two, …
 
     def __len__(self) -> int:
         return len(self._rows) + len(self._joining)
@@ -71,14 +69,13 @@ class Batch:
 
         What is faster here is tried when it is entered for the first time, so that no listener waits for it.
         """
-        if self._drafts is None:
-            drafts = int8_products(self.lm.model, laid_out=True) if self._together else {}
-            few = drafts if drafts and pays(self.lm, drafts) else {}
-            many = drafts if drafts and self.size > 1 and pays(self.lm, drafts, rows=self.size) else {}
-            self._drafts = [few if 2 * n < self.size else many for n in range(self.size)]
-        rows = DRAFTS + 1 if any(self._drafts) else self.size
-        with self.lm.inference(), quick_products(self.lm.model, rows=rows):
-            yield
+        with self.lm.inference():
+            if self._drafters is None:
+                alone: list[Drafter | None] = [None] * self.size
+                self._drafters = drafters(self.lm, rows=self.size, units=self.units) if self._together else alone
+            few = DRAFTS + 1 if any(self._drafters) else self.size
+            with quick_products(self.lm.model, rows=few if self.units is None or self.units >= LAID_OUT_FROM else None):
+                yield
 
     def join(self, asked: Continuation) -> Row:
         """Add a sequence; its first unit comes from one of the next steps.
@@ -100,9 +97,9 @@ class Batch:
         elif row in self._rows:
             at, last = self._rows.index(row), len(self._rows) - 1
             self._rows[at] = self._rows[last]
-            self._cache.copy(last, at)
+            self._table.copy(last, at)
             if self._joining:
-                self._cache.copy(last + 1, last)
+                self._table.copy(last + 1, last)
             self._rows.pop()
 
     def clear(self) -> None:
@@ -111,7 +108,7 @@ class Batch:
             row.done = True
         self._rows.clear()
         self._joining.clear()
-        self._cache = _Rows(self.size)
+        self._table = Table(self.size)
 
     def step(self) -> dict[Row, list[int]]:
         """Compute on; return the new tokens of each sequence that has some. Those that are done have left."""
@@ -140,13 +137,13 @@ class Batch:
         return row.asked.choose(found, tokens[-1], row.asked.draws[0])
 
     def _advance(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Return the new tokens of rows that stand in the cache from its beginning."""
-        drafts = self._drafts[len(rows) - 1] if self._drafts else {}
+        """Return the new tokens of rows that stand in the table from its beginning."""
+        drafter = self._drafters[len(rows) - 1] if self._drafters else None
         guesses = [[row.new[-1]] for row in rows]
-        with multiplied_by(drafts):
-            for n in range(self._worth(rows) if drafts else 0):
-                found = self._logits(rows, 0, [guess[-1:] for guess in guesses], ahead=n)
-                for row, guess, logits in zip(rows, guesses, found[:, 0], strict=True):
+        if drafter is not None:
+            for n in range(self._worth(rows)):
+                found = drafter.read(self._table, [guess[-1] for guess in guesses], [row.seen + n for row in rows])
+                for row, guess, logits in zip(rows, guesses, found, strict=True):
                     at = len(row.new) + n
                     last = at + 1 >= len(row.asked.draws)  # nothing comes after it: what stands here is not looked at
                     guess.append(guess[-1] if last else row.asked.choose(logits, guess[-1], row.asked.draws[at]))
@@ -181,87 +178,15 @@ class Batch:
         row.done = ended or len(row.new) == len(row.asked.draws)
         return new
 
-    def _logits(self, rows: Sequence[Row], first: int, tokens: list[list[int]], *, ahead: int = 0) -> torch.Tensor:
-        """Return [B, T, V] on the CPU: rows `first` … of the cache read so many tokens behind what they have seen."""
-        lm = self.lm
-        given = torch.tensor(tokens)
-        starts = [row.seen + ahead for row in rows]
-        positions = torch.tensor(starts)[:, None] + torch.arange(given.shape[1])
-        cache: Cache
+    def _logits(self, rows: Sequence[Row], first: int, tokens: list[list[int]]) -> torch.Tensor:
+        """Return [B, T, V] on the CPU: rows `first` … of the table read so many tokens behind what they have seen."""
         if self._together:
-            cache = self._cache.at(first, starts, positions.to(lm.device))
-            mask = None
-            if len(rows) > 1 or (starts[0] and given.shape[1] > 1):
-                mask = self._mask(torch.arange(self._cache.columns) <= positions[:, None, :, None])
-        else:
-            cache = rows[0].alone = rows[0].alone or DynamicCache(config=lm.model.config)
-            mask = None
-        return lm.model(
-            input_ids=given.to(lm.device),
-            attention_mask=mask,
-            position_ids=positions.to(lm.device),
-            past_key_values=cache,
+            return read(self.lm, self._table, tokens, first=first, starts=[row.seen for row in rows])
+        row, places = rows[0], torch.arange(rows[0].seen, rows[0].seen + len(tokens[0]))
+        row.alone = row.alone or DynamicCache(config=self.lm.model.config)
+        return self.lm.model(
+            input_ids=torch.tensor(tokens, device=self.lm.device),
+            position_ids=places[None].to(self.lm.device),
+            past_key_values=row.alone,
             use_cache=True,
         ).logits.cpu()  # fmt: skip
-
-    def _mask(self, allowed: torch.Tensor) -> torch.Tensor:
-        allowed = allowed.to(self.lm.device)
-        if self.lm.model.config._attn_implementation == "sdpa":
-            return allowed
-        blocked = torch.finfo(self.lm.model.dtype).min
-        return torch.zeros_like(allowed, dtype=self.lm.model.dtype).masked_fill(~allowed, blocked)
-
-
-class _Rows(Cache):
-    """Keys and values, [B, H, C, D] in each layer, of rows that have come to different columns."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__(layers=[])
-        self.rows, self.columns, self.width = rows, 0, 0
-        self.written = slice(0, 0)  # its rows that are stepped
-        self.spot: tuple[slice, slice] | tuple[torch.Tensor, torch.Tensor] = (slice(0, 0), slice(0, 0))
-        self.held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def at(self, first: int, starts: Sequence[int], positions: torch.Tensor) -> _Rows:
-        """Say where the next tokens stand: in rows from `first` on, each from its start on, at `positions` [B, T]."""
-        self.width = positions.shape[1]
-        self.columns = max(starts) + self.width
-        self.written = slice(first, first + len(starts))
-        if len(starts) == 1:  # a slice is far cheaper than an index, in every layer of every step
-            self.spot = self.written, slice(starts[0], self.columns)
-        else:
-            self.spot = torch.arange(first, first + len(starts), device=positions.device)[:, None], positions
-        return self
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_args: object, **_more: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        before = self.held.get(layer_idx, (None, None))
-        keys, values = (self._grown(*pair) for pair in zip(before, (key_states, value_states), strict=True))
-        self.held[layer_idx] = keys, values
-        row, column = self.spot
-        keys.transpose(1, 2)[row, column] = key_states.transpose(1, 2)
-        values.transpose(1, 2)[row, column] = value_states.transpose(1, 2)
-        return keys[self.written, :, : self.columns], values[self.written, :, : self.columns]
-
-    def copy(self, source: int, to: int) -> None:
-        """Copy a row over another."""
-        for tensor in (t for pair in self.held.values() for t in pair if source != to):
-            tensor[to].copy_(tensor[source])
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (of transformers, as below)
-        return self.columns - self.width
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
-        return self.columns, 0
-
-    def _grown(self, held: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
-        """Return what was held with room for as many columns as are needed; free ones are zero."""
-        wide = 0 if held is None else held.shape[2]
-        if held is not None and wide >= self.columns:
-            return held
-        size = max(self.columns, 2 * wide, COLUMNS)
-        grown = states.new_zeros(self.rows, states.shape[1], size, states.shape[3])
-        if held is not None:
-            grown[:, :, :wide] = held
-        return grown

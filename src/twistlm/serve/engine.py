@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from twistlm.errors import TwistError
+from twistlm.lm.continuation import Continuation
 from twistlm.lm.continuous import Batch, Row
 from twistlm.lm.model import UnitLM
-from twistlm.lm.sample import Continuation
 
 # Units that are spoken at once: few until the first sound, then more and more, since each piece has a cost of its own.
 # By a few more each time: doubled, the next piece would come after what was sent is played, unless sound is made three

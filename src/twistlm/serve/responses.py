@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip
 from twistlm.errors import BadInput
-from twistlm.lm.sample import begin
+from twistlm.lm.continuation import begin
 from twistlm.serve.asking import Sampling
 from twistlm.serve.engine import End, Listener, Piece
 from twistlm.serve.keeping import keep

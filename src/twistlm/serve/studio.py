@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from twistlm.audio.clip import Clip
-from twistlm.lm.sample import begin
+from twistlm.lm.continuation import begin
 from twistlm.serve.engine import Busy, End, Engine
 from twistlm.serve.limits import Limits
 from twistlm.serve.metrics import Metrics
