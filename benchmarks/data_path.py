@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 import torch
 from train_throughput import CPU, LONGEST, SHORTEST, SPEC, Ours, random_clips
 
-from twistlm.corpus.shards import Row, ShardWriter, open_corpus
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.shards import Row, ShardWriter
 from twistlm.recipes import twist_125m
 from twistlm.train.compile import compiled_layers
 from twistlm.types import Units
@@ -37,7 +38,7 @@ TIMES, SECONDS, MEGABYTES = 50, 2.0, 200.0  # the bars
 OPEN = """
 import json, re, sys, time
 from pathlib import Path
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.stream import PackedStream
 from twistlm.lm.vocab import Vocab
 

@@ -29,7 +29,8 @@ from twistlm import recipes
 from twistlm.compute.devices import device
 from twistlm.corpus.cutting import cut
 from twistlm.corpus.manifest import build
-from twistlm.corpus.shards import Row, UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
+from twistlm.corpus.shards import Row
 from twistlm.corpus.stream import PackedStream
 from twistlm.files.artifacts import bundled
 from twistlm.lm.folders import place

@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor  # noqa: F401  loaded before forkin
 from transformers import LlamaConfig
 
 from twistlm.config import TrainConfig
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.loop import train
 from twistlm.train.plan import count_update

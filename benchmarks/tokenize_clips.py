@@ -10,7 +10,7 @@ import numpy as np
 
 from twistlm.audio.clip import Clip
 from twistlm.corpus import manifest
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.tokenize import tokenize
 from twistlm.files.artifacts import bundled
 from twistlm.units.tokenizer import SpeechTokenizer

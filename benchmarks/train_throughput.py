@@ -33,7 +33,7 @@ from transformers import (
 
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.corpus.stream import PackedStream
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor  # noqa: F401  loaded before forkin
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.config import TrainConfig
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.lm.model import UnitLM
 from twistlm.lm.vocab import Vocab
 from twistlm.train.loop import train

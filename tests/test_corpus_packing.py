@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.corpus.packing import pack
-from twistlm.corpus.shards import UnitCorpus
 from twistlm.corpus.stream import IGNORE, Batch, PackedStream
 from twistlm.errors import BadInput
 from twistlm.lm.vocab import Vocab

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twistlm.corpus.shards import Row, ShardWriter, UnitCorpus, drop, open_corpus, read_facts, shard_paths
+from twistlm.corpus.opened import UnitCorpus, open_corpus
+from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts, shard_paths
 from twistlm.errors import BadInput, ShardError, TwistError, UnitSpecMismatch
 from twistlm.types import Units, UnitSpec
 
@@ -112,7 +113,7 @@ def test_cache_follows_the_shards(tmp_path: Path) -> None:
 
 def test_two_processes_open_at_once(tmp_path: Path) -> None:
     write(tmp_path, [row(f"c{i}", [i % 500] * (i % 7)) for i in range(300)], clips=30)
-    code = "import sys; from twistlm.corpus.shards import *; print(open_corpus(sys.argv[1], split=None).fingerprint)"
+    code = "import sys; from twistlm.corpus.opened import *; print(open_corpus(sys.argv[1], split=None).fingerprint)"
     runs = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]

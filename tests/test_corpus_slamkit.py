@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tokenizer_standins import SPEC as FRAMES
 from twistlm.corpus import slamkit
-from twistlm.corpus.shards import open_corpus, shard_paths
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.shards import shard_paths
 from twistlm.corpus.slamkit import import_units
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.units.catalogue import read_spec

@@ -23,7 +23,8 @@ from filelock import FileLock
 from tokenizer_standins import SPEC, FakeTokenizer, by_id, sound
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
-from twistlm.corpus.shards import open_corpus, read_facts, shard_paths
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.shards import read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.types import Units

@@ -25,8 +25,9 @@ from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
 from twistlm.corpus import tokenize as module
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.readers import read_corpus
-from twistlm.corpus.shards import ShardWriter, open_corpus, read_facts, shard_paths
+from twistlm.corpus.shards import ShardWriter, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError
 from twistlm.files.urls import UrlPath, as_path

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from faults.inputs import random_units
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.errors import TwistError
 from twistlm.files.arrays import ArrayWriter, Unfit, open_arrays, open_or_make
 

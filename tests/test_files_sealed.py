@@ -18,7 +18,8 @@ from test_evaluate_suites import Tokenizer
 from tokenizer_standins import FakeTokenizer, sound
 from twistlm.audio.clip import Clip
 from twistlm.benchmarks.spoken import Spoken
-from twistlm.corpus.shards import open_corpus, shard_paths
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.shards import shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput
 from twistlm.evaluate.averages import ScoredPairs
@@ -30,7 +31,7 @@ from voices_standins import Hummer
 
 def as_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twistlm.files.sealed._seen", set())
-    monkeypatch.setattr("twistlm.corpus.shards._hashed", {})
+    monkeypatch.setattr("twistlm.corpus.opened._hashed", {})
 
 
 def change_units(shard: Path) -> None:

@@ -180,7 +180,7 @@ def test_what_is_no_speech_lm_or_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_perplexity_without_an_opening_says_so(tmp_path: Path) -> None:
-    from twistlm.corpus.shards import UnitCorpus
+    from twistlm.corpus.opened import UnitCorpus
 
     theirs = twist_release(tmp_path / "TWIST", "llama", pickled=False)
     lm = load_published(tmp_path / "TWIST", SPEC)

@@ -19,7 +19,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.config import TrainConfig
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError, TwistError, UnitSpecMismatch
 from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM

@@ -13,7 +13,7 @@ import soundfile as sf
 from test_units_batch import PHASED, sound, tokenizer
 from twistlm.audio import stream as stream_module
 from twistlm.audio.clip import Clip
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.types import UnitSpec

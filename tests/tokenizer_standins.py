@@ -11,7 +11,7 @@ import soundfile as sf
 from twistlm.audio import stream
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.tokenize import tokenize
 from twistlm.types import Units, UnitSpec
 

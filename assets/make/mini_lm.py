@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.errors import TwistError
 from twistlm.evaluate.perplexity import compare
 from twistlm.files.jsonl import read_json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twistlm import recipes as recipes
     from twistlm.audio.clip import Clip as Clip
     from twistlm.config import TrainConfig as TrainConfig
-    from twistlm.corpus.shards import open_corpus as open_corpus
+    from twistlm.corpus.opened import open_corpus as open_corpus
     from twistlm.corpus.tokenize import tokenize as tokenize
     from twistlm.errors import TwistError as TwistError
     from twistlm.evaluate.pairs import score_pairs as score_pairs
@@ -51,7 +51,7 @@ _HOME = {
     "cold_start": "lm.warmstart",
     "generate": "lm.sample",
     "heldout": "evaluate.perplexity",
-    "open_corpus": "corpus.shards",
+    "open_corpus": "corpus.opened",
     "quickstart": "study.quickstart",
     "recipes": "",
     "score": "lm.score",

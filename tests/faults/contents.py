@@ -45,7 +45,7 @@ def json_lines(path: Path) -> list[Any]:
 
 def units(folder: Path) -> list[Any]:
     """The shards, and what is read through the cache that is made of them."""
-    from twistlm.corpus.shards import open_corpus
+    from twistlm.corpus.opened import open_corpus
 
     corpus = open_corpus(folder / "units", split=None)
     total = int(sum(corpus[i].ids.astype(int).sum() + corpus[i].runs.sum() for i in range(len(corpus))))

@@ -86,7 +86,7 @@ def tokenizer(folder: Path) -> None:
 def units(folder: Path) -> None:
     """Shards of a few clips, a quarter held out, and their cache."""
     from twistlm.corpus import manifest
-    from twistlm.corpus.shards import open_corpus
+    from twistlm.corpus.opened import open_corpus
     from twistlm.corpus.tokenize import tokenize
     from twistlm.units.tokenizer import SpeechTokenizer
 

@@ -94,7 +94,7 @@ def _forked_trainings(_: Path) -> None:
 
 
 def _open(folder: Path) -> None:
-    from twistlm.corpus.shards import open_corpus
+    from twistlm.corpus.opened import open_corpus
     from twistlm.errors import TwistError
 
     try:
@@ -202,7 +202,7 @@ def preload(*, torch: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    import twistlm.corpus.shards  # noqa: F401
+    import twistlm.corpus.opened  # noqa: F401
 
     pa.array(np.zeros(1))  # imports pandas, where there is one
     if torch:

@@ -19,7 +19,7 @@ from twistlm.evaluate.stats import RESAMPLES, Paired, paired_difference, ratio_c
 from twistlm.lm.score import score
 
 if TYPE_CHECKING:
-    from twistlm.corpus.shards import UnitCorpus
+    from twistlm.corpus.opened import UnitCorpus
     from twistlm.lm.model import UnitLM
 
 

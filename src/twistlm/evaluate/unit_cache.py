@@ -22,7 +22,8 @@ from filelock import FileLock
 from twistlm.audio.clip import Clip
 from twistlm.compute.batching import batches
 from twistlm.compute.threads import in_order
-from twistlm.corpus.shards import Row, ShardWriter, open_corpus, shard_paths
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.shards import Row, ShardWriter, shard_paths
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.evaluate.suites.sounds import load, read_bytes, sample_rate
 from twistlm.evaluate.suites.suite import Suite

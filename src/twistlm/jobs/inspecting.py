@@ -79,7 +79,7 @@ def _described(path: Path) -> Facts:
     if "unit_spec.json" in has:
         return {"kind": "vocoder", **_spec(path / "unit_spec.json")}
     if any(name.startswith("shard-") for name in has):
-        from twistlm.corpus.shards import open_corpus
+        from twistlm.corpus.opened import open_corpus
 
         corpus = open_corpus(path, split=None)
         return {

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from twistlm.compute import choices
 from twistlm.compute.devices import device
-from twistlm.corpus.shards import UnitCorpus, open_corpus, shard_paths
+from twistlm.corpus.opened import UnitCorpus, open_corpus
+from twistlm.corpus.shards import shard_paths
 from twistlm.errors import BadInput
 from twistlm.evaluate.perplexity import compare_per_second
 from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite

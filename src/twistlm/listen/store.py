@@ -133,26 +133,17 @@ class Store:
         """Return the session of somebody, a new one for somebody new."""
         with self.transaction():
             now = self.now()
-            self._db.execute(
+            row = self._db.execute(
                 "INSERT INTO sessions (token, platform, participant, study_ref, session_ref, return_to, language,"
                 " stage, created, last) VALUES (?, ?, ?, ?, ?, ?, ?, 'consent', ?, ?)"
-                " ON CONFLICT (platform, participant) DO UPDATE SET last = excluded.last",
+                " ON CONFLICT (platform, participant) DO UPDATE SET last = excluded.last,"  # on another assignment, too
+                " return_to = excluded.return_to, session_ref = excluded.session_ref RETURNING *",
                 (
                     *(secrets.token_urlsafe(18), platform, participant, study_ref, session_ref, return_to, language),
                     *(now, now),
                 ),
-            )
-            row = self._db.execute(
-                "SELECT * FROM sessions WHERE platform = ? AND participant = ?", (platform, participant)
             ).fetchone()
-            if (
-                row["return_to"] != return_to or row["session_ref"] != session_ref
-            ):  # the same worker on another assignment
-                self._db.execute(
-                    "UPDATE sessions SET return_to = ?, session_ref = ? WHERE id = ?",
-                    (return_to, session_ref, row["id"]),
-                )
-        return self.find(row["token"]) or _session(row)
+        return _session(row)
 
     def find(self, token: str) -> Session | None:
         """Return the session of a link, or None."""

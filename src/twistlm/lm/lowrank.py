@@ -74,11 +74,11 @@ def lowrank(model: str | Path, text_lm: str, out: str | Path, *, rank: int) -> d
         tensors[f"{name}/out"] = (u[:, :rank] * root).half().contiguous()
         tensors[f"{name}/in"] = (root[:, None] * v[:rank]).half().contiguous()
         whole, kept = whole + float((s**2).sum()), kept + float((s[:rank] ** 2).sum())
-    write(tensors, lm, text_lm, folder, out, rank=rank)
+    _write(tensors, lm, text_lm, folder, out, rank=rank)
     return {"rank": rank, "bytes": (Path(out) / NAME).stat().st_size, "kept": kept / whole if whole else 1.0}
 
 
-def write(tensors: Tensors, lm: UnitLM, text_lm: str, folder: Path, out: str | Path, *, rank: int) -> None:
+def _write(tensors: Tensors, lm: UnitLM, text_lm: str, folder: Path, out: str | Path, *, rank: int) -> None:
     """Write the folder `out`: these tensors, and of `lm` what its units are and where it came from."""
     with atomic_folder(out) as temporary:
         save_file(tensors, temporary / NAME)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.opened import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.evaluate.pairs import accuracy_by_group, score_pairs
 from twistlm.evaluate.perplexity import Perplexity, heldout

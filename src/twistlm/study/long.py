@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from twistlm.compute.devices import own_card
 from twistlm.config import PairConfig, QuickstartConfig, TrainConfig
-from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.opened import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.evaluate.unit_cache import SpokenSuite

@@ -24,7 +24,7 @@ from twistlm.compute.threads import cores
 from twistlm.config import QuickstartConfig, fingerprint, to_dict
 from twistlm.corpus import manifest
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.shards import open_corpus
+from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.sounds import check_header
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, offenders

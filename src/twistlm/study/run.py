@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twistlm.compute.devices import device
 from twistlm.config import Head, HeadStart, Rows, TrainConfig, override
-from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.opened import UnitCorpus, open_corpus
 from twistlm.errors import BadInput
 from twistlm.files.jsonl import read_json
 from twistlm.lm.folders import place

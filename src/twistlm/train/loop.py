@@ -18,7 +18,7 @@ from twistlm.compute import choices
 from twistlm.compute.devices import device, same_bits
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, Stopped, TrainingError
 from twistlm.files.locks import held

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig, fingerprint, to_dict
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.errors import CheckpointError
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json

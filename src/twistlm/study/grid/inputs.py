@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from twistlm.config import GridConfig
-from twistlm.corpus.shards import UnitCorpus, open_corpus
+from twistlm.corpus.opened import UnitCorpus, open_corpus
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from twistlm.compute.devices import own_card
 from twistlm.config import GridConfig, to_dict
-from twistlm.corpus.shards import UnitCorpus
+from twistlm.corpus.opened import UnitCorpus
 from twistlm.errors import TrainingError
 from twistlm.evaluate.pairs import score_pairs
 from twistlm.files.atomic import atomic_folder
