@@ -27,7 +27,8 @@ from twistlm.errors import ArtifactError, BadInput, TwistError
 from twistlm.files import artifacts, atomic
 from twistlm.files.artifacts import resolve
 from twistlm.files.atomic import atomic_folder, atomic_write
-from twistlm.files.sources import ARTIFACTS, Artifact, Bundled, Hub, Url, Wheel
+from twistlm.files.named import ARTIFACTS
+from twistlm.files.sources import Artifact, Bundled, Hub, Url, Wheel
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from twistlm.units import kmeans
 from twistlm.units.catalogue import read_spec
 from twistlm.units.encoder import SSLEncoder, cut, frames_of
 from twistlm.units.folder import save_tokenizer
-from twistlm.units.pretrain import HubertPretrainConfig
+from twistlm.units.masked_prediction import HubertPretrainConfig
 from twistlm.units.quality import unit_quality
 from twistlm.units.refine import refine
 from twistlm.units.runs import dedup, expand

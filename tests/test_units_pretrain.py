@@ -22,17 +22,10 @@ from transformers import HubertModel
 from test_units import noise, tiny_config
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.jobs.hubert import hubert_config
+from twistlm.units.crops import LabelledSpeech, augment, draw_batch
 from twistlm.units.features import mfcc, position_means, without_position
-from twistlm.units.pretrain import (
-    LabelledSpeech,
-    MaskedUnitPredictor,
-    augment,
-    draw_batch,
-    learning_rate,
-    loss_of,
-    mel_wavelets,
-    pretrain,
-)
+from twistlm.units.masked_prediction import MaskedUnitPredictor, loss_of, mel_wavelets
+from twistlm.units.pretrain import learning_rate, pretrain
 from twistlm.units.quality import phones_at, unit_quality
 
 
@@ -129,7 +122,7 @@ def test_a_warped_crop_keeps_its_targets_at_their_sounds():
     samples[np.flatnonzero(targets) * 640 + 320] = 20_000
     speech = LabelledSpeech(samples, targets[None], 640)
     config = tiny_config(augment=1.0, warp=0.2, crop_seconds=4.0)
-    with mock.patch("twistlm.units.pretrain.augment", lambda wave, rng: wave):
+    with mock.patch("twistlm.units.crops.augment", lambda wave, rng: wave):
         waves, labels, _ = draw_batch(speech, config, 0)
     frames = waves[:, : labels.shape[2] * 640].reshape(len(waves), -1, 640)
     heard = frames.abs().amax(2) > 0.05

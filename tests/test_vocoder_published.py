@@ -15,8 +15,9 @@ from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4TCo
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2CodeHifiGan
 
 from twistlm.errors import ArtifactError, BadInput
+from twistlm.files.named import ARTIFACTS
 from twistlm.files.regular import file_sha256
-from twistlm.files.sources import ARTIFACTS, Bundled
+from twistlm.files.sources import Bundled
 from twistlm.jobs.vocoder_importing import PUBLISHED, take_vocoder
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.generator import InputShape

@@ -26,8 +26,10 @@ from twistlm.files.artifacts import resolve
 from twistlm.files.atomic import atomic_folder, atomic_write
 from twistlm.progress import track
 from twistlm.units import kmeans, quality
+from twistlm.units.crops import LabelledSpeech
 from twistlm.units.features import WhisperTeacher, position_means, without_position
-from twistlm.units.pretrain import HubertPretrainConfig, LabelledSpeech, pretrain
+from twistlm.units.masked_prediction import HubertPretrainConfig
+from twistlm.units.pretrain import pretrain
 
 HOP, RATE, N_TARGETS = 640, 16_000, 500
 RECEPTIVE = 880  # samples one frame sees

@@ -55,7 +55,7 @@ def _small_vocoder(_: Path) -> None:
 
 def _small_hubert(_: Path) -> None:
     from twistlm.jobs import hubert
-    from twistlm.units.pretrain import HubertPretrainConfig
+    from twistlm.units.masked_prediction import HubertPretrainConfig
 
     hubert.SIZES["mini"] = {
         "width": 16,

@@ -42,7 +42,8 @@ from twistlm.train.activations import checkpointed_activations
 from twistlm.train.optim import adamw
 from twistlm.train.step import take_step
 from twistlm.types import Units
-from twistlm.units import pretrain
+from twistlm.units import masked_prediction
+from twistlm.units.encoder import frames_of
 from twistlm.units.kmeans import Codebook
 from twistlm.units.pretrained import build
 from twistlm.units.tokenizer import SpeechTokenizer, read_spec
@@ -165,9 +166,9 @@ def hubert_training(watch: Watch) -> None:
     config = hubert_config(
         size="base", frame_rate=25, front_end="waveform", n_targets=100, updates=10, bf16=True, seed=0
     )
-    model = move(pretrain.MaskedUnitPredictor(config))
+    model = move(masked_prediction.MaskedUnitPredictor(config))
     n = round(config.crop_seconds * 16000)
-    frames = pretrain.frames_of(n, config.hubert().conv_kernel, config.hubert().conv_stride)
+    frames = frames_of(n, config.hubert().conv_kernel, config.hubert().conv_stride)
     batch = (
         torch.zeros(2, n, device=CUDA),
         torch.zeros(1, 2, frames, dtype=torch.int64, device=CUDA),
@@ -175,7 +176,7 @@ def hubert_training(watch: Watch) -> None:
     )
     watch.clear()
     with torch.autocast("cuda", torch.bfloat16):
-        loss, _ = pretrain.loss_of(model, batch, config)
+        loss, _ = masked_prediction.loss_of(model, batch, config)
     loss.backward()
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from twistlm.errors import TwistError, visible
-from twistlm.files.sources import DEFAULT_TOKENIZER
+from twistlm.files.named import DEFAULT_TOKENIZER
 
 app = typer.Typer(
     name="twist",

@@ -26,8 +26,9 @@ from twistlm.files.downloads import fetch_url, run_watched
 from twistlm.files.gguf import convert
 from twistlm.files.hub import fetch_hub
 from twistlm.files.jsonl import read_json
+from twistlm.files.named import ARTIFACTS
 from twistlm.files.regular import file_sha256
-from twistlm.files.sources import ARTIFACTS, MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Urls, Wheel
+from twistlm.files.sources import MOST_BYTES, MOST_WHEEL, Artifact, Bundled, Hub, Source, Url, Urls, Wheel
 
 _log = logging.getLogger(__name__)
 _MANIFEST = ".complete.json"  # written last into a cache entry: what it holds and where it came from

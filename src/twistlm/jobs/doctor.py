@@ -16,7 +16,7 @@ from twistlm.compute.threads import cores
 from twistlm.corpus import manifest
 from twistlm.errors import TwistError
 from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
-from twistlm.files import artifacts, sources
+from twistlm.files import artifacts, named, sources
 from twistlm.units import catalogue as tokenizers
 from twistlm.vocoder import catalogue as vocoders
 
@@ -76,7 +76,7 @@ def diagnose() -> Facts:
 def fetched() -> Facts:
     """Return, for each named artifact that has to be fetched, its licence and whether the cache holds a copy."""
     found: Facts = {}
-    for name, artifact in sources.ARTIFACTS.items():
+    for name, artifact in named.ARTIFACTS.items():
         if artifact.kind in ("text-lm", "asr") or (
             artifact.kind == "vocoder" and not isinstance(artifact.sources[0], sources.Bundled)
         ):
@@ -99,7 +99,7 @@ def bundled() -> tuple[Facts, list[str]]:
 
     for name in _names("encoder", expected=["mini-25hz"]):
         tell("encoder", name, _encoder)
-    shipped = [artifact for artifact in sources.ARTIFACTS.values() if isinstance(artifact.sources[0], sources.Bundled)]
+    shipped = [artifact for artifact in named.ARTIFACTS.values() if isinstance(artifact.sources[0], sources.Bundled)]
     for kind, about in (("tokenizer", _tokenizer), ("vocoder", _vocoder)):
         ours = [Path(str(a.sources[0].folder)).name for a in shipped if a.kind == kind]  # type: ignore[union-attr]
         for name in _names(kind, expected=ours):

@@ -20,10 +20,12 @@ from twistlm.files.atomic import atomic_folder
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.train.parallel import join
 from twistlm.units import kmeans
+from twistlm.units.crops import LabelledSpeech
 from twistlm.units.encoder import frames_of
 from twistlm.units.features import mfcc
 from twistlm.units.kmeans import Sample
-from twistlm.units.pretrain import FRONT_ENDS, HubertPretrainConfig, LabelledSpeech, MaskedUnitPredictor, pretrain
+from twistlm.units.masked_prediction import FRONT_ENDS, HubertPretrainConfig, MaskedUnitPredictor
+from twistlm.units.pretrain import pretrain
 from twistlm.units.tokenizer import SpeechTokenizer
 
 # "mini" is the bundled encoder's shape (with the front end "filterbank" at 25 Hz). "base" and "large" are those of
@@ -60,7 +62,7 @@ def hubert_config(
     """Return the configuration of a run of one's own.
 
     Args:
-        front_end: see `units.pretrain.FRONT_ENDS`; base and large have "waveform".
+        front_end: see `units.masked_prediction.FRONT_ENDS`; base and large have "waveform".
         frame_rate: 25 or 50 Hz.
         n_targets: units to predict.
         updates: how long.

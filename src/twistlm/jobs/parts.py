@@ -12,7 +12,7 @@ from twistlm.corpus.shards import shard_paths
 from twistlm.errors import BadInput, TwistError
 from twistlm.files.jsonl import read_json
 from twistlm.files.known import Known, known
-from twistlm.files.sources import DEFAULT_TOKENIZER
+from twistlm.files.named import DEFAULT_TOKENIZER
 from twistlm.lm.folders import lm_folder, model_spec, run_folder
 from twistlm.types import UnitSpec
 from twistlm.units import catalogue as tokenizers

@@ -15,7 +15,7 @@ from twistlm.corpus import manifest
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.asr import Whisper
 from twistlm.files.artifacts import bundled, is_cached
-from twistlm.files.sources import ARTIFACTS
+from twistlm.files.named import ARTIFACTS
 from twistlm.jobs.parts import parts_of_model, vocoder_for
 from twistlm.jobs.ports import bound, reachable
 from twistlm.lm.folders import BUNDLED, lm_folder, load_model

@@ -10,7 +10,7 @@ import torch
 
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.files import artifacts
-from twistlm.files.sources import ARTIFACTS
+from twistlm.files.named import ARTIFACTS
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec
 from twistlm.vocoder.catalogue import imported_folder
@@ -22,7 +22,7 @@ from twistlm.vocoder.voices import Voices
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What is known of a published vocoder beside its files (`files.sources.ARTIFACTS`).
+    """What is known of a published vocoder beside its files (`files.named.ARTIFACTS`).
 
     Attributes:
         tokenizer: whose units it speaks, by the published name; "" where that has to be said.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from twistlm.errors import ArtifactError, BadInput
-from twistlm.files import artifacts, sources
+from twistlm.files import artifacts, named, sources
 from twistlm.lm.phases import weights_folder
 from twistlm.lm.shapes import PUBLISHED
 
@@ -33,7 +33,7 @@ def text_lm_folder(text_lm: str | Path, *, prefer: Prefer = "registry", weights:
     name = str(text_lm)
     if (folder := Path(text_lm)).is_dir():
         return weights_folder(folder)
-    known = [name for name, artifact in sources.ARTIFACTS.items() if artifact.kind == "text-lm"]
+    known = [name for name, artifact in named.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if name in known:
         return artifacts.resolve(name, prefer=prefer)
     if found := _HUB.fullmatch(PUBLISHED.get(name, name)):

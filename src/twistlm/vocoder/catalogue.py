@@ -9,7 +9,8 @@ from twistlm.errors import ArtifactError, BadInput, TwistError
 from twistlm.files.artifacts import bundled_or_folder, cache_folder
 from twistlm.files.configs import read_unit_spec
 from twistlm.files.known import Known, is_one, known
-from twistlm.files.sources import ARTIFACTS, Bundled
+from twistlm.files.named import ARTIFACTS
+from twistlm.files.sources import Bundled
 from twistlm.types import UnitSpec
 
 _SHIPPED = {name for name, one in ARTIFACTS.items() if isinstance(one.sources[0], Bundled)}

@@ -19,8 +19,8 @@ from twistlm.compute.devices import device
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.asr import Whisper
 from twistlm.files.artifacts import resolve
+from twistlm.files.named import ARTIFACTS
 from twistlm.files.regular import file_sha256
-from twistlm.files.sources import ARTIFACTS
 from twistlm.lm.pretrained import REFUSALS, quiet
 from twistlm.lm.weights import first_line
 
