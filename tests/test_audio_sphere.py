@@ -100,6 +100,16 @@ def test_a_file_a_part_of_it_and_its_header(tmp_path: Path) -> None:
     assert np.array_equal(part.samples * 32768, samples[24_000:32_000, 1])
 
 
+def test_a_header_that_counts_too_few_or_too_many() -> None:
+    samples = noise(2 * RATE, 1)
+    body = shorten(samples)
+    few = sphere(body, samples[:RATE])
+    assert len(decode(few, name="a.sph", sample_rate=None).samples) == 2 * RATE, "sound is never lost unsaid"
+    many = sphere(body, np.concatenate([samples] * 2))
+    with pytest.raises(AudioError, match=r"truncated: 2\.00 of 4\.00 s"):
+        decode(many, name="a.sph")
+
+
 def test_what_cannot_be_decoded_says_what_to_do() -> None:
     samples = noise(2 * RATE, 1)
     whole = sphere(shorten(samples), samples)

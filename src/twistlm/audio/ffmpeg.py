@@ -71,7 +71,15 @@ class Decoded:
     """
 
     def __init__(
-        self, container: Any, path: object, window: Window, *, kind: str, frames: int | None, note: str
+        self,
+        container: Any,
+        path: object,
+        window: Window,
+        *,
+        kind: str,
+        frames: int | None,
+        declared: int | None,
+        note: str,
     ) -> None:
         tracks = container.streams.audio
         if not tracks:
@@ -86,7 +94,7 @@ class Decoded:
         self.rate, self.channels = int(first.sample_rate), len(first.layout.channels)
         self._origin = first.pts or 0
         self.exact, self.tolerance = frames is not None, _ROUNDED_SECONDS.get(kind, 0.1)
-        self.frames = frames if frames is not None else self._declared()
+        self.frames = frames if frames is not None else declared if declared is not None else self._declared()
         if len(tracks) > 1:
             note = f"has {len(tracks)} sound tracks, of which the first is read"
         self.note = note
@@ -158,7 +166,9 @@ def _floats(frame: Any) -> NDArray[np.float32]:
 
 
 @contextmanager
-def decoded(window: Window, path: object, kind: str, *, frames: int | None = None, note: str = "") -> Iterator[Decoded]:
+def decoded(
+    window: Window, path: object, kind: str, *, frames: int | None = None, declared: int | None = None, note: str = ""
+) -> Iterator[Decoded]:
     """Open a sound by FFmpeg.
 
     Args:
@@ -166,6 +176,7 @@ def decoded(window: Window, path: object, kind: str, *, frames: int | None = Non
         path: what it is called in errors.
         kind: FFmpeg's name of the container: it is not left to guess, as some containers open other files.
         frames: samples that there are, where somebody counted.
+        declared: samples that a header outside of the container says there are: fewer are an error, more are read.
         note: of what was done to read it.
 
     Raises:
@@ -175,7 +186,7 @@ def decoded(window: Window, path: object, kind: str, *, frames: int | None = Non
 
     try:
         with av.open(window, format=kind, options=_OPTIONS, metadata_errors="replace") as container:
-            yield Decoded(container, path, window, kind=kind, frames=frames, note=note)
+            yield Decoded(container, path, window, kind=kind, frames=frames, declared=declared, note=note)
     except av.FFmpegError as error:
         if kind == "mov" and window.size and not _has_index(window):
             raise truncated(

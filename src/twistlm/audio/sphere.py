@@ -58,7 +58,7 @@ def opened(window: Window, path: object) -> AbstractContextManager[ffmpeg.Decode
     put_in = bits[:at] + _verbatim(_wav_header(rate, channels)) + bits[at : at + -at % 8]
     before = begin[:5] + int(put_in, 2).to_bytes(len(put_in) // 8, "big")
     behind = window.part(size + 5 + (at + 7) // 8, window.size)
-    return ffmpeg.decoded(_Joined(before, behind), path, "shn", frames=n_samples)
+    return ffmpeg.decoded(_Joined(before, behind), path, "shn", declared=n_samples)
 
 
 class _Joined(Window):
