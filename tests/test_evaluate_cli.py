@@ -247,6 +247,9 @@ def test_a_table_is_not_buried_under_groups() -> None:
     [
         (["--samples", "2"], "--samples: of what a model says, which is measured with --generation"),
         (["--generation", "--topline", "smollm2-135m"], "--topline: not of what a model says"),
+        (["--generation", "--context", "64", "--split", "test"], "--context, --split: not of what a model says"),
+        (["--generation", "--normalize", "sum"], "--normalize: not of what a model says"),
+        (["--generation", "--protocol", "gslm", "--judge", "smollm2-135m"], "Judge in the protocol ours"),
         (["--generation", "--protocol", "hers"], "there is no protocol 'hers'"),
         (["--generation", "--prompts", "libri"], "there are no prompts 'libri'"),
         (["--generation", "--quality", "ears"], "there is no judge of sound ears"),

@@ -17,7 +17,7 @@ from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import AudioError, BadInput, TwistError
-from twistlm.evaluate.generation import hearing, prompts
+from twistlm.evaluate.generation import hearing, prompts, texts
 from twistlm.evaluate.generation.continuing import cut_to, derangement, prompt_length, seed_of, speak
 from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.measuring import Model, read_all, results, speak_all
@@ -183,6 +183,61 @@ def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp
     page = write_page(told, hostile, tmp_path / "ours.html", measures=measures).read_text()
     assert page.count("<audio") == 5 * 2 + 20 and "<script>alert" not in page and "http" not in page.lower()
     assert all(row["sound"] in page for row in warm)
+
+
+def test_who_listens_and_judges_changes_nothing_that_a_model_said(parts, suite, tmp_path):
+    loads: list[int] = []
+    one = session(parts, suite, tmp_path)
+    speak_all(one, models(parts, loads), (1.0,))
+    other = dataclasses.replace(one, ears=dataclasses.replace(one.ears, facts={"asr": "another ear", "vocoder": "w"}))
+    speak_all(other, models(parts, loads), (1.0,))
+    assert loads == [0, 1]
+    speak_all(dataclasses.replace(one, protocol=SHORT.changed(seconds=1.5)), models(parts, loads), (1.0,))
+    assert loads == [0, 1, 0, 1]
+
+
+def test_prompts_are_heard_only_where_somebody_asks_what_they_say(parts, suite, tmp_path):
+    for scored, n in (("continuation", 5), ("prompt and continuation", 0)):
+        ear = Ear()
+        session(parts, suite, tmp_path / scored, SHORT.changed(scored=scored), ear=ear).hear_prompts()
+        assert ear.heard == n
+
+
+def test_likeness_to_the_truth_is_of_texts_as_they_are_scored(parts, suite, text_lm, tmp_path):
+    """An ear that writes capitals and a protocol of lower case: the truth is lower case too."""
+
+    class Loud(Ear):
+        def transcribe(self, clip: Clip) -> str:
+            return "THE CAT SAT ON A MAT"
+
+    protocol = SHORT.changed(case="lower", tokens="whitespace")
+    values, _ = measured(session(parts, suite, tmp_path, protocol, ear=Loud()), parts, text_lm, [])
+    found = {s["name"]: s["measures"] for s in values["systems"]}
+    for name in ("resynthesis", "warm", "cold"):
+        assert found[name]["cont_bleu"]["value"] == pytest.approx(100)
+        assert found[name]["similarity"]["value"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("names", "temperatures"),
+    [(("recordings", "cold"), (1.0,)), (("warm", "shuffled words"), (1.0,)), (("warm", "cold"), (1.0, 1.0)),
+     (("warm", "cold"), (-1.0,)), (("warm", "cold"), (math.nan,))],
+)  # fmt: skip
+def test_names_and_temperatures_that_cannot_be_are_refused_before_any_work(parts, suite, tmp_path, names, temperatures):
+    ear = Ear()
+    given = [dataclasses.replace(m, name=n) for m, n in zip(models(parts, []), names, strict=True)]
+    with pytest.raises(BadInput, match=r"names of their own|temperatures are numbers"):
+        speak_all(session(parts, suite, tmp_path, ear=ear), given, temperatures)
+    assert ear.heard == 0
+
+
+def test_an_empty_text_has_no_loss_though_its_end_is_read(text_lm, tmp_path):
+    protocol = OURS.changed(end=True)
+    empty, said = texts.read(
+        ["", "the cat"], ["a mat", "a mat"], [["the cat"], ["the cat"]], protocol, lm=lambda: text_lm, identity="lm",
+        folder=tmp_path, description="", progress=False,
+    )  # fmt: skip
+    assert set(empty.values()) == {None} and said["loss"] > 0 and said["loss_after"] > 0
 
 
 def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):

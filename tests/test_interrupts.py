@@ -133,4 +133,14 @@ def test_closing_ends_what_is_under_way_and_the_bar_moves_within_an_item(monkeyp
         made.close()
     assert ended.is_set()
     assert underway.listener.get() is None
+    with progress.task("speaking", 2, True) as bar:  # an item of several short sounds, which no thread has for itself
+        for _ in range(3):
+            underway.heard(5.0, of=5.0)
+        assert bar._progress is not None
+        (task,) = bar._progress.tasks
+        assert (task.completed, task.fields["seconds"]) == (1.0, 0.0)
+        bar.advance()
+        assert task.completed == 1.0
+        underway.heard(5.0, of=20.0)
+        assert task.completed == 1.25
     assert "2/3, 2:" in screen.getvalue() and "of long sound" in screen.getvalue()

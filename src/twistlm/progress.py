@@ -57,6 +57,13 @@ class Bar:
             self._seconds += seconds
             self._move(share)
 
+    def part(self, share: float) -> float:
+        """Note a share of the item that is counted next; return how much of it may be shown: no more than the item."""
+        with self._lock:
+            share = min(share, max(0.0, 1.0 - self._shown))
+            self._shown += share
+            return share
+
     def finished(self, share: float) -> None:
         """Note that the next item to be counted was shown so far already."""
         with self._lock:

@@ -106,7 +106,11 @@ def eval_(
         "vocoder": vocoder,
     }
     if generation:
-        other = {"--submission": submission, "--topline": topline, "--end-token": end_token, "--units": units}
+        other = {
+            "--submission": submission, "--topline": topline, "--end-token": end_token, "--units": units,
+            "--against-units": against_units, "--context": context, "--split": split != "heldout",
+            "--normalize": normalize != "both",
+        }  # fmt: skip
         return _generation(
             model,
             against=against,

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
+LONG = 600.0  # seconds of sound from which an item's are told
+
 
 class Unwanted(Exception):
     """The job that a piece of work belongs to was ended; nobody reads its result."""
@@ -34,6 +36,8 @@ class Listener(Protocol):
 
     def heard(self, seconds: float, share: float) -> None: ...
 
+    def part(self, share: float) -> float: ...
+
     def finished(self, share: float) -> None: ...
 
 
@@ -53,12 +57,12 @@ def require_wanted() -> None:
 
 
 def heard(seconds: float, *, of: float) -> None:
-    """Say that so many more seconds of sound are done, of all that the piece has.
+    """Say that so many more seconds of sound are done, of all that the piece has; a bar shows them of long ones.
 
     Raises:
         Unwanted: it need not go on.
     """
-    done(seconds / of if of > 0 else 0.0, seconds=seconds)
+    done(seconds / of if of > 0 else 0.0, seconds=seconds if of >= LONG else 0.0)
 
 
 def done(share: float, *, seconds: float = 0.0) -> None:
@@ -73,6 +77,6 @@ def done(share: float, *, seconds: float = 0.0) -> None:
         share = min(share, 1.0 - mine.share)
         mine.share += share
     if bar is not None:
+        if mine is None:  # of the item that the bar counts next, maybe one of several sounds
+            share = bar.part(share)
         bar.heard(seconds, share)
-        if mine is None:  # of the item that the bar counts next
-            bar.finished(share)

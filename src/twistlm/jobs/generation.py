@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,19 @@ from twistlm.compute.threads import cores
 from twistlm.errors import BadInput
 from twistlm.evaluate.generation.embedding import WORDLLAMA, open_embedder
 from twistlm.evaluate.generation.hearing import open_listener
+from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.judge import open_judge
 from twistlm.evaluate.generation.likelihood import accuracies, pair_scores
-from twistlm.evaluate.generation.measuring import Model, judged, read_all, results, speak_all
+from twistlm.evaluate.generation.measuring import Model, judged, read_all, require_judged_apart, results, speak_all
 from twistlm.evaluate.generation.prompts import open_prompts, select
 from twistlm.evaluate.generation.protocols import PROTOCOLS, Protocol
 from twistlm.evaluate.generation.quality import DistillMos, DnsMos
 from twistlm.evaluate.generation.reading import TextLM
 from twistlm.evaluate.generation.speakers import RESEMBLYZER, open_voices
-from twistlm.evaluate.generation.speaking import Ears, JudgeOfSound, Session, digests_of
+from twistlm.evaluate.generation.speaking import PARTS, Ears, JudgeOfSound, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
+from twistlm.evaluate.generation.texts import tokens_of
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_folder
@@ -36,6 +39,7 @@ from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.generation import write_page
 from twistlm.pages.numbers import interval, percent, percent_interval, plain, with_interval
+from twistlm.types import UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -82,7 +86,7 @@ def measure_generation(
         against: a second model, of the same units; differences are the first less the second.
         protocol: how.
         suites: of pairs, on which the models' local and normalised likelihoods are measured too.
-        temperatures: sample at each of them, for curves; none: the protocol's.
+        temperatures: sample at each of them, once, for curves; none: the protocol's.
         quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835).
         embedder, voices: as of `open_embedder` and `open_voices`.
         judge, judge_model: as of `open_judge`: scores every continuation, and two models' against each other.
@@ -106,8 +110,14 @@ def measure_generation(
         model_spec(folder).require(parts.spec, mine=f"the model {folder}", theirs=f"the model {model}")
     if odd := sorted(set(quality) - _JUDGES):
         raise BadInput(f"there is no judge of sound {', '.join(odd)}. There are: {', '.join(sorted(_JUDGES))}.")
+    quality = sorted(set(quality))
+    # Before any work: without these there are no numbers at its end.
+    tokens_of("", protocol.tokens)
+    if judge is not None:
+        require_judged_apart(protocol)
+    places = open_embedder(embedder)
     suite = select(open_prompts(protocol.prompts), longer_than=protocol.longer_than, most=protocol.most_prompts)
-    lm_name = text_lm_folder(protocol.lm)  # before any work: without it there are no numbers
+    lm_name = text_lm_folder(protocol.lm)
     listener, heard_by = open_listener(protocol.asr, language=protocol.language, workers=cores())
     asked = None if judge is None else open_judge(judge, model=judge_model)
     judges = _judges(quality)
@@ -149,22 +159,29 @@ def measure_generation(
             seed=seed,
             progress=progress,
         )
-        prompts, systems = speak_all(session, models, temperatures or (protocol.temperature,))
+        sampled_at = list(dict.fromkeys(temperatures)) or [protocol.temperature]
+        prompts, systems = speak_all(session, models, sampled_at)
         identity = f"{protocol.lm} {digest(lm_name)[:16]}"
-        systems, corpora = read_all(
-            session, prompts, systems, lm=lm, lm_identity=identity, embedder=open_embedder(embedder)
-        )
-        facts = parts.facts | {"read_by": identity, "embedder": embedder, "quality": list(quality)}
+        systems, corpora = read_all(session, prompts, systems, lm=lm, lm_identity=identity, embedder=places)
+        facts = parts.facts | {
+            "read_by": identity,
+            "embedder": embedder,
+            "quality": quality,
+            "temperatures": sampled_at,
+        }
         if asked is not None:
             systems, facts["judge"] = judged(session, prompts, systems, asked)
         if spoken:
-            facts["likelihoods"] = _likelihoods(models, spoken, seed=seed)
+            facts["likelihoods"] = _likelihoods(models, spoken, tok.spec, home / PARTS / "likelihoods.jsonl", seed=seed)
         values = results(session, systems, corpora, facts=facts)
-        path = home / f"{slug(protocol)}.json"
-        write_rows(systems, path.with_suffix(".parquet"), facts={"protocol": protocol.facts()})
+        name = slug(protocol)
+        if sampled_at != [protocol.temperature]:  # a curve, beside the results at the protocol's own
+            name += "-at-" + "-".join(f"{temperature:g}" for temperature in sampled_at)
+        path = home / f"{name}.json"
+        write_rows(systems, home / f"{name}.parquet", facts={"protocol": protocol.facts(), "temperatures": sampled_at})
         write_results(values, path)
         told = [(m.name, m.title, m.about) for m in MEASURES]
-        page = write_page(without_nan(values), systems, path.with_suffix(".html"), measures=told)
+        page = write_page(without_nan(values), systems, home / f"{name}.html", measures=told)
     return values | {"results": str(path), "page": str(page)}
 
 
@@ -215,15 +232,24 @@ def _percent(found: Values) -> str:
     return with_interval(percent(found["accuracy"]), percent_interval(found["ci"]))
 
 
-def _likelihoods(models: Sequence[Model], spoken: Sequence[SpokenSuite], *, seed: int) -> Values:
+def _likelihoods(
+    models: Sequence[Model], spoken: Sequence[SpokenSuite], spec: UnitSpec, path: Path, *, seed: int
+) -> Values:
+    """Return suite -> model -> score -> accuracy; a model is loaded only where the journal lacks something of it."""
     told: Values = {}
+    journal = Journal(path)
     for model in models:
-        lm = model.load()
-        for one in spoken:
-            scores = pair_scores(lm, one.units, one.suite.pairs)
-            found = accuracies(scores, one.suite.pairs, one.suite.clusters, seed=seed)
-            told.setdefault(one.suite.name, {})[model.name] = found
-        del lm
+        keys = {one: f"{model.sha256} {one.suite.name} {one.checksum} {spec.fingerprint} {seed}" for one in spoken}
+        if any(key not in journal.rows for key in keys.values()):
+            lm = model.load()
+            for one, key in keys.items():
+                if key not in journal.rows:
+                    scores = pair_scores(lm, one.units, one.suite.pairs)
+                    journal.add(key, without_nan(accuracies(scores, one.suite.pairs, one.suite.clusters, seed=seed)))
+            del lm
+            gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
+        for one, key in keys.items():
+            told.setdefault(one.suite.name, {})[model.name] = journal.rows[key]
     return told
 
 

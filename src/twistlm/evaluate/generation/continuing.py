@@ -15,7 +15,7 @@ from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.generation.protocols import Protocol
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
-from twistlm.types import Units
+from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.vocoder import Vocoder
 
 BATCH = 32  # continuations sampled together on a CPU: a step of few takes as long as reading the weights
@@ -55,7 +55,7 @@ def require_room(lm: UnitLM, prompts: Sequence[Units | None], protocol: Protocol
     """
     if lm.max_tokens is None:
         return
-    most = [(unit_limit(lm, prompt, protocol), 0 if prompt is None else len(prompt)) for prompt in prompts]
+    most = [(unit_limit(lm.spec, prompt, protocol), 0 if prompt is None else len(prompt)) for prompt in prompts]
     long = [
         f"{'' if prompt is None else prompt.id} ({n} units and {more} more)"
         for prompt, (more, n) in zip(prompts, most, strict=True)
@@ -69,12 +69,12 @@ def require_room(lm: UnitLM, prompts: Sequence[Units | None], protocol: Protocol
         )
 
 
-def unit_limit(lm: UnitLM, prompt: Units | None, protocol: Protocol) -> int:
+def unit_limit(spec: UnitSpec, prompt: Units | None, protocol: Protocol) -> int:
     """Return how many units may follow a prompt."""
     limits = [] if protocol.max_units is None else [protocol.max_units]
     if protocol.seconds is not None and prompt is not None and len(prompt):
-        run = float(prompt.runs.mean()) if lm.spec.deduplicate else 1.0
-        limits.append(round(protocol.seconds * float(lm.spec.frame_rate) / run))
+        run = float(prompt.runs.mean()) if spec.deduplicate else 1.0
+        limits.append(round(protocol.seconds * float(spec.frame_rate) / run))
     return min(limits, default=0)
 
 

@@ -57,13 +57,18 @@ class WordLlama:
         tokenizer = Tokenizer.from_file(str(folder / "l2_supercat_tokenizer_config.json"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        if tokenizer.get_vocab_size() > len(table):
+            raise ArtifactError(
+                f"{folder} is damaged: its tokenizer has {tokenizer.get_vocab_size()} tokens and its table "
+                f"{len(table)} rows. Remove it, and it is fetched again."
+            )
         return cls(table.astype(np.float32), tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
         for row, coded in zip(found, self.tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True):
             if coded.ids:
-                row[:] = self.table[np.minimum(coded.ids, len(self.table) - 1)].mean(axis=0)
+                row[:] = self.table[coded.ids].mean(axis=0)
         return unit(found)
 
 

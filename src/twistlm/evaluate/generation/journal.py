@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,3 @@ class Journal:
                 if key not in self.rows:
                     self.add(key, found)
         return {key: self.rows[key] for key in keys}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.rows)

@@ -134,13 +134,15 @@ class Endpoint:
             "temperature": self.temperature,
             "max_tokens": self.most_tokens,
         }
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         address = f"{self.address.rstrip('/')}/chat/completions"
         why = ""
         for again in range(self.tries):
             if again:
                 time.sleep(self.pause * 2 ** (again - 1))
-            request = urllib.request.Request(address, json.dumps(body).encode(), headers)  # a body makes it a POST
+            # A body makes it a POST.
+            request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            if self.key:  # whoever the server redirects to does not get it
+                request.add_unredirected_header("Authorization", f"Bearer {self.key}")
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                     return _reply(answer.read(MOST_REPLY + 1), address)
@@ -257,18 +259,15 @@ def verdicts(
     return rows
 
 
-def bill(folder: Path, judge: Judge, *, in_price: float | None, out_price: float | None) -> Values:
-    """Return what a judge was asked so far: `replies`, tokens in and out, and their price where a million of each has
-    one."""
+def bill(folder: Path, judge: Judge) -> Values:
+    """Return what a judge was asked so far: `replies`, and tokens in and out, which have a price elsewhere."""
     rows = list(Journal(_journal(folder, judge)).rows.values())
     tokens_in, tokens_out = (sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out"))
-    price = None if in_price is None or out_price is None else (tokens_in * in_price + tokens_out * out_price) / 1e6
     return {
         "judge": judge.identity,
         "replies": len(rows),
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
-        "price": price,
     }
 
 

@@ -17,6 +17,7 @@ from twistlm.evaluate.generation import perplexities
 from twistlm.evaluate.generation.embedding import Embedder
 from twistlm.evaluate.generation.judge import Judge, bill, scores, summary, verdicts
 from twistlm.evaluate.generation.prompts import checksum
+from twistlm.evaluate.generation.protocols import Protocol
 from twistlm.evaluate.generation.reading import TextLM
 from twistlm.evaluate.generation.speaking import PARTS, Session, System, Values, require_heard
 from twistlm.evaluate.generation.table import (
@@ -45,6 +46,7 @@ from twistlm.evaluate.stats import bootstrap_ci
 from twistlm.lm.model import UnitLM
 
 _CURVE_RESAMPLES = 1000
+_OWN = ("recordings", "resynthesis", "shuffled", "shuffled words", "transcripts")  # systems that are no models
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,11 +72,16 @@ def speak_all(
 
     Raises:
         AudioError: prompts that cannot be used, or a sound in which nobody is ever heard.
-        BadInput: two models of one name, or prompts that a model has no room for.
+        BadInput: two models of one name, one that is called as what stands beside them, two equal temperatures, one
+            below 0, or prompts that a model has no room for.
     """
     names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        raise BadInput(f"models need names of their own, got {', '.join(names)}.")
+    if len({*names, *_OWN}) < len(names) + len(_OWN):
+        raise BadInput(f"models need names of their own, and not {', '.join(_OWN)}: got {', '.join(names)}.")
+    if len(set(temperatures)) < len(temperatures) or not all(0 <= t < math.inf for t in temperatures):
+        raise BadInput(
+            f"temperatures are numbers from 0 on, each once: got {', '.join(f'{t:g}' for t in temperatures)}."
+        )
     prompts = session.hear_prompts()
     recordings = session.recordings(prompts)
     require_heard(recordings.rows, what="the recordings")
@@ -109,7 +116,7 @@ def read_all(
     protocol = session.protocol
     said = [row["text"] for row in prompts]
     others = other_prompts(said, seed=session.seed)
-    truths = [row["text"] for row in systems[0].rows]
+    truths = [scored_text(row["text"], protocol) or "" for row in systems[0].rows]
     texts_alone = []
     known = [prompt.text for prompt in session.suite.prompts]
     if protocol.scored == "prompt and continuation" and all(known):
@@ -143,6 +150,19 @@ def read_all(
     return found, corpora
 
 
+def require_judged_apart(protocol: Protocol) -> None:
+    """Do nothing where a judge can be shown what a protocol makes.
+
+    Raises:
+        BadInput: there are no prompts to go on from, or they are scored together with what follows.
+    """
+    if protocol.prompt_seconds <= 0 or protocol.scored != "continuation":
+        raise BadInput(
+            f"a judge is shown prompt and continuation apart, and the protocol {protocol.name} transcribes them "
+            "together or has no prompts. Judge in the protocol ours."
+        )
+
+
 def judged(
     session: Session, prompts: Sequence[Values], systems: Sequence[System], judge: Judge
 ) -> tuple[list[System], Values]:
@@ -150,13 +170,9 @@ def judged(
     models, how it finds the first one's continuations against the second's, in both orders.
 
     Raises:
-        BadInput: there are no prompts to go on from, or they are scored together with what follows.
+        BadInput: as `require_judged_apart`.
     """
-    if session.unconditional or session.protocol.scored != "continuation":
-        raise BadInput(
-            f"a judge is shown prompt and continuation apart, and the protocol {session.protocol.name} transcribes "
-            "them together or has no prompts. Judge in the protocol ours."
-        )
+    require_judged_apart(session.protocol)
     said, folder = [row["text"] for row in prompts], session.out / PARTS
     found, unread = [], 0
     for system in systems:
@@ -180,7 +196,7 @@ def judged(
         if len(known) > 1:
             told["pairwise"]["ci"] = bootstrap_ci(known, seed=session.seed)
         told["unread"] += told["pairwise"]["unread"]
-    return found, told | {"bill": bill(folder, judge, in_price=None, out_price=None)}
+    return found, told | {"bill": bill(folder, judge)}
 
 
 def results(

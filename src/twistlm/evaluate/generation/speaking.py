@@ -31,6 +31,7 @@ from twistlm.evaluate.generation.continuing import (
     require_room,
     seed_of,
     speak,
+    unit_limit,
 )
 from twistlm.evaluate.generation.hearing import Listener, hear
 from twistlm.evaluate.generation.journal import Journal
@@ -46,11 +47,13 @@ from twistlm.vocoder.vocoder import Vocoder
 Values = dict[str, Any]
 JudgeOfSound = Callable[[Clip], Mapping[str, float]]
 PARTS = "parts"  # folder of journals and sounds
-# Fields of a protocol that move what is heard, and what a model says; who reads the texts changes neither.
+# Fields of a protocol that move what is heard, and what a model says; who reads the texts changes neither, and who
+# listens moves nothing of what a model says.
 _OF_SOUNDS = (
     "prompt_seconds", "truth_seconds", "durations", "scored", "cut_to_truth", "silence", "asr", "language",
 )  # fmt: skip
 _OF_MODELS = ("top_k", "seconds", "max_units", "stop_at_end")
+_OF_PROMPTS = ("prompt_seconds", "truth_seconds")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,7 +138,8 @@ class Session:
             row["whole"] = _stored(self.ears.tok(found.whole))
             if not self.unconditional:
                 row["units"] = _stored(self.ears.tok(found.start))
-                row["text"] = hear(found.start, self.ears.listener, silence=self.protocol.silence).text
+                if self.protocol.scored == "continuation":  # else it is heard with what follows, and nobody asks
+                    row["text"] = hear(found.start, self.ears.listener, silence=self.protocol.silence).text
                 if self.ears.voices is not None:
                     row["voice"] = [round(float(x), 6) for x in self.ears.voices.embed(found.start)]
             return row
@@ -211,7 +215,8 @@ class Session:
         keys = [(i, k) for i in range(len(prompts)) for k in range(self.protocol.samples)]
         named = {self._name(i, k): (i, k) for i, k in keys}
         made_by = {"model": sha256, "temperature": temperature, "seed": self.seed, **_told(self.protocol, _OF_MODELS)}
-        journal = Journal(self.out / PARTS / f"said.{self._key('said', **made_by)}.jsonl")
+        said = {"units": self.ears.tok.spec.fingerprint, **_told(self.protocol, _OF_PROMPTS), **made_by}
+        journal = Journal(self.out / PARTS / f"said.{_hash(said)}.jsonl")
         if any(key not in journal.rows for key in named):
             lm = load()
             lm.require(self.ears.tok.spec, theirs="the tokenizer of the prompts")
@@ -244,7 +249,8 @@ class Session:
             start = starts[i]
             ids = journal.rows[name_]["ids"][0 if start is None else len(start) :]
             row |= {"n_units": len(ids), "unit_repetition": repetition(ids, n=4)}
-            row["ended"] = float(len(ids) < self._limit(start)) if self.protocol.stop_at_end else None
+            limit = unit_limit(self.ears.tok.spec, start, self.protocol)
+            row["ended"] = float(len(ids) < limit) if self.protocol.stop_at_end else None
         return System(
             name=name,
             kind="model",
@@ -320,20 +326,12 @@ class Session:
             id=self.suite.prompts[i].id,
         )
 
-    def _limit(self, start: Units | None) -> int:
-        limits = [] if self.protocol.max_units is None else [self.protocol.max_units]
-        if self.protocol.seconds is not None and start is not None:
-            run = float(start.runs.mean()) if start.spec.deduplicate else 1.0
-            limits.append(round(self.protocol.seconds * float(start.spec.frame_rate) / run))
-        return min(limits)
-
     def _name(self, i: int, k: int) -> str:
         return f"{self.suite.prompts[i].id} {k} {self.digests[i][:16]}"
 
     def _key(self, what: str, **made_by: Any) -> str:
         """Return 12 hex digits over all that makes rows what they are."""
-        told = {"what": what, **_told(self.protocol, _OF_SOUNDS), "ears": dict(self.ears.facts), **made_by}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        return _hash({"what": what, **_told(self.protocol, _OF_SOUNDS), "ears": dict(self.ears.facts), **made_by})
 
 
 def digests_of(suite: PromptSuite, protocol: Protocol, *, sample_rate: int) -> list[str]:
@@ -383,6 +381,10 @@ def _stored(units: Units) -> Values:
 
 def _told(protocol: Protocol, fields: Sequence[str]) -> Values:
     return {name: getattr(protocol, name) for name in fields}
+
+
+def _hash(told: Values) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _cosine(one: Sequence[float] | None, other: Sequence[float] | None) -> float | None:

@@ -150,12 +150,13 @@ def read(
             rows.append({})
             continue
         row = by_text[(text, None if prompts is None else (prompts[i], *others[i]))]
-        loss = row["total"] / row["n"] if row["n"] else None
+        # Of an empty text an end token may be all that was read.
+        loss = row["total"] / row["n"] if row["n"] and text else None
         two = loss if len(words_of(text)) >= 2 else None
         made: Values = {"loss": loss, "loss_two_words": two, "ppl": None if loss is None else math.exp(loss)}
         if "after" in row:
-            after = row["after"] / row["after_n"] if row["after_n"] else None
-            made |= {"loss_after": after, "wins": row["wins"], "gain": row["gain"]}
+            after = row["after"] / row["after_n"] if row["after_n"] and text else None
+            made |= {"loss_after": after} | {name: row[name] if text else None for name in ("wins", "gain")}
         rows.append(made)
     return rows
 
