@@ -38,7 +38,7 @@ def slow_f0(wave: np.ndarray, low: float, high: float) -> list[float]:
         while lag < longest and curve[lag + 1] < curve[lag]:
             lag += 1
         shift = 0.0
-        if lag < longest:
+        if lag < longest and curve[lag - 1] >= curve[lag]:
             a, b, c = curve[lag - 1 : lag + 2]
             shift = (a - c) / (2 * (a - 2 * b + c)) if a - 2 * b + c > 0 else 0.0
         found.append(RATE / (lag + shift))
@@ -59,6 +59,13 @@ def test_equals_the_slow_oracle() -> None:
 def test_a_tone_has_its_own_f0(hz: float) -> None:
     found = f0(pulse(hz, 8000, rate=16_000), 16_000, low=60, high=400)
     assert (found > 0).all() and np.abs(found / hz - 1).max() < 0.005
+
+
+@pytest.mark.parametrize("hz", [401.0, 405.0, 415.0, 430.0, 460.0])
+def test_a_tone_above_the_range_is_never_found_outside_of_it(hz: float) -> None:
+    """Its valley is before the shortest lag, where the curve only rises: a parabola moves it by half a lag at most."""
+    found = f0(pulse(hz, 4000), RATE, low=80, high=400)
+    assert ((found == 0) | ((found >= 80) & (found <= RATE / (RATE / 400 - 0.5)))).all()
 
 
 def test_silence_and_noise_are_not_voiced() -> None:

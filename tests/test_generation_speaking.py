@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import threading
 import zlib
 from pathlib import Path
 
@@ -36,13 +37,26 @@ class Ear:
 
     name = "ear"
 
-    def __init__(self) -> None:
-        self.heard = 0
+    def __init__(self, words: tuple[int, int] = (0, 7)) -> None:
+        self.heard, self.words = 0, words
 
     def transcribe(self, clip: Clip) -> str:
         self.heard += 1
         rng = np.random.default_rng(zlib.crc32(clip.samples.tobytes()))
-        return " ".join(rng.choice(WORDS, size=int(rng.integers(0, 7))).tolist())
+        return " ".join(rng.choice(WORDS, size=int(rng.integers(*self.words))).tolist())
+
+
+class Sparse(Ear):
+    """Hears nothing every other time."""
+
+    def transcribe(self, clip: Clip) -> str:
+        with self.lock:
+            self.heard += 1
+            return "" if self.heard % 2 else "the cat sat on"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class Letters:
@@ -146,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(parts, suite,
 
 
 def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp_path):
-    values, systems = measured(session(parts, suite, tmp_path), parts, text_lm, [])
+    values, systems = measured(session(parts, suite, tmp_path, ear=Sparse()), parts, text_lm, [])
     write_results(values, tmp_path / "ours.json")
     write_rows(systems, tmp_path / "ours.parquet", facts={"protocol": SHORT.facts()})
     rows = pq.read_table(tmp_path / "ours.parquet").to_pylist()
@@ -168,9 +182,8 @@ def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp
     found = of["warm"]["measures"]
     assert found["gen_ppl_not_empty"]["value"] == pytest.approx(math.exp(np.mean(losses)))
     assert found["mean_ppl"]["value"] == pytest.approx(np.mean(np.exp(losses)))
-    assert of["warm"]["n_empty"] == sum(not row["text"] for row in warm)
-    if of["warm"]["n_empty"]:
-        assert found["gen_ppl"]["value"] is None  # as in SlamKit: undefined with an empty transcript
+    assert of["warm"]["n_empty"] == sum(not row["text"] for row in warm) == 5
+    assert found["gen_ppl"]["value"] is None  # as in SlamKit: undefined with an empty transcript
     assert set(of["recordings"]["measures"]).isdisjoint({"similarity", "cont_bleu"})
     assert of["shuffled words"]["measures"]["gen_ppl_not_empty"]["n"] > 0
     gap = told["differences"]["measures"]["words"]
@@ -241,11 +254,25 @@ def test_an_empty_text_has_no_loss_though_its_end_is_read(text_lm, tmp_path):
 
 
 def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
-    values, _ = measured(session(parts, suite, tmp_path), parts, text_lm, [], temperatures=(0.5, 1.5))
+    one = session(parts, suite, tmp_path, ear=Ear((20, 40)))  # long enough that words come again
+    values, _ = measured(one, parts, text_lm, [], temperatures=(0.5, 1.5))
     names = [system["name"] for system in values["systems"] if system["kind"] == "model"]
     assert names == ["warm at 0.5", "warm at 1.5", "cold at 0.5", "cold at 1.5"]
     curves = values["curves"]["models"]
     assert [point["temperature"] for point in curves["warm 0"]["points"]] == [0.5, 1.5]
+    by_name = {system["name"]: system["measures"] for system in values["systems"]}
+    oracle = values["curves"]["oracle"]
+    assert oracle["vert"] == by_name["recordings"]["vert"]["value"]
+    for model in ("warm", "cold"):
+        found = curves[f"{model} {0 if model == 'warm' else 1}"]
+        points = [(point["vert"], point["ppx"]) for point in found["points"]]
+        each = [by_name[f"{model} at {t}"] for t in (0.5, 1.5)]
+        assert points == [(of["vert"]["value"], of["mean_ppl"]["value"]) for of in each]
+        (low, at_low), (high, at_high) = sorted(points)
+        share = (oracle["vert"] - low) / (high - low)
+        assert found["ppx_at_oracle_vert"]["value"] == pytest.approx(
+            at_low + share * (at_high - at_low) if 0 <= share <= 1 else math.nan, nan_ok=True
+        )
     assert values["differences"]["between"] == ["warm at 0.5", "cold at 0.5"]
 
 
@@ -256,20 +283,23 @@ def test_where_both_are_scored_together_the_floor_is_spoken_and_the_transcripts_
     values, systems = measured(session(parts, suite, tmp_path, protocol), parts, text_lm, [])
     by = {system.name: system for system in systems}
     assert by["transcripts"].rows[0]["text"] == "the cat sat"
-    assert by["shuffled"].rows[0]["sound"] != by["resynthesis"].rows[1]["sound"]
+    sounds = [tmp_path / row["sound"] for row in by["shuffled"].rows]
+    assert len({sound.read_bytes() for sound in sounds}) == 5  # spoken, each by itself
+    theirs = {(tmp_path / row["sound"]).read_bytes() for row in by["resynthesis"].rows}
+    assert not theirs & {sound.read_bytes() for sound in sounds}
     assert all(row["seconds"] <= 2.0 + 1e-9 for row in by["warm"].rows)  # cut to prompt and truth
     assert "wins" not in {name for s in values["systems"] for name in s["measures"]}
 
 
 def test_speech_out_of_nothing_has_no_numbers_of_prompts(parts, suite, text_lm, tmp_path):
     protocol = PROTOCOLS["tgslm"].changed(max_units=30, words=2, seconds=None)
-    values, systems = measured(session(parts, suite, tmp_path, protocol), parts, text_lm, [])
+    values, systems = measured(session(parts, suite, tmp_path, protocol, ear=Sparse()), parts, text_lm, [])
     assert [s.name for s in systems] == ["recordings", "resynthesis", "warm", "cold", "shuffled words"]
     warm = values["systems"][2]
     short = sum(len(row["text"].split()) < 2 for row in systems[2].rows)
-    assert warm["n_scored"] == 5 - short
-    if warm["n_scored"]:
-        assert warm["measures"]["words"]["value"] == 2
+    assert warm["n_scored"] == 5 - short > 0 and short
+    assert warm["measures"]["words"]["value"] == 2
+    assert "words_per_second" not in {name for s in values["systems"] for name in s["measures"]}  # all were not counted
 
 
 def test_a_prompt_the_model_has_no_room_for_is_refused_by_name(parts, suite, tmp_path):

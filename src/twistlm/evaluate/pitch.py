@@ -101,7 +101,7 @@ def _lowest(curve: NDArray[np.float64], shortest: int, longest: int, sample_rate
     lag = shortest + int(below[0])
     while lag < longest and curve[lag + 1] < curve[lag]:
         lag += 1
-    if not 0 < lag < longest:
+    if not 0 < lag < longest or curve[lag - 1] < curve[lag]:  # no valley of the range: a parabola would leave it
         return sample_rate / lag
     before, at, after = curve[lag - 1 : lag + 2]
     bend = before - 2 * at + after

@@ -214,11 +214,14 @@ def results(
     draws = {
         n: Resamples.draw(len(session.suite.prompts), n, seed=session.seed) for n in {s.n_samples for s in systems}
     }
+    # Where texts are cut to so many words, these are not all that was said in the seconds.
+    cut = session.protocol.words is not None
+    measured = [m for m in MEASURES if not (cut and m.name == "words_per_second")]
     columns = {system.name: columns_of(system.rows, n_samples=system.n_samples) for system in systems}
     told = []
     for system in systems:
         of = columns[system.name]
-        measures = {m.name: with_interval(m, of, draws[system.n_samples]) for m in MEASURES if _has(m.columns, of)}
+        measures = {m.name: with_interval(m, of, draws[system.n_samples]) for m in measured if _has(m.columns, of)}
         told.append(
             {
                 "name": system.name,
@@ -242,7 +245,7 @@ def results(
         shared = draws[pair[0].n_samples]
         gaps = {
             "between": [system.name for system in pair],
-            "measures": {m.name: difference(m, one, two, shared) for m in MEASURES if _has(m.columns, one)},
+            "measures": {m.name: difference(m, one, two, shared) for m in measured if _has(m.columns, one)},
         }
     suite = session.suite
     return {

@@ -46,10 +46,11 @@ class Protocol:
         case: texts are read as the recogniser writes them, or in lower case.
         words: texts are cut to exactly so many words, and shorter ones left out; None: as they are.
         headline: which perplexity its source quotes: "gen_ppl" (exp of the mean loss) or "mean_ppl" (mean of exp,
-            GSLM's PPX). Both are always given.
+            GSLM's PPX). Told, not computed with: both are always given.
         tokens: what an n-gram is made of: "whitespace", "nltk" (NLTK's word tokenizer), "words" (lower case, without
             punctuation).
-        auto_bleu: which of the two measures of that name stands in VERT's place of it and in the headline.
+        auto_bleu: which of the two measures of that name its source means. Told, not computed with: both are always
+            given, and VERT is of GSLM's.
         departs: where this is not what the source did.
     """
 
@@ -178,6 +179,7 @@ SLAM = Protocol(
         "the first 1,000 stories by number, where SlamKit takes them as the file system lists them",
         "no repetition penalty: the paper's table has 1.1, its configuration none",
         "that the LM's text begins with its beginning-of-text token is from memory",
+        "white space at a text's ends is cut off",
     ),
 )
 GSLM = Protocol(
@@ -213,6 +215,7 @@ GSLM = Protocol(
         "fairseq's WMT19 LM is not read here: give another with --text-lm",
         "the first 1,000 prompts by id, where GSLM takes the 1,000 shortest",
         "that the end token counts is from memory",
+        "BLEUs are of texts in lower case, as the LM reads them",
     ),
 )
 TGSLM = Protocol(
@@ -244,7 +247,7 @@ TGSLM = Protocol(
     tokens="whitespace",
     auto_bleu="gslm",
     departs=(
-        "recogniser and LM as in gslm",
+        "recogniser, LM and case of what BLEUs are of as in gslm",
         "continuations with fewer than 30 words are counted and left out, so fewer than 100 may be scored",
     ),
 )

@@ -9,9 +9,10 @@ Shapes: M prompts, S samples of each, C columns, B resamples.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,6 @@ class Measure:
         title: in tables.
         columns: of the rows, whose means it is made of.
         of: from the means (each [B] or a float) to the value; None takes the first.
-        better: which way is better; "" where neither is by itself.
         whole: undefined (NaN) where any continuation lacks a value, instead of leaving it out.
         median: of prompts instead of the mean.
         about: what it is, in a sentence.
@@ -43,7 +43,6 @@ class Measure:
     columns: tuple[str, ...]
     about: str
     of: Callable[..., Any] | None = None
-    better: Literal["lower", "higher", ""] = ""
     whole: bool = False
     median: bool = False
 
@@ -58,43 +57,43 @@ def _vert(self_bleu: Any, auto_bleu: Any) -> Any:
 
 _LM = "text LM's perplexity a token"
 MEASURES: tuple[Measure, ...] = (
-    Measure(name="gen_ppl", title="GenPPL, all texts", columns=("loss",), of=np.exp, better="lower", whole=True,
+    Measure(name="gen_ppl", title="GenPPL, all texts", columns=("loss",), of=np.exp, whole=True,
             about=f"{_LM}: exp of the mean of the texts' losses; undefined where a text is empty"),
     Measure(name="gen_ppl_not_empty", title="GenPPL, empty texts left out", columns=("loss",), of=np.exp,
-            better="lower", about=f"{_LM}: exp of the mean loss of texts that are not empty"),
+            about=f"{_LM}: exp of the mean loss of texts that are not empty"),
     Measure(name="gen_ppl_two_words", title="GenPPL, texts of two words and more", columns=("loss_two_words",),
-            of=np.exp, better="lower", about=f"{_LM}: exp of the mean loss of texts of at least two words"),
-    Measure(name="mean_ppl", title="mean perplexity (GSLM's PPX)", columns=("ppl",), better="lower",
+            of=np.exp, about=f"{_LM}: exp of the mean loss of texts of at least two words"),
+    Measure(name="mean_ppl", title="mean perplexity (GSLM's PPX)", columns=("ppl",),
             about=f"{_LM}: the mean of the texts' perplexities, empty ones left out; a few odd texts move it far"),
     Measure(name="loss_after_prompt", title="loss after the prompt's text, nats a token", columns=("loss_after",),
-            better="lower", about="how likely the text LM finds the text after what the prompt says"),
-    Measure(name="wins", title="beats shuffled prompts", columns=("wins",), better="higher", of=_times(100),
+            about="how likely the text LM finds the text after what the prompt says"),
+    Measure(name="wins", title="beats shuffled prompts", columns=("wins",), of=_times(100),
             about="how often its own prompt makes a text likelier than other prompts do, in %; chance 50"),
-    Measure(name="gain", title="gain by the own prompt, nats a token", columns=("gain",), better="higher",
+    Measure(name="gain", title="gain by the own prompt, nats a token", columns=("gain",),
             about="how much likelier its own prompt makes a text than other prompts do"),
-    Measure(name="similarity", title="likeness to the truth", columns=("similarity",), better="higher",
+    Measure(name="similarity", title="likeness to the truth", columns=("similarity",),
             about="cosine of the embeddings of the text and of what the recording goes on to say"),
-    Measure(name="cont_bleu", title="cont-BLEU2", columns=("cont_bleu",), of=_times(100), better="higher", median=True,
+    Measure(name="cont_bleu", title="cont-BLEU2", columns=("cont_bleu",), of=_times(100), median=True,
             about="the true continuation's BLEU2 with the samples as references, median over prompts"),
     Measure(name="self_bleu", title="self-BLEU2", columns=("self_bleu",), of=_times(100),
             about="likeness of the texts to each other: low is diverse; grows with the number of texts"),
     Measure(name="auto_bleu_gslm", title="auto-BLEU2 (GSLM)", columns=("auto_bleu_gslm",), of=_times(100),
-            better="lower", about="repetition within a text, occurrences apart"),
+            about="repetition within a text, occurrences apart"),
     Measure(name="auto_bleu_slamkit", title="auto-BLEU2 (SlamKit)", columns=("auto_bleu_slamkit",), of=_times(100),
-            better="lower", about="share of bigrams that occur again, overlaps counted"),
+            about="share of bigrams that occur again, overlaps counted"),
     Measure(name="vert", title="VERT", columns=("self_bleu", "auto_bleu_gslm"), of=_vert,
             about="geometric mean of self-BLEU2 and GSLM's auto-BLEU2 of the corpus"),
     Measure(name="vert_of_texts", title="VERT, mean of texts", columns=("vert",), of=_times(100),
             about="mean over texts of the geometric mean of both"),
-    Measure(name="distinct_1", title="distinct-1 of a text", columns=("distinct_1",), of=_times(100), better="higher",
+    Measure(name="distinct_1", title="distinct-1 of a text", columns=("distinct_1",), of=_times(100),
             about="different words over words of a text, mean; depends on length"),
-    Measure(name="repetition", title="word repetition", columns=("repetition",), of=_times(100), better="lower",
+    Measure(name="repetition", title="word repetition", columns=("repetition",), of=_times(100),
             about="share of a text's bigrams that were in it before"),
     Measure(name="unit_repetition", title="unit repetition", columns=("unit_repetition",), of=_times(100),
-            better="lower", about="share of a continuation's 4-grams of units that were in it before"),
-    Measure(name="empty", title="empty transcripts, %", columns=("empty",), of=_times(100), better="lower",
+            about="share of a continuation's 4-grams of units that were in it before"),
+    Measure(name="empty", title="empty transcripts, %", columns=("empty",), of=_times(100),
             about="nothing was heard"),
-    Measure(name="one_word", title="one-word transcripts, %", columns=("one_word",), of=_times(100), better="lower",
+    Measure(name="one_word", title="one-word transcripts, %", columns=("one_word",), of=_times(100),
             about="a single word was heard"),
     Measure(name="words", title="words", columns=("words",), about="of a transcript"),
     Measure(name="words_per_second", title="words a second", columns=("words", "seconds"),
@@ -104,19 +103,19 @@ MEASURES: tuple[Measure, ...] = (
             about="share of the time without voice activity"),
     Measure(name="ended", title="ended by itself, %", columns=("ended",), of=_times(100),
             about="the model stopped before the limit"),
-    Measure(name="distillmos", title="Distill-MOS", columns=("distillmos",), better="higher",
+    Measure(name="distillmos", title="Distill-MOS", columns=("distillmos",),
             about="how good it sounds, 1 to 5"),
-    Measure(name="dnsmos_p808", title="DNSMOS P.808", columns=("dnsmos_p808",), better="higher",
+    Measure(name="dnsmos_p808", title="DNSMOS P.808", columns=("dnsmos_p808",),
             about="how good it sounds, 1 to 5"),
-    Measure(name="dnsmos_ovrl", title="DNSMOS P.835 overall", columns=("dnsmos_ovrl",), better="higher",
+    Measure(name="dnsmos_ovrl", title="DNSMOS P.835 overall", columns=("dnsmos_ovrl",),
             about="how good it sounds, 1 to 5"),
-    Measure(name="dnsmos_sig", title="DNSMOS P.835 signal", columns=("dnsmos_sig",), better="higher",
+    Measure(name="dnsmos_sig", title="DNSMOS P.835 signal", columns=("dnsmos_sig",),
             about="how good the speech in it sounds, 1 to 5"),
-    Measure(name="dnsmos_bak", title="DNSMOS P.835 background", columns=("dnsmos_bak",), better="higher",
+    Measure(name="dnsmos_bak", title="DNSMOS P.835 background", columns=("dnsmos_bak",),
             about="how little noise is behind it, 1 to 5"),
-    Measure(name="voice", title="likeness of the voice to the prompt's", columns=("voice",), better="higher",
+    Measure(name="voice", title="likeness of the voice to the prompt's", columns=("voice",),
             about="cosine of Resemblyzer's embeddings; says nothing of a vocoder of one voice"),
-    Measure(name="judge", title="judge, 1 to 5", columns=("judge",), better="higher",
+    Measure(name="judge", title="judge, 1 to 5", columns=("judge",),
             about="how likely and relevant the judge finds the continuation; replies that it could not read left out"),
 )  # fmt: skip
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -141,12 +140,13 @@ class Resamples:
         """Draw `n` resamples of M prompts with replacement; S > 1 samples of each are drawn again in each."""
         rng = np.random.default_rng(seed)
         prompts = rng.integers(n_prompts, size=(n, n_prompts))
-        if n_samples == 1:
-            drawn = prompts
-        else:
-            within = rng.integers(n_samples, size=(n, n_prompts, n_samples))
-            drawn = (prompts[:, :, None] * n_samples + within).reshape(n, -1)
-        counts = np.stack([np.bincount(row, minlength=n_prompts * n_samples) for row in drawn]).astype(np.float64)
+        counts = np.empty((n, n_prompts * n_samples))
+        for row, chosen in zip(counts, prompts, strict=True):  # all at once would take four times the memory
+            drawn = chosen
+            if n_samples > 1:
+                within = rng.integers(n_samples, size=(n_prompts, n_samples))
+                drawn = (chosen[:, None] * n_samples + within).reshape(-1)
+            row[:] = np.bincount(drawn, minlength=n_prompts * n_samples)
         return cls(counts, prompts, rng.integers(2, size=(n, n_prompts)).astype(bool))
 
 
@@ -205,7 +205,8 @@ def drawn_values(measure: Measure, columns: Columns, draws: Resamples) -> Array:
     """Return [B]: the measure in each resample."""
     arrays = [columns[name] for name in measure.columns]
     if measure.median:
-        with np.errstate(all="ignore"):
+        with warnings.catch_warnings():  # of a resample in which no prompt has a value
+            warnings.simplefilter("ignore", RuntimeWarning)
             return _combined(measure, [np.nanmedian(_by_prompt(one)[draws.prompts], axis=1) for one in arrays])
     flat = np.stack([one.reshape(-1) for one in arrays], axis=1)
     there = ~np.isnan(flat)
