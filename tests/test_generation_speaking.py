@@ -17,7 +17,7 @@ import soundfile
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.corpus.manifest import Entry
-from twistlm.errors import AudioError, BadInput, TwistError
+from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError
 from twistlm.evaluate.generation import hearing, prompts, texts
 from twistlm.evaluate.generation.continuing import cut_to, derangement, prompt_length, seed_of, speak
 from twistlm.evaluate.generation.journal import Journal
@@ -27,6 +27,8 @@ from twistlm.evaluate.generation.reading import TextLM, win_rates
 from twistlm.evaluate.generation.speaking import Ears, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
+from twistlm.files.locks import held
+from twistlm.jobs import generation as job
 from twistlm.pages.generation import write_page
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat")
@@ -453,12 +455,66 @@ def test_a_damaged_journal_is_refused(tmp_path):
         Journal(path)
 
 
-def test_two_measurements_do_not_share_a_folder(tmp_path):
-    from twistlm.files.locks import held
+@pytest.fixture
+def measure(parts, suite, text_lm, tiny, tmp_path, monkeypatch):
+    """`measure_generation` of two models with the stand-ins, its ear, and the folders of models that were loaded."""
+    for name, lm in zip(("warm", "cold"), parts[2], strict=True):
+        lm.save(tmp_path / name / "lm")
+    ear, loads, load = Ear(), list[str](), job.load_model
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    for name, stand_in in {
+        "open_prompts": lambda _: suite,
+        "text_lm_folder": lambda _: Path(text_lm.name),
+        "open_listener": lambda *_, **__: (ear, "ear"),
+        "_judges": lambda _: (loudness,),
+        "open_voices": lambda _: (None, "none"),
+        "open_embedder": lambda _: Letters(),
+        "load_model": lambda folder: loads.append(Path(folder).name) or load(folder),
+    }.items():
+        monkeypatch.setattr(job, name, stand_in)
 
-    with held(tmp_path, "measuring"), pytest.raises(TwistError, match="another process is measuring"):  # noqa: SIM117
-        with held(tmp_path, "measuring"):
-            pass
+    def run(**options):
+        given = {"suites": [f"mini-swuggy={tiny.suite}"], "protocol": SHORT} | options
+        return job.measure_generation(
+            tmp_path / "warm", against=tmp_path / "cold", out=tmp_path / "out", tokenizer=tiny.tokenizer,
+            vocoder=tiny.vocoder, **given,
+        )  # fmt: skip
+
+    return run, ear, loads
+
+
+def test_the_job_measures_nothing_twice_and_a_curve_has_files_of_its_own(measure, tmp_path):
+    run, ear, loads = measure
+    first = run()
+    results = Path(first["results"])
+    kept, heard = results.read_bytes(), ear.heard
+    assert sorted(loads) == ["cold", "cold", "warm", "warm"]  # to speak, and for the pairs
+    assert set(first["likelihoods"]["mini-swuggy"]) == {"warm", "cold"} and first["temperatures"] == [0.8]
+    assert run()["results"] == first["results"] and results.read_bytes() == kept
+    assert len(loads) == 4 and ear.heard == heard
+    curve = run(temperatures=[0.5, 1.2, 0.5])
+    assert curve["temperatures"] == [0.5, 1.2] and Path(curve["results"]).name == f"{results.stem}-at-0.5-1.2.json"
+    for ending in ("json", "parquet", "html"):
+        assert (results.parent / f"{results.stem}-at-0.5-1.2.{ending}").is_file()
+    assert results.read_bytes() == kept
+
+
+def test_the_job_refuses_before_anything_is_heard(measure, monkeypatch, tmp_path):
+    run, ear, loads = measure
+    with held(tmp_path / "out" / "generation", "measuring"), pytest.raises(TwistError, match="another process"):
+        run()
+    with pytest.raises(BadInput, match="temperatures are numbers"):
+        run(temperatures=[-1.0])
+    with pytest.raises(BadInput, match="Judge in the protocol ours"):
+        run(protocol=SHORT.changed(scored="prompt and continuation"), judge="smollm2-135m")
+
+    def gone(_: str) -> None:
+        raise ArtifactError("no embedder")
+
+    monkeypatch.setattr(job, "open_embedder", gone)
+    with pytest.raises(ArtifactError, match="no embedder"):
+        run()
+    assert ear.heard == 0 and loads == []
 
 
 def test_the_quickstart_measures_in_short_what_its_models_say(parts, suite, text_lm, tiny, tmp_path):
