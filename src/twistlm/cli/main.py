@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import typer
@@ -10,6 +11,7 @@ from twistlm.cli.command import app
 from twistlm.cli.help import ByWant, add_examples
 
 
+@functools.cache
 def command() -> Any:
     """Return the whole command line, as click has it."""
     # Importing them registers their verbs.
