@@ -10,19 +10,30 @@ computing over the time of sound. The reference, in turn with the others, is the
 from __future__ import annotations
 
 import argparse
+import functools
 import queue
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from twistlm.audio.clip import Clip
+from twistlm.compute.threads import apart
 from twistlm.jobs.serving import load_served
 from twistlm.lm.continuation import begin
 from twistlm.lm.sample import generate
 from twistlm.serve.engine import End, Engine, Room
 from twistlm.serve.limits import Limits
+from twistlm.serve.models import Served
 from twistlm.serve.studio import Studio
+from twistlm.types import Units
+
+
+def spoken_whole(served: Served, units: Units, *, seed: int, options: dict[str, Any]) -> int:
+    """Continue, then speak; return the number of samples."""
+    made, stream = generate(served.model(None)[1], units, seed=seed, **options), served.stream(None, units)
+    return len(stream.push(made.ids[len(units) :])) + len(stream.finish())
 
 
 def main() -> None:
@@ -46,11 +57,10 @@ def main() -> None:
     for repeat in range(given.repeats):
         for n in rows:
             start = time.perf_counter()
-            units = served.tokenizer(clip)
+            units = apart(lambda: served.tokenizer(clip))
             heard = time.perf_counter() - start
             if n == 0:
-                made, stream = generate(lm, units, seed=repeat, **options), served.stream(None, units)
-                n_samples = len(stream.push(made.ids[len(units) :])) + len(stream.finish())
+                n_samples = apart(functools.partial(spoken_whole, served, units, seed=repeat, options=options))
                 whole = time.perf_counter() - start
                 rows[0].append((whole, (whole - heard) * served.rate / n_samples, heard))
                 continue

@@ -114,6 +114,23 @@ def load_served(
     Raises:
         BadInput: a part that is not there. UnitSpecMismatch: they are not of the same units.
     """
+    from twistlm.compute.threads import apart
+
+    return apart(
+        lambda: _load(models, tokenizer, vocoders, search, exact=exact, transcripts=transcripts, device=device)
+    )
+
+
+def _load(
+    models: Mapping[str, Path],
+    tokenizer: str | Path | None,
+    vocoders: Sequence[str | Path],
+    search: Sequence[str | Path],
+    *,
+    exact: bool,
+    transcripts: bool,
+    device: str | None,
+) -> Served:
     from twistlm.compute import devices
     from twistlm.serve.models import LOOK_AHEAD, Served
     from twistlm.units.tokenizer import SpeechTokenizer

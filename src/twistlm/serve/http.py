@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response as Answer
 
 from twistlm.audio.clip import Clip, encoded, resample
+from twistlm.compute.threads import apart
 from twistlm.errors import BadInput
 from twistlm.serve import metrics
 from twistlm.serve.asking import Continue, Resynth
@@ -168,7 +169,7 @@ async def resynth(request: Request, asked: Annotated[Resynth, Query()]) -> Answe
     def again() -> bytes:
         return _wav(studio.served.resynthesise(prompt.units, voice=asked.voice, durations=asked.durations))
 
-    body = await asyncio.get_running_loop().run_in_executor(studio.workers, again)
+    body = await asyncio.get_running_loop().run_in_executor(studio.workers, apart, again)
     return Answer(body, media_type="audio/wav")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from twistlm.audio.clip import Clip
+from twistlm.compute.threads import apart
 from twistlm.lm.continuation import begin
 from twistlm.serve.engine import Busy, End, Engine
 from twistlm.serve.limits import Limits
@@ -57,19 +58,22 @@ class Studio:
 
         Returns when every model has continued once; its end is not looked at.
         """
-        served, rng = self.served, np.random.default_rng(0)
-        for seconds in _REHEARSED:
-            heard(
-                served, Clip(rng.normal(scale=0.1, size=round(seconds * served.rate)).astype(np.float32), served.rate)
-            )
-        spec = served.tokenizer.spec
+        served, spec = self.served, self.served.tokenizer.spec
         ids = np.arange(_PROMPT) % spec.n_units  # none twice in a row, as of any deduplicated prompt
         prompt = Units(ids.astype(np.uint16), np.ones(_PROMPT, dtype=np.int32), spec)
+
+        def hear_and_speak() -> None:
+            noise = np.random.default_rng(0).normal(scale=0.1, size=round(max(_REHEARSED) * served.rate))
+            for seconds in _REHEARSED:
+                heard(served, Clip(noise[: round(seconds * served.rate)].astype(np.float32), served.rate))
+            for voice in served.voices:
+                served.resynthesise(prompt, voice=voice, durations="given")
+
+        apart(hear_and_speak)
         ended: queue.SimpleQueue[End] = queue.SimpleQueue()
         for name, lm in served.models.items():
             asked = begin(lm, prompt, temperature=1.0, seed=0, max_units=_CONTINUED, stop_at_end=False)
             for voice in served.voices:
-                served.resynthesise(prompt, voice=voice, durations="given")
                 stream = served.stream(voice, prompt)
                 self.engine.submit(name, asked, stream, lambda one: ended.put(one) if isinstance(one, End) else None)
                 ended.get()
@@ -93,7 +97,7 @@ class Studio:
 
         def work() -> Prompt:
             clip = read()
-            return Prompt(clip, heard(self.served, clip), new_id("item"))
+            return Prompt(clip, apart(lambda: heard(self.served, clip)), new_id("item"))
 
         self._hearing += 1
         working = asyncio.get_running_loop().run_in_executor(self.workers, work)
