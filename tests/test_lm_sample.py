@@ -16,7 +16,8 @@ from test_lm_model import KINDS, make_spec, make_text_lm
 from twistlm.compute import choices, products
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import drafting
-from twistlm.lm.continuation import pick
+from twistlm.lm.continuation import begin, pick
+from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
 from twistlm.lm.pretrained import from_config
@@ -247,11 +248,19 @@ def test_int8_products_are_close_and_only_for_what_they_help(
         with torch.no_grad():
             expected = module(x)
             assert 0 < (product(x) - expected).norm() < 0.03 * expected.norm()
-    monkeypatch.setattr(drafting, "LAID_OUT_FROM", 1 if laid_out else 100)
     prompt = make_prompt([1, 2, 3], lm.spec)
     options = {"temperature": 0.0, "max_units": 20, "stop_at_end": False}
     plain = generate_batch(lm, [prompt, prompt], seeds=[0, 0], **options)[0]
-    drafted, n_steps = steps(lm, partial(generate, lm, prompt, seed=0, **options))
+
+    def drafted_units() -> Units:
+        asked, batch = begin(lm, prompt, seed=0, **options), Batch(lm, rows=1, units=None if laid_out else 20)
+        with batch.computing():
+            row = batch.join(asked)
+            while not row.done:
+                batch.step()
+        return asked.units(lm, row.new)
+
+    drafted, n_steps = steps(lm, drafted_units)
     assert drafted.ids.tolist() == plain.ids.tolist()
     assert 1 < n_steps < 15
     assert not products.int8_may_help(lm.model.double())

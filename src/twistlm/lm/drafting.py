@@ -23,7 +23,8 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.table import Table, placed, read
 
 DRAFTS = 6  # units at most that one step judges
-# Units to come from which a sequence repays its preparations: int8 weights, and all weights laid out.
+# Units to come from which a sequence repays its preparations: int8 weights, and the model's own weights laid out for a
+# few rows. Int8 weights laid out take as long as some fifty units: only who goes on and on has them.
 DRAFTED_FROM, LAID_OUT_FROM = 12, 128
 # Units to come from which it is tried whether drafts are faster here, in about so many seconds; and the share of drafts
 # that are right of a trained model at temperature 0.8 to 1 (94 to 98 %: 6 units a judging step).
@@ -61,7 +62,7 @@ def drafters(lm: UnitLM, *, rows: int, units: int | None) -> list[Drafter | None
     none: list[Drafter | None] = [None] * rows
     if not worth_a_draft(lm, units) or not int8_may_help(lm.model):
         return none
-    made = Drafter(lm, laid_out=units is None or units >= LAID_OUT_FROM)
+    made = Drafter(lm, laid_out=units is None)
     few = made if _pays(made, 1) else None
     many = few if rows == 1 else made if _pays(made, rows) else None
     return [few if 2 * n < rows else many for n in range(rows)]
