@@ -44,7 +44,7 @@ Held out: {clips} clips of other texts, trained voices; {units:,} units. Interva
 over items. Suites are scored by the mean log-likelihood a unit; their voice `flite-rms` is one that nothing heard.
 
 What it is not: it has heard hours where the models of the literature hear tens of thousands. What it says means
-nothing, and it tells words from pseudo-words no better than chance. It knows one kind of speech, synthetic and read.
+nothing, and how well it tells words from pseudo-words stands above. It knows one kind of speech, synthetic and read.
 """
 
 
@@ -93,7 +93,7 @@ def card(run: Path, units: Path, out: Path, *, rank: int, cache: Path, suites: S
         parameters=f"{parameters / 1e6:.0f} M",
         rank=rank,
         megabytes=(out / NAME).stat().st_size / 1e6,
-        tokens=train["updates"] * train["batch_rows"] * train["context"],
+        tokens=whole.provenance["trained"]["tokens"],
         updates=train["updates"],
         batch=train["batch_rows"],
         context=train["context"],
