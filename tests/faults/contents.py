@@ -84,9 +84,9 @@ def study(folder: Path) -> list[Any]:
 
 
 def lines_of_study(folder: Path) -> list[Any]:
-    """The lines of `twist study steady` and what is left beside them."""
+    """The lines of `twist study steady`, in whatever order processes added them, and what is left beside them."""
     left = sorted(str(p.relative_to(folder)) for p in (folder / "study").rglob("*") if p.name != ".study.jsonl.lock")
-    return [json_lines(folder / "study/study.jsonl"), left]
+    return [sorted(json_lines(folder / "study/study.jsonl"), key=lambda row: row["key"]), left]
 
 
 def long_study(folder: Path) -> list[Any]:
