@@ -24,6 +24,7 @@ from twistlm.errors import BadInput
 from twistlm.files.gguf import convert
 from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
+from twistlm.lm.noise import seeds_of_places
 from twistlm.lm.warmstart import warm_start
 from twistlm.serve.exporting import export
 
@@ -47,7 +48,7 @@ def ruled(lm: UnitLM, logits: torch.Tensor, last: int) -> list[int]:
     """Return which tokens `generate` may take, asked of its own chooser one draw at a time."""
     choose = begin(lm, None, temperature=1.0, seed=0, max_units=1, stop_at_end=False).choose
     flat = torch.zeros_like(logits)
-    return sorted({choose(flat, last, float(draw)) for draw in (np.arange(2_000) + 0.5) / 2_000})
+    return sorted({choose(flat, last, draw) for draw in seeds_of_places(0, 2_000)})
 
 
 def test_a_folder_for_vllm_is_plain_transformers(lm: UnitLM, tmp_path: Path) -> None:
