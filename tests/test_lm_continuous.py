@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from transformers import BloomConfig, MistralConfig
 
-from test_lm_model import KINDS, make_spec, make_text_lm
+from test_lm_model import KINDS, make_spec, make_text_lm, random_lm
 from test_lm_sample import draft_with
 from twistlm.errors import BadInput
 from twistlm.lm.continuation import begin
 from twistlm.lm.continuous import Batch, Row
 from twistlm.lm.drafting import Drafter
 from twistlm.lm.model import UnitLM
-from twistlm.lm.pretrained import from_config
 from twistlm.lm.sample import generate
-from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start
 from twistlm.types import Units
 
@@ -34,12 +31,7 @@ def build(kind: str, folder: Path) -> UnitLM:
             **SIZES, num_key_value_heads=2, head_dim=8, intermediate_size=48, sliding_window=6
         ),
     }[kind]()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = from_config(config)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.3)
-    return UnitLM(model.eval(), Vocab(30), make_spec())
+    return random_lm(config)
 
 
 def mix(lm: UnitLM, rng: np.random.Generator, *, drafts: float | None) -> None:

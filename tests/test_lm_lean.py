@@ -7,14 +7,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, MistralConfig, OPTConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config
 
-from test_lm_model import make_spec
+from test_lm_model import random_lm
 from twistlm.lm.lean import LeanStep, can_be_lean
-from twistlm.lm.model import UnitLM
-from twistlm.lm.pretrained import from_config
 from twistlm.lm.table import Table, placed, read
-from twistlm.lm.vocab import Vocab
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
@@ -31,15 +28,6 @@ LEAN = {
 }
 
 
-def build(config: PretrainedConfig) -> UnitLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = from_config(config)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.3)
-    return UnitLM(model.eval(), Vocab(30), make_spec())
-
-
 def product(weight: torch.Tensor, bias: torch.Tensor | None) -> partial[torch.Tensor]:
     return partial(nn.functional.linear, weight=weight, bias=bias)
 
@@ -48,7 +36,7 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None) -> partial[torch.Te
 @pytest.mark.parametrize("lengths", [[5], [3, 9, 1]], ids=["one row", "three rows"])
 def test_logits_are_the_models(kind: str, lengths: list[int]) -> None:
     """Token after token behind prompts of unlike lengths, in a table that the model has begun, against the model."""
-    lm = build(LEAN[kind])
+    lm = random_lm(LEAN[kind])
     assert can_be_lean(lm.model)
     rng = torch.Generator().manual_seed(1)
     rows = [torch.randint(2, 32, (n + 4,), generator=rng).tolist() for n in lengths]
@@ -68,10 +56,12 @@ def test_logits_are_the_models(kind: str, lengths: list[int]) -> None:
 
 
 def test_what_it_does_not_compute_is_told_apart() -> None:
-    assert not can_be_lean(build(OPTConfig(**{**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32})).model)
-    assert not can_be_lean(build(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8)).model)  # norms of its queries
-    assert not can_be_lean(build(LlamaConfig(**SIZES, hidden_act="gelu")).model)
-    lm = build(LEAN["llama"])
+    assert not can_be_lean(random_lm(OPTConfig(**{**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32})).model)
+    assert not can_be_lean(
+        random_lm(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8)).model
+    )  # norms of its queries
+    assert not can_be_lean(random_lm(LlamaConfig(**SIZES, hidden_act="gelu")).model)
+    lm = random_lm(LEAN["llama"])
     lm.model.model.layers[1].mlp.up_proj = nn.Sequential(lm.model.model.layers[1].mlp.up_proj)  # an adapter wraps so
     assert not can_be_lean(lm.model)
-    assert not can_be_lean(build(LEAN["qwen2"]).model.double())
+    assert not can_be_lean(random_lm(LEAN["qwen2"]).model.double())

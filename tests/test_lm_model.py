@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, OPTConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from twistlm.errors import BadInput, CheckpointError, UnitSpecMismatch
 from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import from_config
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import cold_start
 from twistlm.types import UnitSpec
@@ -52,6 +53,16 @@ def make_text_lm(folder: Path, kind: str = "llama") -> Path:
             parameter.data.normal_(std=0.3)
     model.save_pretrained(folder)
     return folder
+
+
+def random_lm(config: PretrainedConfig, *, deduplicate: bool = True) -> UnitLM:
+    """A model over 30 units with random weights, larger than an initialisation's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = from_config(config)
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.3)
+    return UnitLM(model.eval(), Vocab(30), make_spec(deduplicate=deduplicate))
 
 
 @pytest.fixture(params=KINDS)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import BloomConfig, Gemma3TextConfig, MistralConfig, PretrainedConfig
 
-from test_lm_model import KINDS, make_spec, make_text_lm
+from test_lm_model import KINDS, make_spec, make_text_lm, random_lm
 from twistlm.compute import choices, products
 from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import drafting
@@ -20,9 +20,7 @@ from twistlm.lm.continuation import begin, pick
 from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
-from twistlm.lm.pretrained import from_config
 from twistlm.lm.sample import generate, generate_batch
-from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start
 from twistlm.types import Units, UnitSpec
 
@@ -218,12 +216,7 @@ ATTENTION = {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
 def test_drafts_of_other_families(config: PretrainedConfig, goes_back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that has dropped what lay before its window cannot take drafts back, and BLOOM counts positions from its
     mask: such models are sampled plainly."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = from_config(config)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.3)
-    lm = UnitLM(model.eval(), Vocab(30), make_spec(deduplicate=False))
+    lm = random_lm(config, deduplicate=False)
     prompt = make_prompt([4, 9, 1], lm.spec, 1)
     options = {"temperature": 1.0, "max_units": 20, "stop_at_end": False}
     plain = generate_batch(lm, [prompt, prompt], seeds=[5, 5], **options)[0]
