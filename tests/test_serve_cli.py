@@ -76,6 +76,7 @@ def test_each_speaker_of_a_vocoder_is_a_voice(tiny: Tiny) -> None:
         dataclasses.replace(served, voices={"many": many})
     voices = job._by_voice({"tiny": one, "many": many})
     assert list(voices) == ["tiny", "many/ann", "many/ben"]
+    assert list(job._by_voice({"many": many.speaking_as(speaker="ben")})) == ["many/ben", "many/ann"]
     units = served.tokenizer(Clip(babble(1.0, seed=3), 16_000))
     said = [dataclasses.replace(served, voices=voices).resynthesise(units, voice=name, durations="given")
             for name in ("many/ann", "many/ben")]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,17 @@ def test_batches_streams_and_files_keep_voices_apart(tmp_path: Path, monkeypatch
     ben = voc.speaking_as(speaker="ben", style="sad")
     sound = np.concatenate([*ben.stream(many[3].ids.tolist(), durations="predicted")])
     np.testing.assert_allclose(sound, alone[3], atol=1e-6)
+    ben.save(tmp_path / "v")  # with its own voice
+    np.testing.assert_array_equal(
+        Vocoder.load(tmp_path / "v")(many[3], durations="given").samples,
+        Vocoder.load(tmp_path / "v")(many[3], durations="given", voice=Voice(speaker="ben", style="sad")).samples,
+    )
+    kept = json.loads((tmp_path / "v" / "voices.json").read_text())
+    assert kept["voice"] == {"speaker": "ben", "style": "sad"}
+    for own in ({"speaker": "carl"}, {"speaker": 2}):
+        (tmp_path / "v" / "voices.json").write_text(json.dumps(kept | {"voice": own}))
+        with pytest.raises(ArtifactError, match=r"voices\.json"):
+            Vocoder.load(tmp_path / "v")
     (tmp_path / "v" / "voices.json").write_text('{"speakers": {"ann": "0"}}')
     with pytest.raises(ArtifactError, match=r"voices\.json"):
         Vocoder.load(tmp_path / "v")

@@ -1,11 +1,13 @@
-"""Make the bundled vocoder: a unit HiFi-GAN for one synthetic voice, from its recordings and a tokenizer.
+"""Make the bundled vocoder: of one synthetic voice or several, from recordings and a tokenizer.
 
-    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --updates 12000 \
-        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
+    python assets/make/speech.py twins --out .assets-work/twins --hours 4
+    python assets/make/vocoder.py --pairs-manifest .assets-work/twins --twins slt awb --generator istft \
+        --tokenizer mini-25hz-500 --out assets/vocoder/mini-25hz-500 --frames 32 --updates 18000 --adversarial-share 0.4
 
-With --twins the folder is one of two voices (`speech.py twins`), each text said by another voice too. One voice is
-learnt, from its own units and, again, from those of the other readings, laid where the voice says the same phone: so
-the vocoder hears what units other speakers give, and still says it in its own voice.
+With --twins the folder is one of two voices (`speech.py twins`), each text said by another voice too. The voices that
+are named are learnt, in one vocoder, the first of them speaks where none is asked for. Each is learnt from its own
+units and, again, from those of the other readings, laid where the voice says the same phone: so the vocoder hears what
+units other speakers give, and still says it in its own voice.
 
 It starts from random weights, or with --start-from and --start-tokenizer from the vocoder of another tokenizer: all of
 the generator stays, and each new unit begins with the mean embedding of the old units it is heard together with.
@@ -20,7 +22,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.istft import istft_like
 from twistlm.vocoder.mel import SpectralLoss
-from twistlm.vocoder.train import train_vocoder, training_step
+from twistlm.vocoder.train import train_vocoder, training_step, with_voices
 from twistlm.vocoder.training_state import VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.voices import Voice
 
 HOP, RATE = 640, 16_000
 OTHER = "-other"  # behind the id of the other reading of a text, see speech.py
@@ -74,14 +76,15 @@ SHAPES: dict[str, InputShape] = {"hifigan": MODEL, "istft": istft_like(MODEL)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs-manifest", type=Path, required=True, help="folder of one voice with a manifest.jsonl")
-    parser.add_argument("--twins", metavar="VOICE", help="which voice of a folder of twins to learn")
-    parser.add_argument("--texts", type=int, help="of the twins' voice, take the first so many texts; default: all")
+    parser.add_argument("--twins", metavar="VOICE", nargs="+", help="which voices of a folder of twins to learn")
+    parser.add_argument("--texts", type=int, help="of each of the twins' voices, the first so many; default: all")
     parser.add_argument("--generator", choices=SHAPES, default="hifigan")
     parser.add_argument("--tokenizer", required=True, help="name or folder")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="train about so long, by a measurement at the start")
     length.add_argument("--updates", type=int, help="train exactly so many updates")
     parser.add_argument("--adversarial-share", type=float, default=0.0, help="share of the time that has critics")
+    parser.add_argument("--frames", type=int, default=16, help="of a crop, 4 to an update")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=Path("assets/vocoder/mini-25hz-500"), help="folder to write")
     parser.add_argument("--start-from", type=Path, help="folder of a vocoder to start from")
@@ -94,9 +97,7 @@ def main() -> None:
 
     entries = load(options.pairs_manifest)
     if options.twins:
-        texts = [e.id for e in entries if e.speaker == options.twins and not e.id.endswith(OTHER)][: options.texts]
-        wanted = {*texts, *(f"{text}{OTHER}" for text in texts[:-HELDOUT])}
-        entries = sorted((e for e in entries if e.id in wanted), key=lambda e: not e.id.endswith(OTHER))
+        entries = of_voices(entries, options.twins, options.texts)
     waves = [read(e.path).samples for e in track(entries, description="read", enabled=True)]
     spec, units = tokenized(entries, waves, options.tokenizer, options.work)
     start = None
@@ -106,9 +107,14 @@ def main() -> None:
         _, old = tokenized(entries, waves, options.start_tokenizer, options.work)
         start = carried_over(units, old, Vocoder.load(options.start_from))
     pairs = list(zip(units, waves, strict=True))
+    voices = [Voice(speaker=e.speaker) for e in entries] if options.twins and len(options.twins) > 1 else None
     if options.twins:
         others = sum(e.id.endswith(OTHER) for e in entries)
-        pairs = [*relaid(pairs[:others], pairs[others:], options.pairs_manifest), *pairs[others:]]
+        made = relaid(pairs[:others], pairs[others:], options.pairs_manifest)
+        if voices:  # a reading that is laid onto a voice is spoken by that voice
+            speaker = {e.id: e.speaker for e in entries[others:]}
+            voices = [Voice(speaker=speaker[units.id.removesuffix(OTHER)]) for units, _ in made] + voices[others:]
+        pairs = [*made, *pairs[others:]]
     train, heldout = pairs[:-HELDOUT], pairs[-HELDOUT:]
 
     suffix = "" if options.generator == "hifigan" else f"-{options.generator}"
@@ -118,15 +124,31 @@ def main() -> None:
     config = resolve_config(run, options, train, spec)
     stop = json.loads((run / "checkpoint" / "state.json").read_text())["update"] if options.export else None
     began = time.monotonic()
-    vocoder = train_vocoder(train, spec, config, run, heldout=heldout, start=start, progress=True, stop_after=stop)
+    vocoder = train_vocoder(
+        train, spec, config, run, heldout=heldout, start=start, progress=True, stop_after=stop,
+        voices=voices and voices[:-HELDOUT], heldout_voices=voices and voices[-HELDOUT:],
+    )  # fmt: skip
+    if voices:
+        vocoder = vocoder.speaking_as(speaker=options.twins[0])
     vocoder.save(options.out)
     seconds = time.monotonic() - began
     vocoder = Vocoder.load(options.out)  # what is measured is what ships, rounded to half precision
-    measured = measure(vocoder, heldout, entries[-HELDOUT:], options.threads)
+    measured = measure(vocoder, heldout, voices and voices[-HELDOUT:], entries[-HELDOUT:], options.threads)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     text = card(vocoder, config, entries, measured, history[-1]["update"], stage_of(options))
     vocoder.save(options.out, card=text)
     print(json.dumps({"updates": history[-1]["update"], "seconds": round(seconds), **measured}))
+
+
+def of_voices(entries: list[Entry], voices: list[str], texts: int | None) -> list[Entry]:
+    """The first readings of those voices and the other ones of what is trained on, these first; at the end HELDOUT."""
+    own = {voice: [e for e in entries if e.speaker == voice and not e.id.endswith(OTHER)][:texts] for voice in voices}
+    last = HELDOUT // len(voices)
+    train = [e for readings in own.values() for e in readings[:-last]]
+    wanted = {f"{e.id}{OTHER}" for e in train}
+    return [
+        *(e for e in entries if e.id in wanted), *train, *(e for readings in own.values() for e in readings[-last:])
+    ]  # fmt: skip
 
 
 def stage_of(options: argparse.Namespace) -> str:
@@ -191,14 +213,17 @@ def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict
 def resolve_config(run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec) -> VocoderConfig:
     """The run's config: as kept beside it, or made from the options, with --minutes turned into updates by timing."""
     path = run / "run.json"
-    model = dataclasses.replace(SHAPES[options.generator], num_embeddings=spec.n_units)
+    model: InputShape = dataclasses.replace(SHAPES[options.generator], num_embeddings=spec.n_units)
+    if options.twins:
+        model, _ = with_voices(model, [Voice(speaker=name) for name in options.twins])
     if not path.exists():
         share = options.adversarial_share
         updates = options.updates
         if updates is None:
             if options.minutes is None:
                 raise SystemExit("give --minutes or --updates")
-            probe = VocoderConfig(model=model, updates=1, adversarial_from=1, rows=4)
+            one = dataclasses.replace(SHAPES[options.generator], num_embeddings=spec.n_units)  # as fast as several
+            probe = VocoderConfig(model=one, updates=1, adversarial_from=1, rows=4, frames=options.frames)
             plain = seconds_per_update(probe, train[:50], spec)
             adversarial = seconds_per_update(dataclasses.replace(probe, adversarial_from=0), train[:50], spec)
             updates = int(options.minutes * 60 * ((1 - share) / plain + share / adversarial))
@@ -209,6 +234,7 @@ def resolve_config(run: Path, options: argparse.Namespace, train: list[Pair], sp
         chosen = {
             "updates": updates,
             "adversarial_from": critics,
+            "frames": options.frames,
             "lr": options.lr,
             "lr_floor": options.lr / 20,
             "checkpoint_every": 500,
@@ -230,27 +256,31 @@ def seconds_per_update(config: VocoderConfig, pairs: list[Pair], spec: UnitSpec)
     return float(np.median(times[3:]))
 
 
-def measure(vocoder: Vocoder, heldout: list[Pair], entries: list[Entry], threads: int) -> dict[str, float]:
+def measure(
+    vocoder: Vocoder, heldout: list[Pair], voices: list[Voice] | None, entries: list[Entry], threads: int
+) -> dict[str, float]:
     """What the card says, on clips never trained on."""
     from twistlm.evaluate.asr import Whisper, wer
 
     whisper = Whisper.load(workers=threads)
     texts = [e.text for e in entries]
 
-    def errors(speak: Callable[[Pair], Clip]) -> float:
-        return wer(texts, [*in_order(lambda pair: whisper.transcribe(speak(pair)), heldout)]).value
+    def errors(clips: list[Clip]) -> float:
+        return wer(texts, [*in_order(whisper.transcribe, clips)]).value
 
+    units = [u for u, _ in heldout]
+    rows = [[vocoder.voices.speakers[voice.speaker or ""]] for voice in voices] if voices else None
     numbers = {
-        "heldout_mel": heldout_distance(vocoder.synthesizer, Crops(heldout, vocoder.spec), SpectralLoss(RATE)),
-        "wer_original": errors(lambda pair: Clip(pair[1], RATE)),
-        "wer_given": errors(lambda pair: vocoder(pair[0], durations="given")),
-        "wer_predicted": errors(lambda pair: vocoder(pair[0], durations="predicted")),
+        "heldout_mel": heldout_distance(vocoder.synthesizer, Crops(heldout, vocoder.spec, rows), SpectralLoss(RATE)),
+        "wer_original": errors([Clip(wave, RATE) for _, wave in heldout]),
+        "wer_given": errors(vocoder.batch(units, durations="given", voices=voices)),
+        "wer_predicted": errors(vocoder.batch(units, durations="predicted", voices=voices)),
     }
     began = time.monotonic()
-    spoken = sum(vocoder(u, durations="given").seconds for u, _ in heldout)
+    spoken = sum(vocoder(u, durations="given").seconds for u in units)
     numbers["times_real_time"] = spoken / (time.monotonic() - began)
-    predicted = sum(int(vocoder.predict_runs(u).sum()) for u, _ in heldout)
-    numbers["predicted_length"] = predicted / sum(int(u.runs.sum()) for u, _ in heldout)
+    predicted = sum(int(vocoder.predict_runs(u).sum()) for u in units)
+    numbers["predicted_length"] = predicted / sum(int(u.runs.sum()) for u in units)
     return {name: round(value, 4) for name, value in numbers.items()}
 
 
@@ -265,10 +295,15 @@ def card(
     """The model card."""
     own = [e for e in entries if not e.id.endswith(OTHER)]
     hours = sum(e.seconds or 0 for e in own) / 3600
-    voices = ", ".join(sorted({e.speaker for e in own}))
+    voices = " and ".join(sorted({e.speaker for e in own}))
+    several = len({e.speaker for e in own}) > 1
+    choice = f" (`--speaker`; {vocoder.voice.speaker} where none is named)" if several else ""
+    some = "two voices" if several else "one voice"
     others = len(entries) - len(own)
     twins = (
-        f" Also the units of {others} of these texts as other voices say them, laid onto this voice." if others else ""
+        f" Also the units of {others} of these texts as other voices say them, laid onto these recordings."
+        if others
+        else ""
     )
     n_parameters = sum(p.numel() for p in vocoder.synthesizer.parameters())
     reach = vocoder.synthesizer.reach
@@ -276,18 +311,18 @@ def card(
     critics = max(0, updates - config.adversarial_from)
     return f"""# A vocoder for 25 Hz units
 
-Speaks the units of `{vocoder.spec.encoder}` (unit spec `{vocoder.spec.fingerprint}`) at {RATE} Hz in one synthetic
-voice.
+Speaks the units of `{vocoder.spec.encoder}` (unit spec `{vocoder.spec.fingerprint}`) at {RATE} Hz in {some}, synthetic:
+{voices}{choice}.
 {kind} with duration predictor, {n_parameters / 1e6:.2f} M parameters, stored in half precision;
 it hears {reach.left} frames back and {reach.right} ahead.
 
-- **Data**: {hours:.2f} h of the voice {voices} of flite (its licence is BSD-like), in {len(own)} clips, of which
+- **Data**: {hours:.2f} h of {voices} of flite (its licence is BSD-like), in {len(own)} clips, of which
   the last {HELDOUT} were held out.{twins} Made by `assets/make/speech.py`.
 - **Training**: {updates} updates of {config.rows} crops of {config.frames * HOP / RATE:.2f} s on a CPU, {stage};
   spectral losses, and critics in the last {critics} updates. Recipe: `assets/make/vocoder.py`.
 - **Licence**: MIT.
 
-Measured on the held-out clips (same voice):
+Measured on the held-out clips (same {"voices" if several else "voice"}):
 
 | what | value |
 |---|---|
@@ -298,7 +333,7 @@ Measured on the held-out clips (same voice):
 | predicted length / true length | {measured["predicted_length"]:.3f} |
 | seconds of speech made per second | {measured["times_real_time"]:.1f} |
 
-Limits: one voice, English read speech; pitch and emphasis of the source are not in the units and are made up.
+Limits: {some}, English read speech; pitch and emphasis of the source are not in the units and are made up.
 """
 
 

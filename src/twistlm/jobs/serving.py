@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +175,7 @@ def _device(name: str) -> torch.device:
 def _by_voice(vocoders: Mapping[str, Vocoder]) -> dict[str, Vocoder]:
     """Return each vocoder as often as it has voices: NAME/SPEAKER of one with several speakers, and so on.
 
-    Where languages have their usual speakers, those speak.
+    The voice that goes without saying is its vocoder's first. Where languages have their usual speakers, those speak.
     """
     found: dict[str, Vocoder] = {}
     for name, vocoder in vocoders.items():
@@ -183,10 +183,16 @@ def _by_voice(vocoders: Mapping[str, Vocoder]) -> dict[str, Vocoder]:
         tables = {"language": there.languages, "speaker": there.speakers, "style": there.styles}
         if there.of_language:
             del tables["speaker"]
-        several = {kind: names for kind, names in tables.items() if len(names) > 1}
+        several = {
+            kind: _first(getattr(vocoder.voice, kind), names) for kind, names in tables.items() if len(names) > 1
+        }
         for chosen in itertools.product(*several.values()):
             found["/".join((name, *chosen))] = vocoder.speaking_as(**dict(zip(several, chosen, strict=True)))
     return found
+
+
+def _first(one: str | None, names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: name != one)
 
 
 def serve(

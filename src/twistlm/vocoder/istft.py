@@ -98,7 +98,7 @@ class ISTFTConfig(InputShape):
 def istft_like(shape: InputShape) -> ISTFTConfig:
     """Return the recipe's generator for the inputs, the hop and the rate of another vocoder's shape.
 
-    Spectral frames are as near to 10 ms as the hop can be divided, half of the work is done at the units' own rate.
+    Spectral frames are as near to 10 ms as the hop can be divided, most of the work is done at the units' own rate.
 
     Raises:
         BadInput: the hop has no even part, so that no window can be centred on it.
@@ -111,7 +111,7 @@ def istft_like(shape: InputShape) -> ISTFTConfig:
     stft_hop = shape.hop // upsample
     inputs = {f.name: getattr(shape, f.name) for f in dataclasses.fields(InputShape)}
     return ISTFTConfig(
-        **inputs, channels=320, layers=4, upsample=upsample, fine_channels=192, fine_layers=4, kernel=7, lookahead=1,
+        **inputs, channels=288, layers=4, upsample=upsample, fine_channels=96, fine_layers=3, kernel=7, lookahead=1,
         n_fft=4 * stft_hop, stft_hop=stft_hop,
     )  # fmt: skip
 

@@ -115,9 +115,7 @@ class Vocoder:
         moved = copy.deepcopy(self.synthesizer).to(device)
         return Vocoder(moved, self.spec, name=self.name, voices=self.voices, voice=self.voice)
 
-    def speaking_as(
-        self, *, speaker: str | None = None, style: str | None = None, language: str | None = None
-    ) -> Vocoder:
+    def speaking_as(self, *, speaker: str | None = None, style: str | None = None, language: str | None = None) -> Self:
         """This vocoder (the same network) with a voice that goes without saying; None leaves what it was.
 
         Raises:
@@ -128,7 +126,7 @@ class Vocoder:
             if getattr(voice, table.kind) is not None:
                 self.voices.row(table.kind, voice, rows=table.rows, whose=f"the vocoder {self.name}")
         self._require_one_voice(Voice(language=language, speaker=speaker, style=style))
-        return Vocoder(self.synthesizer, self.spec, name=self.name, voices=self.voices, voice=voice)
+        return type(self)(self.synthesizer, self.spec, name=self.name, voices=self.voices, voice=voice)
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> Self:
@@ -145,7 +143,8 @@ class Vocoder:
             shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
             listed = folder / "voices.json"
-            voices = Voices.from_dict(read_json(listed, "voices of a vocoder")) if listed.is_file() else NO_VOICES
+            named = read_json(listed, "voices of a vocoder") if listed.is_file() else None
+            voices, voice = (NO_VOICES, ANY) if named is None else (Voices.from_dict(named), Voice.from_dict(named))
         except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise ArtifactError(
                 f"the vocoder {folder} cannot be read: {error}. It needs model.safetensors, config.json and "
@@ -162,12 +161,17 @@ class Vocoder:
         with torch.random.fork_rng(devices=[]):  # the first weights are overwritten and must not move the global RNG
             synthesizer = Synthesizer(shape).fold().eval()
         synthesizer.take({key: value.float() for key, value in weights.items()})
-        return cls(synthesizer, spec, name=str(name_or_folder), voices=voices)
+        vocoder = cls(synthesizer, spec, name=str(name_or_folder), voices=voices)
+        try:
+            return vocoder.speaking_as(language=voice.language, speaker=voice.speaker, style=voice.style)
+        except BadInput as error:
+            raise ArtifactError(f"{listed}: its own voice is none of its voices: {error} Make it again.") from error
 
     def save(self, folder: str | Path, *, card: str = "", half: bool = True) -> None:
         """Write `model.safetensors` (fp16, or float32 if not `half`), `config.json` (published keys), `unit_spec.json`.
 
-        Also `voices.json` where there are several voices, and `CARD.md` when given.
+        Also `voices.json` where there are several voices (with the one that goes without saying, see `speaking_as`),
+        and `CARD.md` when given.
         The folder appears whole or not at all; one that is there is replaced.
         """
         with atomic_folder(folder) as temporary:
@@ -177,7 +181,8 @@ class Vocoder:
             (temporary / "config.json").write_text(self.synthesizer.shape.to_json())
             (temporary / "unit_spec.json").write_text(self.spec.to_json() + "\n")
             if self.voices:
-                (temporary / "voices.json").write_text(json.dumps(self.voices.to_dict(), indent=1) + "\n")
+                named = self.voices.to_dict() | self.voice.to_dict()
+                (temporary / "voices.json").write_text(json.dumps(named, indent=1) + "\n")
             if card:
                 (temporary / "CARD.md").write_text(card)
 

@@ -6,6 +6,7 @@ files (or its training) give are known, and nothing is guessed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -29,6 +30,23 @@ class Voice:
             speaker=self.speaker or other.speaker,
             style=self.style or other.style,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is named of it, as `voices.json` keeps the voice that goes without saying."""
+        named = {kind: name for kind, name in dataclasses.asdict(self).items() if name is not None}
+        return {"voice": named} if named else {}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """What `to_dict` gave; no voice where there is none.
+
+        Raises:
+            BadInput: it is something else.
+        """
+        shape = {"voice?": {f"{kind.name}?": str for kind in dataclasses.fields(cls)}}
+        check_shape(fields, shape, where="voices.json", kind="the voices of a vocoder")
+        given = fields.get("voice", {})
+        return cls(**{kind.name: given.get(kind.name) for kind in dataclasses.fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
