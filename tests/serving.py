@@ -16,6 +16,7 @@ from standins import Tiny
 from twistlm.audio.clip import Clip
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.serve.app import LOOPBACK, make_app
+from twistlm.serve.connections import configured, give_up_on_the_deaf
 from twistlm.serve.engine import Room
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Example, Served
@@ -48,9 +49,10 @@ def serving(
     kept: Path | None = None,
 ) -> Iterator[str]:
     """Serve on a free port of loopback; yield "127.0.0.1:PORT"."""
+    limits = limits or Limits(requests_per_minute=0)
     app = make_app(
         served,
-        limits=limits or Limits(requests_per_minute=0),
+        limits=limits,
         room=room or Room(),
         hosts=LOOPBACK,
         token=token,
@@ -58,8 +60,8 @@ def serving(
     )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning", ws_max_size=30_000_000, http="h11")
-    server = uvicorn.Server(config)
+    give_up_on_the_deaf(listening, limits.send_seconds)
+    server = uvicorn.Server(configured(app, limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

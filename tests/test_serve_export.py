@@ -90,6 +90,17 @@ def test_the_rule_for_llama_cpp_is_ours(lm: UnitLM, tmp_path: Path) -> None:
     assert not scores.any()
 
 
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_a_request_to_llama_cpps_server_says_the_rules(tmp_path: Path, *, deduplicate: bool) -> None:
+    """That they then hold there is seen by runs/exported_models.py."""
+    lm = warm_start(make_text_lm(tmp_path / "text"), make_spec(deduplicate=deduplicate), rows="mean", seed=0)
+    export(lm, tmp_path / "out", server="llama.cpp")
+    rules = json.loads((tmp_path / "out" / "request.json").read_text())
+    units = set(range(lm.vocab.offset, lm.vocab.offset + lm.vocab.n_units))
+    assert rules["logit_bias"] == [[token, False] for token in range(lm.vocab.size) if token not in units]
+    assert (rules.get("repeat_last_n"), rules.get("presence_penalty")) == ((1, 1e9) if deduplicate else (None, None))
+
+
 def test_the_rule_for_vllm_is_ours(lm: UnitLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in of vLLM's v1 interface: vLLM itself has not been run."""
 

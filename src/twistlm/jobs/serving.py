@@ -219,6 +219,7 @@ def serve(
     """
     uvicorn = _uvicorn()
     from twistlm.serve.app import LOOPBACK, make_app
+    from twistlm.serve.connections import configured, give_up_on_the_deaf
 
     if (address.certificate is None) != (address.key is None):
         raise BadInput("https needs both a certificate and its key.")
@@ -236,20 +237,8 @@ def serve(
     )
     listening = bound(address.host, address.port)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="websockets-sansio",
-        ws_max_size=4 * limits.upload_bytes // 3 + 100_000,
-        ws_max_queue=4,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=3,
-        ssl_certfile=address.certificate,
-        ssl_keyfile=address.key,
-    )
+    config = configured(app, limits, ssl_certfile=address.certificate, ssl_keyfile=address.key)
+    give_up_on_the_deaf(listening, limits.send_seconds)
 
     class Server(uvicorn.Server):  # type: ignore[name-defined]
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -40,7 +40,8 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
     """Write a folder that `server` loads; it appears whole or not at all.
 
     It holds the weights in float32 (`model.safetensors` with `config.json`, or `model.gguf`), `vocab.json` (unit u is
-    token u + offset), `unit_spec.json`, and the rule as that server's logits processor, in `RULE`.
+    token u + offset), `unit_spec.json`, and the rule as that server's logits processor, in `RULE`; for llama.cpp's own
+    server also as fields of a request, in `request.json`.
 
     Raises:
         BadInput: an architecture that cannot be written down for that server.
@@ -50,11 +51,28 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
             lm.model.save_pretrained(temporary, state_dict=merged_state(lm.model))
         else:
             write_gguf(lm, temporary / "model.gguf")
+            (temporary / "request.json").write_text(json.dumps(request_rules(lm)))
         (temporary / "unit_spec.json").write_text(lm.spec.to_json())
         (temporary / "vocab.json").write_text(json.dumps(dataclasses.asdict(lm.vocab)))
         rule = "no_repeat_vllm.py" if server == "vllm" else "no_repeat_llama_cpp.py"
         text = resources.files("twistlm.serve").joinpath("exported", rule).read_text(encoding="utf-8")
         (temporary / f"{RULE}.py").write_text(text, encoding="utf-8")
+
+
+def request_rules(lm: UnitLM) -> dict[str, Any]:
+    """Return what a request to llama.cpp's own server, which takes no processors, says for the same rules.
+
+    What is no unit is masked. The unit before is forbidden by a penalty on what was present in the last token alone.
+    """
+    units = range(lm.vocab.offset, lm.vocab.offset + lm.vocab.n_units)
+    rules: dict[str, Any] = {
+        "logit_bias": [[token, False] for token in range(lm.vocab.size) if token not in units],
+        "samplers": ["penalties", "top_k", "temperature"],
+        "top_k": 0,
+    }
+    if lm.spec.deduplicate:
+        rules |= {"repeat_last_n": 1, "presence_penalty": 1e9, "repeat_penalty": 1.0, "frequency_penalty": 0.0}
+    return rules
 
 
 def write_gguf(lm: UnitLM, path: Path) -> None:

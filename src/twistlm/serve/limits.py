@@ -15,6 +15,7 @@ class Limits:
         upload_bytes: of a request's body, and of what a WebSocket's input buffer holds.
         prompt_seconds: of sound that is heard.
         seconds: of a continuation.
+        head_seconds: in which the head of a request must have come, from the connection or the last answer on.
         upload_seconds: in which a body must have come.
         decode_seconds: in which a sound file must be decoded.
         idle_seconds: that a WebSocket may say nothing.
@@ -28,6 +29,7 @@ class Limits:
     upload_bytes: int = 20_000_000
     prompt_seconds: float = 30.0
     seconds: float = 60.0
+    head_seconds: float = 20.0
     upload_seconds: float = 60.0
     decode_seconds: float = 20.0
     idle_seconds: float = 120.0

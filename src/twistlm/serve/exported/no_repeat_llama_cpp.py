@@ -2,7 +2,7 @@
 
     llama.generate(tokens, logits_processor=LogitsProcessorList([no_repeat]))
 
-llama.cpp's own server takes no processors; there, mask tokens that are no units with `logit_bias`.
+llama.cpp's own server takes no processors; a request to it says the same with the fields of `request.json`.
 """
 
 from __future__ import annotations
