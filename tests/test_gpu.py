@@ -21,7 +21,7 @@ from test_train_parallel import free_port
 from test_units_batch import check, draw, tokenizer
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import TrainingError
-from twistlm.lm import attention, on_gpu
+from twistlm.lm import attention, batched
 from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
@@ -117,7 +117,7 @@ def test_samples_are_the_same_alone_in_a_batch_and_as_a_graph(monkeypatch: pytes
     prompts = [make_prompt(list(range(3, 3 + n)), lm.spec) for n in (1, 9, 30)]
     how = {"temperature": 1.0, "max_units": 60, "stop_at_end": False}
     together = generate_batch(lm, prompts, seeds=[1, 2, 3], **how)
-    monkeypatch.setattr(on_gpu, "_CAPTURED_FROM", 10**9)
+    monkeypatch.setattr(batched, "_CAPTURED_FROM", 10**9)
     eager = generate_batch(lm, prompts, seeds=[1, 2, 3], **how)
     alone = [generate_batch(lm, [p], seeds=[s], **how)[0] for s, p in enumerate(prompts, start=1)]
     for a, b, c in zip(together, eager, alone, strict=True):

@@ -102,14 +102,22 @@ def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[Non
     plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in found)
     products: dict[nn.Linear, Product] = {}
     for module in found if plain and _ONEDNN else []:
-        weight, bias = module.weight.detach(), bias_of(module)
-        if rows is not None and by_onednn(rows, weight, laid_out=True):
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            products[module] = functools.partial(_product, weight=packed, bias=bias)
-        else:
-            products[module] = functools.partial(linear, weight=weight, bias=bias)
+        products[module] = product(module.weight.detach(), bias_of(module), rows=rows)
     with multiplied_by(products):
         yield
+
+
+def product(weight: torch.Tensor, bias: torch.Tensor | None, *, rows: int | None) -> Product:
+    """Return the product by a float32 weight [M, K] and a bias [M] or None, as `linear` gives it.
+
+    Args:
+        weight, bias: on a CPU.
+        rows: as of `quick_products`.
+    """
+    if rows is None or not _ONEDNN or not by_onednn(rows, weight, laid_out=True):
+        return functools.partial(linear, weight=weight, bias=bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return functools.partial(_product, weight=packed, bias=bias)
 
 
 def int8_may_help(model: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Continue unit sequences: seeded sampling with a key-value cache.
 
-A continuation that is made alone is drafted where that is faster (`drafting`), several are computed together. On a GPU
-all sequences are sampled there, together (`on_gpu`).
+A continuation that is made alone on a CPU is drafted where that is faster (`drafting`); all others are computed
+together, where the model is (`batched`).
 
 What is promised of units: a seed gives the same ones alone, in any batch, drafted or not, and whichever library
 multiplies, unless two units come within float32 rounding of each other (a millionth or so), since sums are then made in
@@ -14,17 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from transformers import DynamicCache
-
 from twistlm.compute.memory import in_halves
-from twistlm.compute.products import quick_products
 from twistlm.errors import BadInput
-from twistlm.lm.continuation import Continuation, begin
+from twistlm.lm.batched import Rule, decode
+from twistlm.lm.continuation import begin
 from twistlm.lm.continuous import Batch
 from twistlm.lm.drafting import can_be_drafted, worth_a_draft
 from twistlm.lm.model import UnitLM
-from twistlm.lm.on_gpu import Rule, decode
 from twistlm.types import Units
 
 
@@ -108,12 +104,8 @@ def generate_batch(
     ]
     if not asked:
         return []
-    if lm.device.type == "cuda":
-        rule = Rule(temperature=temperature, top_k=top_k, stop_at_end=stop_at_end)
-        with lm.inference():
-            made = in_halves(lambda some: decode(lm, [o.tokens for o in some], [o.draws for o in some], rule), asked)
-        return [one.units(lm, new) for one, new in zip(asked, made, strict=True)]
-    if len(asked) == 1 and can_be_drafted(lm) and worth_a_draft(lm, len(asked[0].draws)):
+    alone = len(asked) == 1 and lm.device.type == "cpu"
+    if alone and can_be_drafted(lm) and worth_a_draft(lm, len(asked[0].draws)):
         batch = Batch(lm, rows=1, units=len(asked[0].draws))
         with batch.computing():
             row = batch.join(asked[0])
@@ -121,46 +113,7 @@ def generate_batch(
                 batch.step()
         made = [row.new]
     else:
-        with lm.inference(), quick_products(lm.model, rows=len(asked) if len(asked) > 1 else None):
-            made = _decode(lm, asked)
+        rule = Rule(temperature=temperature, top_k=top_k, stop_at_end=stop_at_end)
+        with lm.inference():
+            made = in_halves(lambda some: decode(lm, [o.tokens for o in some], [o.draws for o in some], rule), asked)
     return [one.units(lm, new) for one, new in zip(asked, made, strict=True)]
-
-
-def _decode(lm: UnitLM, asked: Sequence[Continuation]) -> list[list[int]]:
-    """Return the new tokens of each sequence. Prompts are padded on the left, so that all continue at one column."""
-    prompts = [one.tokens for one in asked]
-    vocab, n_rows, width = lm.vocab, len(prompts), max(map(len, prompts))
-    tokens = torch.full((n_rows, width), vocab.pad)
-    seen = torch.zeros(n_rows, width, dtype=torch.int64)
-    for i, prompt in enumerate(prompts):
-        tokens[i, width - len(prompt) :] = torch.from_numpy(prompt)
-        seen[i, width - len(prompt) :] = 1
-    positions = (seen.cumsum(1) - 1).clamp(min=0)
-    padded = bool((seen == 0).any())
-    tokens, seen, positions = tokens.to(lm.device), seen.to(lm.device), positions.to(lm.device)
-    cache = DynamicCache(config=lm.model.config)
-    new: list[list[int]] = [[] for _ in prompts]
-    running = [True] * n_rows
-    last = [int(prompt[-1]) for prompt in prompts]
-    while any(running):
-        logits = lm.model(
-            input_ids=tokens,
-            attention_mask=seen if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1].cpu()  # fmt: skip
-        for i in range(n_rows):
-            if not running[i]:
-                continue
-            last[i] = asked[i].choose(logits[i], last[i], asked[i].draws[len(new[i])])
-            if last[i] == vocab.eos:
-                running[i] = False
-            else:
-                new[i].append(last[i])
-                running[i] = len(new[i]) < len(asked[i].draws)
-        tokens = torch.tensor(last, device=lm.device)[:, None]
-        seen = torch.cat([seen, seen.new_ones(n_rows, 1)], dim=1)
-        positions = positions[:, -1:] + 1
-    return new

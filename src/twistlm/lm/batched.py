@@ -1,18 +1,20 @@
-"""Sampling where the model is: no token of a sequence is waited for, so that a GPU is never idle between two.
+"""Sample sequences that begin together, where the model is; no token is waited for, so a GPU is never idle between two.
 
-Each sequence has its own draws, made before it begins, so its units are those of `sample.generate` on the CPU's side:
-alone or among thousands, up to two units that come within float32 rounding of each other.
+Each sequence has its own draws, made before it begins, so its units are those it has alone: among a few or among
+thousands, up to two units that come within float32 rounding of each other.
 
 Keys and values stand in a table of fixed size, in which all sequences are at one column (prompts are padded on the
 left). Then a step is the same kernels over the same memory each time, and a GPU is given it once, as a graph (a
-SmolLM2 step launches a thousand kernels, each of which takes longer to launch than to run). Models that do not obey a
-mask and explicit positions (`model.MASKED`) have transformers' own cache, which grows, and no graph.
+SmolLM2 step launches a thousand kernels, each of which takes longer to launch than to run). On a CPU, which would look
+at every column, those that are not yet written are left out, and a Llama-like model steps by `lean`. Models that do not
+obey a mask and explicit positions (`model.MASKED`) have transformers' own cache, which grows, and no graph.
 
 Shapes: B sequences, C columns, H heads, D channels of a head, V vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,11 +24,14 @@ from numpy.typing import NDArray
 from transformers import Cache, DynamicCache
 
 from twistlm.compute.devices import send
+from twistlm.compute.products import product, quick_products
+from twistlm.lm.lean import LeanStep, can_be_lean
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import gumbel
 
-_ASK = 64  # units between two questions whether all sequences have ended, each of which waits for the GPU
+_ASK = 64  # units between two questions whether all sequences have ended, each of which waits for a GPU
 _CAPTURED_FROM = 16  # units to come from which a graph repays its making
+_LEAN_FROM = 16  # units to come from which a lean step's own copy of the weights repays its making
 _MANY = 10**6  # tokens: a row of a model that sets no limit
 
 
@@ -65,6 +70,7 @@ def decode(
     made = torch.zeros(most, len(prompts), dtype=torch.int64, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     place = torch.zeros(1, dtype=torch.int64, device=device)
+    ask = 1 if device.type == "cpu" else _ASK
 
     def take(logits: torch.Tensor) -> None:
         """Pick the next token of each, in place."""
@@ -77,12 +83,13 @@ def decode(
     def go_on() -> None:
         take(step.forward(last))
 
-    take(step.first())
-    go_on = step.captured(go_on, (last, made, ended, place)) if most > _CAPTURED_FROM else go_on
-    for n in range(1, most):
-        if rule.stop_at_end and n % _ASK == 0 and bool(ended.all()):
-            break
-        go_on()
+    with quick_products(lm.model, rows=len(prompts) if len(prompts) > 1 and step.lean is None else None):
+        take(step.first())
+        go_on = step.captured(go_on, (last, made, ended, place)) if most > _CAPTURED_FROM else go_on
+        for n in range(1, most):
+            if rule.stop_at_end and n % ask == 0 and bool(ended.all()):
+                break
+            go_on()
     found = made.cpu().numpy()
     return [_cut(found[: len(own), i].tolist(), vocab.eos) for i, own in enumerate(draws)]
 
@@ -130,6 +137,12 @@ class _Fixed:
         self.index = send(np.arange(columns), lm.device)
         self.cache = _Columns(columns, send(np.arange(width), lm.device))
         self.column = send(np.array([width - 1]), lm.device)
+        self.last = (lm.max_tokens or _MANY) - 1  # position; sequences that are done go on with those that are not
+        # On a CPU: columns that are written, and a step of few operations where there is one.
+        self.written = width if lm.device.type == "cpu" else None
+        self.padded = not seen.all()
+        lean = self.written is not None and columns - width >= _LEAN_FROM and can_be_lean(lm.model)
+        self.lean = LeanStep(lm.model, functools.partial(product, rows=len(seen))) if lean else None
 
     def first(self) -> torch.Tensor:
         """Read the prompts: [B, V]."""
@@ -137,19 +150,26 @@ class _Fixed:
         allowed = self.real[:, None, None] & (self.index <= self.index[:width, None])  # [B, 1, width, C]
         # A row of the mask that allows nothing would give NaN: padding sees itself.
         allowed = allowed | (self.index == self.index[:width, None])
-        return self._logits(self.tokens, self.prompt_positions, allowed)
+        self.cache.written = self.written
+        return self._logits(self.tokens, self.prompt_positions, allowed[..., : self.written])
 
     def forward(self, last: torch.Tensor) -> torch.Tensor:
         """Read the last tokens [B]: [B, V]. All that changes is changed in place."""
         self.column.add_(1)
-        self.positions.add_(1)
+        self.positions.add_(1).clamp_(max=self.last)
         self.cache.place = self.column
-        allowed = (self.real & (self.index <= self.column))[:, None, None]
-        return self._logits(last[:, None], self.positions, allowed)
+        if self.written is None:
+            return self._logits(last[:, None], self.positions, (self.real & (self.index <= self.column))[:, None, None])
+        self.written += 1
+        self.cache.written = self.written
+        seen = self.real[:, None, None, : self.written] if self.padded else None
+        if self.lean is not None:
+            return self.lean(last, self.positions[:, 0], self.cache, seen)
+        return self._logits(last[:, None], self.positions, seen)
 
-    def _logits(self, tokens: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    def _logits(self, tokens: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         model = self.lm.model
-        if model.config._attn_implementation != "sdpa":
+        if allowed is not None and model.config._attn_implementation != "sdpa":
             blocked = torch.finfo(model.dtype).min
             allowed = torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, blocked)
         return model(
@@ -199,6 +219,8 @@ class _Fixed:
 class _Growing:
     """Steps of a model by transformers' own cache."""
 
+    lean = None
+
     def __init__(self, lm: UnitLM, tokens: NDArray[np.int64], seen: NDArray[np.bool_], columns: int) -> None:  # noqa: ARG002
         self.lm, self.tokens = lm, send(tokens, lm.device)
         self.padded = not seen.all()
@@ -237,6 +259,7 @@ class _Columns(Cache):
     def __init__(self, columns: int, place: torch.Tensor) -> None:
         super().__init__(layers=[])
         self.columns, self.place = columns, place  # int64 [T], which columns the next tokens have
+        self.written: int | None = None  # only so many are looked at; None: all
         self.held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
@@ -248,12 +271,14 @@ class _Columns(Cache):
                 key_states.new_zeros(rows, heads, self.columns, width),
                 value_states.new_zeros(rows, heads, self.columns, value_states.shape[-1]),
             )
-        for held, states in zip(self.held[layer_idx], (key_states, value_states), strict=True):
+        keys, values = self.held[layer_idx]
+        for held, states in ((keys, key_states), (values, value_states)):
             held.index_copy_(2, self.place, states)
-        return self.held[layer_idx]
+        return keys[:, :, : self.written], values[:, :, : self.written]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (of transformers, as below)
-        return 0  # positions and masks are always given
+        # Of tokens before these, where no mask is given, which is on CPUs alone; elsewhere positions and masks are.
+        return 0 if self.written is None else self.written - len(self.place)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
-        return self.columns, 0
+        return self.written or self.columns, 0

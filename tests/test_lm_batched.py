@@ -11,7 +11,7 @@ from transformers import BloomConfig, MistralConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm
 from test_lm_sample import make_prompt
-from twistlm.lm import on_gpu
+from twistlm.lm import batched
 from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config
@@ -59,7 +59,7 @@ def test_units_are_those_of_generate(lm: UnitLM, temperature: float, top_k: int 
         for seed, (prompt, n) in enumerate(zip(prompts, limits, strict=True))
     ]
     with lm.inference():
-        rule = on_gpu.Rule(temperature=temperature, top_k=top_k, stop_at_end=stop_at_end)
-        together = on_gpu.decode(lm, [one.tokens for one in asked], [one.draws for one in asked], rule)
+        rule = batched.Rule(temperature=temperature, top_k=top_k, stop_at_end=stop_at_end)
+        together = batched.decode(lm, [one.tokens for one in asked], [one.draws for one in asked], rule)
     for one, new, expected in zip(asked, together, alone, strict=True):
         assert np.array_equal(one.units(lm, new).ids, expected.ids)
