@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from twistlm.compute.waiting import asleep_where_busy
 from twistlm.errors import TwistError, visible
 from twistlm.files.named import DEFAULT_TOKENIZER
 
@@ -93,8 +94,9 @@ def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[
 
     @functools.wraps(function)
     def run(*, as_json: bool, debug: bool, **given: Any) -> None:
-        if "progress" in signature.parameters:
+        if "progress" in signature.parameters:  # long work
             given["progress"] = not as_json
+            asleep_where_busy()
         try:
             with _terminable():
                 result = function(**given)
