@@ -26,7 +26,7 @@ from twistlm.train import watch
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 
-CONFIG = with_(batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=4)
+CONFIG = with_(updates=8, batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=3)
 
 
 def evaluation(*, stop: int | None = None) -> OnEval:
@@ -70,6 +70,8 @@ from torch.distributed.tensor import DTensor
 torch.set_num_threads(1)
 from test_train_parallel import free_port, run
 pyarrow.array(numpy.zeros(1))
+root = Path(sys.argv[2])
+run(root / "warm-up", updates=1)  # what a process imports and compiles in its first run
 gc.freeze()
 
 def ranks(world, out, times=1, **how):
@@ -89,9 +91,8 @@ def ranks(world, out, times=1, **how):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     os.write(1, (json.dumps({"out": out, "codes": codes}) + '\\n').encode())
 
-root = Path(sys.argv[2])
 ranks(2, "straight", times=4)
-ranks(2, "stopped", stop=6)
+ranks(2, "stopped", stop=4)
 for other in ("to-one", "to-four", "damaged"):
     shutil.copytree(root / "stopped", root / other)
 ranks(2, "stopped")
@@ -101,11 +102,11 @@ ranks(2, "nan", nan=True)
 ranks(2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
 ranks(2, "again", checkpoint_activations=True)
 ranks(2, "whole", sharing="whole")
-ranks(2, "whole-stopped", sharing="whole", stop=6)
+ranks(2, "whole-stopped", sharing="whole", stop=4)
 ranks(2, "whole-stopped", sharing="whole")
 ranks(2, "bf16", sharing="slices-bf16", precision="bf16")
 ranks(2, "bf16-whole", sharing="whole", precision="bf16")
-(root / "damaged/checkpoint/update-6/shard-00002-model-00001-of-00001.safetensors").unlink()
+(root / "damaged/checkpoint/update-4/shard-00002-model-00001-of-00001.safetensors").unlink()
 ranks(2, "damaged")
 """
 
@@ -122,7 +123,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ranks")
     run(root / "alone")
     with pytest.raises(Stopped):
-        run(root / "from-one", stop=6)
+        run(root / "from-one", stop=4)
     command = [sys.executable, "-c", RANKS, str(Path(__file__).parent), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -145,8 +146,7 @@ def assert_close_run(one: Path, other: Path) -> None:
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
     for name in ("logit", "score", "val_nll", "grad_norm"):
         assert [r[name] for r in a if name in r] == pytest.approx([r[name] for r in b if name in r], rel=1e-3, abs=1e-4)
-    for name, weight in weights(one / "lm").items():
-        torch.testing.assert_close(weights(other / "lm")[name], weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(weights(other / "lm"), weights(one / "lm"), rtol=1e-3, atol=1e-4)
 
 
 def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
@@ -166,7 +166,7 @@ def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
 def test_a_signal_to_one_rank_stops_all_and_they_go_on_bit_for_bit(root: Path) -> None:
     codes, errors = said(root, "stopped")
     assert codes == [0, 0] and sorted(e["rank"] for e in errors) == [0, 1]
-    assert all(e["kind"] == "Stopped" and "SIGTERM after update 6 of 12" in e["says"] for e in errors)
+    assert all(e["kind"] == "Stopped" and "SIGTERM after update 4 of 8" in e["says"] for e in errors)
     assert_same_run(root / "straight", root / "stopped")
 
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_is_read_by_any_number_of_ranks(root: Path, out: str) -> No
     # Up to the stop it is another run's history, after it its own.
     history = read_history(root / out / "metrics.jsonl")
     other = read_history(root / ("alone" if out == "from-one" else "straight") / "metrics.jsonl")
-    assert losses(history)[:6] == losses(other)[:6]
+    assert losses(history)[:4] == losses(other)[:4]
 
 
 def test_a_bad_loss_stops_all_ranks_and_is_kept_once(root: Path) -> None:
