@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from test_lm_model import KINDS, make_spec, make_text_lm
 from twistlm.errors import BadInput
 from twistlm.files import artifacts
+from twistlm.lm.likeness import by_centroids, by_neighbours
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
 
@@ -84,6 +86,50 @@ def test_covariance_rows_have_the_covariance_of_the_text_table(tmp_path: Path) -
     torch.testing.assert_close(new["covariance"].mean(0), table.mean(0), atol=0.03, rtol=0)
     assert (torch.cov(new["covariance"].T) - joint).norm() < 0.1 * far.norm()
     assert (torch.cov(new["mean"].T) - joint).norm() > 0.9 * far.norm()
+
+
+def test_rows_of_like_units_go_together_and_are_as_wide(tmp_path: Path) -> None:
+    """Correlations are the vectors' cosines, each row's spread is that of the text rows; of unlike units nothing."""
+    folder = make_text_lm(tmp_path / "text")
+    table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    turned = torch.linspace(0, torch.pi, 9)
+    alike = torch.stack([turned.cos(), turned.sin()], 1).numpy()
+    alike[8] = 0  # a unit nobody heard: like no other
+    many = [
+        warm_start(folder, make_spec(9), rows="neighbours", alike=alike, seed=seed).model.get_input_embeddings().weight
+        for seed in range(40)
+    ]
+    values, ways = torch.linalg.eigh(torch.cov(table.T))
+    kept = values > 1e-4 * values[-1]
+    white = torch.stack([(rows[2:].detach() - table.mean(0)) @ ways[:, kept] / values[kept].sqrt() for rows in many])
+    found = (white @ white.mT).mean(0) / int(kept.sum())
+    expected = torch.from_numpy(alike @ alike.T)
+    expected[8, 8] = 1
+    torch.testing.assert_close(found, expected, atol=0.12, rtol=0)
+    drawn = warm_start(folder, make_spec(9), rows="covariance", seed=0).model.get_input_embeddings().weight
+    torch.testing.assert_close(drawn[:2], many[0][:2])  # special tokens are drawn as ever
+    for wrong in (None, alike[:8]):
+        with pytest.raises(BadInput, match="a vector of each of the 9 units"):
+            warm_start(folder, make_spec(9), rows="centroids", alike=wrong, seed=0)
+
+
+def test_likeness_of_units() -> None:
+    """Two units that stand between the same others are alike, in sound or in what surrounds them; others are not."""
+    rng = np.random.default_rng(0)
+    documents = []
+    for _ in range(300):
+        ids = [0]
+        while len(ids) < 30:  # 4 and 5 take turns by chance between 1 and 2; 3, 6 and 7 follow each other
+            ids += [1, int(rng.integers(4, 6)), 2] if rng.random() < 0.5 else [3, 6, 7]
+        documents.append(np.array(ids, np.uint16))
+    near = by_neighbours(documents, 9)
+    like = near @ near.T
+    np.testing.assert_allclose(np.linalg.norm(near, axis=1), [1, 1, 1, 1, 1, 1, 1, 1, 0], atol=1e-5)
+    assert like[4, 5] > 0.9 and max(like[4, i] for i in (0, 1, 2, 3, 6, 7)) < 0.6
+    of_sound = by_centroids(np.array([[5, 1], [5, 1.1], [5, -1], [5, -3]], np.float32))
+    like = of_sound @ of_sound.T
+    np.testing.assert_allclose(like.diagonal(), 1, atol=1e-6)
+    assert like[0, 1] > 0.9 and like[0, 3] < 0
 
 
 @pytest.mark.parametrize("start", [warm_start, cold_start])

@@ -22,7 +22,8 @@ from typing import Any, Literal
 from twistlm.errors import BadInput, ConfigError
 from twistlm.files.jsonl import parse_toml, read_toml
 
-Rows = Literal["random", "mean", "covariance", "first-rows"]  # how a warm model's new rows begin, see `warm_start`
+# How a warm model's new rows begin, see `warm_start`.
+Rows = Literal["random", "mean", "covariance", "first-rows", "centroids", "neighbours"]
 Head = Literal["as-is", "own"]  # whether the output is the embedding where the text LM has it so, see `warm_start`
 HeadStart = Literal["rows", "zero", "fitted"]  # how the output layer begins, see `lm.heads`
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
@@ -68,6 +70,7 @@ def warm_slices(
     seed: int,
     head: Head,
     head_start: HeadStart,
+    alike: NDArray[np.float32] | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
 ) -> tuple[UnitLM, Slices] | None:
@@ -82,7 +85,7 @@ def warm_slices(
     files = weight_files(folder)
     if any(file.suffix != ".safetensors" for file in files):
         return None
-    first = warm_start(text_lm, spec, rows=rows, seed=seed, head=head, head_start=head_start, layers=1)
+    first = warm_start(text_lm, spec, rows=rows, seed=seed, head=head, head_start=head_start, alike=alike, layers=1)
     model = _without_data(folder, first, layers)
     if model is None:
         return None

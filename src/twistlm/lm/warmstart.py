@@ -6,6 +6,7 @@ and the unit rows are random; the other `rows` are the usual alternatives.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
+ALIKE: tuple[Rows, ...] = ("centroids", "neighbours")  # rows that keep which units are alike
+
 
 def warm_start(
     text_lm: str | Path,
@@ -39,6 +42,7 @@ def warm_start(
     head: Head = "as-is",
     head_start: HeadStart = "rows",
     fit_on: Sequence[NDArray[np.integer]] | None = None,
+    alike: NDArray[np.float32] | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
@@ -60,13 +64,17 @@ def warm_start(
             "random": N(0, s), s the standard deviation the architecture initialises with and at most 0.02; nothing of
             the text vocabulary is left. "mean": N(m, s), m and s each dimension's mean and standard deviation over the
             text rows. "covariance": N(m, C), C the whole covariance of the text rows (transformers' resizing draws from
-            N(m, 1e-9 C), which makes all new rows nearly equal). "first-rows": the first V rows of the text table.
+            N(m, 1e-9 C), which makes all new rows nearly equal). "centroids", "neighbours": each row drawn as by
+            "covariance", but those of two units go together as far as the units are `alike`. "first-rows": the first V
+            rows of the text table.
         seed: of the new rows and of LoRA's adapters; the global generator is not used.
         head: "as-is" leaves the model tied or untied as it was, as the paper does; "own" gives it an output layer of
             its own where its output is the embedding.
         head_start: how an output layer of its own begins: with "rows" (those of the embedding where it was tied, else
             drawn like them from its own text rows), at "zero", or "fitted" to the body's states, see `heads`.
         fit_on: unit ids of documents, for "fitted".
+        alike: float32 [K, d], vectors of length 1 (or 0: like no other) of the units, for "centroids"
+            (`likeness.by_centroids`) and "neighbours" (`likeness.by_neighbours`): two rows correlate as their vectors.
         layers: keep only the first so many; None keeps all.
         freeze: what does not train, see `trainable.restrict`; None trains everything.
         lora: train adapters and the tables only.
@@ -82,6 +90,9 @@ def warm_start(
     """
     if rows not in get_args(Rows):
         raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
+    if rows in ALIKE and (alike is None or len(alike) != spec.n_units):
+        there = "none were given" if alike is None else f"{len(alike)} were given"
+        raise BadInput(f"rows={rows!r} needs a vector of each of the {spec.n_units} units (alike); {there}.")
     folder = text_lm_folder(text_lm, prefer=prefer)
     if (folder / "unit_spec.json").is_file():
         if shuffled or layers is not None:
@@ -104,12 +115,15 @@ def warm_start(
     std = min(_init_std(model.config), 0.02)
     set_tokens(model.config, vocab)
     table.num_embeddings = model.config.vocab_size
-    table.weight = nn.Parameter(_new_rows(table.weight.detach(), table.num_embeddings, rows, std, generator))
+    new = functools.partial(
+        _new_rows, rows=rows, std=std, generator=generator, alike=alike if rows in ALIKE else None, offset=vocab.offset
+    )
+    table.weight = nn.Parameter(new(table.weight.detach(), table.num_embeddings))
     table.padding_idx = vocab.pad if table.padding_idx is not None else None
     if tied:
         output.weight = table.weight
     else:
-        output.weight = nn.Parameter(_new_rows(output.weight.detach(), vocab.size, rows, std, generator))
+        output.weight = nn.Parameter(new(output.weight.detach(), vocab.size))
     if output.bias is not None:
         old = output.bias.detach()
         output.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
@@ -258,15 +272,23 @@ def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple
     return config, whole
 
 
-def _new_rows(text: torch.Tensor, n_rows: int, rows: Rows, std: float, generator: torch.Generator) -> torch.Tensor:
-    """Return float32 [V, D]; `text` is the old table [V_text, D]."""
+def _new_rows(
+    text: torch.Tensor, n_rows: int, *, rows: Rows, std: float, generator: torch.Generator,
+    alike: NDArray[np.float32] | None, offset: int,
+) -> torch.Tensor:  # fmt: skip
+    """Return float32 [V, D]; `text` is the old table [V_text, D], `offset` the row of unit 0."""
     if rows == "first-rows":
         if len(text) < n_rows:
             raise BadInput(f'rows="first-rows" needs {n_rows} rows; the text LM has only {len(text)}. Use "random".')
         return text[:n_rows].clone()
-    if rows == "covariance":
+    if rows == "covariance" or alike is not None:
         # Random mixtures of the centred rows have exactly their covariance, without factorising a D x D matrix.
         mixture = torch.empty(n_rows, len(text)).normal_(generator=generator)
+        if alike is not None:  # mixtures of common ones, in shares whose squares add up to 1: as wide as their own
+            shares = torch.from_numpy(alike)
+            of_units = mixture[offset : offset + len(shares)]
+            shared = shares @ torch.empty(shares.shape[1], len(text)).normal_(generator=generator)
+            of_units.copy_(torch.where(shares.any(1, keepdim=True), shared, of_units))
         return text.mean(0) + mixture @ (text - text.mean(0)) / math.sqrt(len(text))
     noise = torch.empty(n_rows, text.shape[1]).normal_(generator=generator)
     return noise * std if rows == "random" else text.mean(0) + noise * text.std(0)

@@ -18,6 +18,7 @@ from twistlm.errors import BadInput
 from twistlm.files.jsonl import read_json
 from twistlm.lm.folders import place
 from twistlm.lm.heads import FIT_TOKENS
+from twistlm.lm.likeness import by_centroids, by_neighbours
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import phases
 from twistlm.lm.slices import warm_slices
@@ -28,7 +29,8 @@ from twistlm.train.fork import fork
 from twistlm.train.loop import OnEval, TrainResult, train
 from twistlm.train.network import Gpu
 from twistlm.train.plan import Plan, plan
-from twistlm.types import UnitSpec
+from twistlm.units.catalogue import tokenizer_of
+from twistlm.units.kmeans import Codebook
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
@@ -79,20 +81,21 @@ def train_units(
     fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
     start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
     start |= {"freeze": freeze, "lora": lora}
+    alike = likeness(rows, train_corpus) if init == "warm" else None
     found = None
     if init == "warm" and lora is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         found = warm_slices(
-            text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, layers=layers, freeze=freeze
-        )
-    lm, slices = found or (place(_whole(text_lm, corpus.spec, init, rows, start)), None)
+            text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, alike=alike, layers=layers,
+            freeze=freeze,
+        )  # fmt: skip
+    if found is None and init == "warm":
+        lm, slices = place(warm_start(text_lm, corpus.spec, rows=rows, alike=alike, **start)), None
+    else:
+        lm, slices = found or (place(cold_start(text_lm, corpus.spec, **start)), None)
     if forked is not None:
         fork(forked, config, out)
     on_eval = _on_eval(units, corpus, config, seed=seed)
     return train(lm, train_corpus, config, out, on_eval=on_eval, slices=slices, trackers=trackers, progress=progress)
-
-
-def _whole(text_lm: str | Path, spec: UnitSpec, init: Init, rows: Rows, start: dict[str, Any]) -> UnitLM:
-    return warm_start(text_lm, spec, rows=rows, **start) if init == "warm" else cold_start(text_lm, spec, **start)
 
 
 def train_more(
@@ -178,6 +181,30 @@ def to_fit(corpus: UnitCorpus, *, seed: int) -> list[NDArray[np.uint16]]:
     """Return documents that a head can be fitted to, in a seeded choice."""
     chosen = subset(corpus, units=FIT_TOKENS, seed=seed)
     return [chosen.unit_ids(i) for i in range(len(chosen))]
+
+
+def likeness(rows: Rows, corpus: UnitCorpus) -> NDArray[np.float32] | None:
+    """Return what rows that keep which units are alike need to know; None for all others.
+
+    Args:
+        rows: see `warm_start`.
+        corpus: what is trained on.
+
+    Raises:
+        BadInput: "centroids", and the tokenizer of these units is not here.
+    """
+    if rows == "neighbours":
+        return by_neighbours((corpus.unit_ids(i) for i in range(len(corpus))), corpus.spec.n_units)
+    if rows != "centroids":
+        return None
+    found = tokenizer_of(corpus.spec)
+    if found is None:
+        raise BadInput(
+            f"rows='centroids' needs the centroids of these units, and no tokenizer here makes them "
+            f"({corpus.spec.encoder}; the bundled ones and the cache were looked through). Import it (twist tokenizer "
+            "import), or take other rows."
+        )
+    return by_centroids(Codebook.load(found.folder / "codebook.safetensors").centroids)
 
 
 def plan_units(

@@ -30,7 +30,7 @@ from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import perplexity
-from twistlm.study.run import to_fit
+from twistlm.study.run import likeness, to_fit
 from twistlm.train.loop import train
 from twistlm.train.record import hardware, versions, write_json
 
@@ -100,6 +100,7 @@ def begin(config: GridConfig, cell: Cell, text_lm: Path, documents: UnitCorpus) 
         text_lm,
         documents.spec,
         rows=rows,
+        alike=likeness(rows, documents),
         **head,
         seed=cell.seed,
         layers=cell.layers,

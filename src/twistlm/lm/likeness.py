@@ -1,0 +1,58 @@
+"""Which units are like each other, for new rows that keep it (`rows` of `warm_start`). numpy only.
+
+Shapes: K units, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMOOTHED = 0.75  # power of the neighbours' counts: rare ones would otherwise seem telling
+_RANK = 64  # of what is kept of the neighbours: the rest is mostly chance
+
+
+def by_centroids(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return vectors of length 1, float32 [K, d], of which two are as near as the units sound alike to the encoder.
+
+    Args:
+        centroids: float32 [K, d], of the units' codebook.
+    """
+    return _directions(centroids.astype(np.float64))
+
+
+def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDArray[np.float32]:
+    """Return vectors of length 1, float32 [K, d], of which two are as near as the units have the same neighbours.
+
+    The positive pointwise mutual information of each unit with the one before and the one behind it, cut to its largest
+    singular values, whose roots weigh them. Source: Levy, Goldberg and Dagan 2015, "Improving distributional similarity
+    with lessons learned from word embeddings". A unit that is never heard has the vector 0.
+
+    Args:
+        documents: unit ids of each, int [N].
+        n_units: K.
+    """
+    follows = np.zeros((n_units, n_units))  # [unit, the one behind it]
+    for ids in documents:
+        np.add.at(follows, (ids[:-1], ids[1:]), 1)
+    found = np.concatenate([_informed(follows), _informed(follows.T)], axis=1)
+    heard = np.flatnonzero(found.sum(1))
+    found[heard] -= found[heard].mean(0)
+    left, sizes, _ = np.linalg.svd(found, full_matrices=False)
+    return _directions(left[:, :_RANK] * np.sqrt(sizes[:_RANK]), centre=False)
+
+
+def _informed(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positive pointwise mutual information, [K, K], of rows with columns."""
+    columns = counts.sum(0) ** _SMOOTHED
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = counts / (counts.sum(1, keepdims=True) * columns / columns.sum())
+    return np.log(np.maximum(np.nan_to_num(ratio), 1))
+
+
+def _directions(vectors: NDArray[np.float64], *, centre: bool = True) -> NDArray[np.float32]:
+    vectors = vectors - vectors.mean(0) if centre else vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9).astype(np.float32)
