@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +167,12 @@ def require_saved(folder: Path, model: PreTrainedModel) -> None:
     config = load_config(folder)
     if (config.model_type, config.vocab_size) != (model.config.model_type, model.config.vocab_size):
         raise TwistError(f"{folder} was written with the configuration of another model than the one trained.")
-    with torch.device("meta"):
-        empty = from_config(config)
-    wanted = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
-    unsaved = re.compile("|".join(map(str, getattr(empty, "_keys_to_ignore_on_save", None) or ["(?!)"])))
-    tied = getattr(empty, "all_tied_weights_keys", None) or {}
+    form = _form(config)
+    wanted, unsaved = form.shapes, re.compile("|".join(form.unsaved or ("(?!)",)))
     stored = {name: tensor.shape for name, tensor in stored_tensors(folder).items()}
     odd = sorted(name for name in wanted.keys() & stored.keys() if wanted[name] != stored[name])
     # Some families have other names in files, and their experts apart there: then the numbers of values compare.
-    ours = [name for name in wanted.keys() - stored.keys() if name not in tied and not unsaved.search(name)]
+    ours = [name for name in wanted.keys() - stored.keys() if name not in form.tied and not unsaved.search(name)]
     theirs = list(stored.keys() - wanted.keys())
     if sum(math.prod(wanted[name]) for name in ours) != sum(math.prod(stored[name]) for name in theirs):
         odd += sorted([*ours, *theirs])
@@ -246,10 +244,46 @@ def _kind(config: PretrainedConfig) -> type[PreTrainedModel]:
     return found[0] if isinstance(found, tuple) else found
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What a model of a configuration holds: shapes by name, names that are another's tensor, and what no file has."""
+
+    shapes: dict[str, tuple[int, ...]]
+    n_parameters: int
+    tied: frozenset[str]
+    unsaved: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Equal where two configurations say the same, wherever they were read."""
+
+    kind: type[PretrainedConfig]
+    said: str
+    config: PretrainedConfig = field(compare=False)
+
+
+def _form(config: PretrainedConfig) -> _Form:
+    said = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    return _made_empty(_Asked(type(config), repr(said), config))
+
+
+# A model without data takes as long to make as a small one: it is asked for at every start, load and save.
+@functools.lru_cache(maxsize=32)
+def _made_empty(asked: _Asked) -> _Form:
+    with torch.device("meta"):
+        empty = from_config(asked.config)
+    return _Form(
+        {name: tuple(value.shape) for name, value in empty.state_dict().items()},
+        sum(p.numel() for p in empty.parameters()),
+        frozenset(getattr(empty, "all_tied_weights_keys", None) or ()),
+        tuple(map(str, getattr(empty, "_keys_to_ignore_on_save", None) or ())),
+    )
+
+
 def _require_memory(config: PretrainedConfig) -> None:
     """Raise `BadInput` where a model's weights alone are more than this machine's memory."""
-    with torch.device("meta"):
-        n_parameters = sum(p.numel() for p in from_config(config).parameters())
+    n_parameters = _form(config).n_parameters
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * n_parameters > there:
         raise BadInput(
@@ -264,8 +298,7 @@ def _require_shapes(folder: Path, config: PretrainedConfig, stored: Mapping[str,
 
     Before anything is allocated: what the files lack would be made up, at whatever size the configuration says.
     """
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in from_config(config).state_dict().items()}
+    wanted = _form(config).shapes
     both = [(name, stored[name].shape, wanted[name]) for name in sorted(wanted.keys() & stored.keys())]
     if odd := [(name, theirs, ours) for name, theirs, ours in both if theirs != ours]:
         raise _misfit(folder, odd, config.vocab_size)
