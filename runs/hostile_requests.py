@@ -29,13 +29,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from hostile_clients import KINDS, LATE, SOUNDS, Address, post, slow_clients
 
 GROWTH = 100e6  # bytes, from the second quarter's highest to the last one's
 
 
-def made_up(address: Address, n: int, seed: int, tell: Callable[[int, float], None]) -> None:
+Timed = Callable[[Callable[[], int]], tuple[int, float]]
+
+
+def made_up(address: Address, n: int, seed: int, timed: Timed, tell: Callable[[int, float], None]) -> None:
     """Send `n` requests that schemathesis makes up, valid and not: seed after seed, since each ends early."""
     import hypothesis
     import schemathesis
@@ -56,17 +60,21 @@ def made_up(address: Address, n: int, seed: int, tell: Callable[[int, float], No
                     nonlocal left
                     if left <= 0:
                         return
-                    began = time.monotonic()
-                    try:
-                        status = case.call(timeout=LATE).status_code
-                    except OSError as error:  # as those of requests are
-                        status = -1 if "timed out" in str(error) else 500 if "RemoteDisconnected" in str(error) else 0
                     left -= 1
-                    tell(status, time.monotonic() - began)
+                    tell(*timed(lambda: called(case)))
 
                 with contextlib.suppress(hypothesis.errors.Unsatisfiable):
                     ask()
         seed += 1
+
+
+def called(case: Any) -> int:
+    try:
+        return case.call(timeout=LATE).status_code
+    except OSError as error:  # as those of requests are
+        if "timed out" in str(error):
+            raise TimeoutError from error
+        return 500 if "RemoteDisconnected" in str(error) else 0
 
 
 class Server:
@@ -129,6 +137,7 @@ def attack(server: Server, n: int, *, at_once: int, seed: int) -> tuple[collecti
     slowest: dict[str, float] = collections.defaultdict(float)
     highest: dict[int, int] = collections.defaultdict(int)  # of each quarter
     first, n_sent, lock, over = 0, 0, threading.Lock(), threading.Event()
+    still = 0.0  # seconds in which everything here was stopped or had no core: no fault of the server's
 
     def tell(kind: str, status: int, seconds: float) -> None:
         nonlocal n_sent, first
@@ -140,20 +149,33 @@ def attack(server: Server, n: int, *, at_once: int, seed: int) -> tuple[collecti
             if n_sent % 100 == 0:
                 print(f"{n_sent} sent, {server.memory / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
+    def timed(ask: Callable[[], int]) -> tuple[int, float]:
+        while True:
+            began, still_then = time.monotonic(), still
+            try:
+                status = ask()
+            except TimeoutError:
+                status = -1
+            time.sleep(0.1)  # `watch` has seen by now whether it stood still
+            stood = still - still_then
+            if status >= 0 or stood < 1:
+                return status, max(0.0, time.monotonic() - began - 0.1 - stood)
+            slow["asked again after standing still"] += 1
+
     def one(i: int) -> None:
         rng = random.Random(f"{seed} {i}")
         kind = rng.choices([kind for _, kind in KINDS], [weight for weight, _ in KINDS])[0]
-        began = time.monotonic()
-        try:
-            status = kind(address, rng)
-        except TimeoutError:
-            status = -1
-        tell(kind.__name__, status, time.monotonic() - began)
+        tell(kind.__name__, *timed(lambda: kind(address, rng)))
 
     def watch() -> None:
+        nonlocal still
+        then = time.monotonic()
         while not over.wait(0.05):
             quarter = min(3, 4 * n_sent // n)
             highest[quarter] = max(highest[quarter], server.memory)
+            now = time.monotonic()
+            still += now - then if now - then > 1 else 0
+            then = now
 
     slow: collections.Counter[str] = collections.Counter()
     others = [threading.Thread(target=watch), threading.Thread(target=slow_clients, args=(address, over, slow))]
@@ -161,7 +183,7 @@ def attack(server: Server, n: int, *, at_once: int, seed: int) -> tuple[collecti
         other.start()
     with ThreadPoolExecutor(at_once) as clients:
         invented = clients.submit(
-            made_up, address, n // 4, seed, lambda status, seconds: tell("made_up", status, seconds)
+            made_up, address, n // 4, seed, timed, lambda status, seconds: tell("made_up", status, seconds)
         )
         list(clients.map(one, range(n - n // 4)))
         invented.result()
@@ -169,7 +191,9 @@ def attack(server: Server, n: int, *, at_once: int, seed: int) -> tuple[collecti
     for other in others:
         other.join()
     statuses += slow
-    time.sleep(25)  # whoever is still served has left by then
+    if still:
+        print(f"seconds in which nothing ran here (not counted below): {still:.0f}")
+    time.sleep(40)  # whoever is still served has left by then, and the engine has been idle
     after = server.memory
     print(f"memory: {before / 1e6:.0f} MB before, {first / 1e6:.0f} after 100 requests, {after / 1e6:.0f} at the end")
     print("highest of each quarter: " + ", ".join(f"{highest[i] / 1e6:.0f} MB" for i in range(4)))

@@ -123,6 +123,22 @@ def test_quick_products_change_rounding_only_and_leave(
     assert not any("forward" in vars(module) for module in lm.model.modules())
 
 
+def test_weights_laid_out_may_stand_in_the_place_of_plain_ones(lm: UnitLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server has it: the same numbers inside, one copy in memory, and afterwards every bit as it was."""
+    monkeypatch.setattr(choices, "_made", {})
+    monkeypatch.setenv(choices.VARIABLE, "products=onednn")
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    with lm.inference():
+        with quick_products(lm.model, rows=2):
+            beside = lm.forward_logits(documents()[0][None])
+        with quick_products(lm.model, rows=2, instead=True):
+            assert torch.equal(lm.forward_logits(documents()[0][None]), beside)
+            empty = {name for name, value in lm.model.state_dict().items() if not value.numel()}
+            assert empty and not any("embed" in name for name in empty)
+    after = lm.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: list[int], scale: float, left: int):
     """What `varlen_attn` promises, one document at a time: [N, H, D], [N, K, D] twice -> [N, H, D]."""
     made = torch.zeros_like(q)

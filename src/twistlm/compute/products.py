@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -30,7 +31,8 @@ INT8_FROM = 2**24  # weights; with fewer, a step of a model is not bound by read
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Up to so many rows it is tried with so many. One row is bound by reading the weight, many by multiplying.
 _CLASSES = ((1, 1), (16, 8), (127, 64), (2**62, 256))
-_BEHIND = 48 * 2**20  # bytes of weights that few rows go through: more than stays in a cache, as a model's do not
+_BEHIND = 48 * 2**20  # bytes of weights that few rows go through: more than stays in a cache, as a model's do not,
+_MOST = 128  # but no more weights than this: thousands of small ones take minutes to lay out, and stay in a cache
 SECONDS = 0.05  # of trying one shape, about
 
 
@@ -60,7 +62,7 @@ def by_onednn(rows: int, weight: torch.Tensor, *, laid_out: bool = False) -> boo
 @torch.no_grad()
 def _measure(rows: int, inputs: int, outputs: int, laid_out: bool) -> dict[str, float]:
     """Return the seconds of products of so many rows, one after the other with weights that lie in memory."""
-    n = 1 if rows > 16 else max(1, _BEHIND // (4 * inputs * outputs))
+    n = 1 if rows > 16 else min(_MOST, max(1, _BEHIND // (4 * inputs * outputs)))
     weights = list(torch.full((n, outputs, inputs), 0.01))
     x = torch.full((rows, inputs), 0.1)
     packed = [torch.ops.mkldnn._reorder_linear_weight(w, rows) for w in weights] if laid_out else weights
@@ -90,24 +92,38 @@ def quicken(model: nn.Module) -> None:
 
 
 @contextmanager
-def quick_products(model: nn.Module, *, rows: int | None = None) -> Iterator[None]:
+def quick_products(model: nn.Module, *, rows: int | None = None, instead: bool = False) -> Iterator[None]:
     """Inside the block, the linear maps of a model that is also trained are multiplied by `linear`.
 
     Args:
         model: its modules of class `nn.Linear` exactly; those that wrap one (adapters) stay as they are.
         rows: of the products to come, when they are few and many products come. Where that is faster, weights are then
             laid out for them once, a second copy in memory, made in the time of about ten products.
+        instead: whether that copy takes the place of the first until the block is left, when that is made again, bit
+            for bit: for a server, whose block is long. Inside it those modules' weights are empty.
     """
     found = linears(model)
+    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    emptied: dict[nn.Linear, torch.Tensor] = {}
     plain = all(m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" for m in found)
     products: dict[nn.Linear, Product] = {}
-    for module in found if plain and _ONEDNN else []:
-        products[module] = product(module.weight.detach(), bias_of(module), rows=rows)
-    with multiplied_by(products):
-        yield
+    try:
+        for module in found if plain and _ONEDNN else []:
+            made = product(module.weight.detach(), bias_of(module), rows=rows)
+            products[module] = made
+            if instead and made.keywords["weight"].is_mkldnn and uses[id(module.weight)] == 1:
+                emptied[module] = made.keywords["weight"]
+                module.weight.data = torch.empty(0)
+        for parameter in model.parameters() if emptied else ():
+            parameter.data = parameter.clone()  # what is left holds no file of weights mapped
+        with multiplied_by(products):
+            yield
+    finally:
+        for module, packed in emptied.items():
+            module.weight.data = packed.to_dense()
 
 
-def product(weight: torch.Tensor, bias: torch.Tensor | None, *, rows: int | None) -> Product:
+def product(weight: torch.Tensor, bias: torch.Tensor | None, *, rows: int | None) -> functools.partial[torch.Tensor]:
     """Return the product by a float32 weight [M, K] and a bias [M] or None, as `linear` gives it.
 
     Args:

@@ -74,7 +74,8 @@ class Batch:
                 alone: list[Drafter | None] = [None] * self.size
                 self._drafters = drafters(self.lm, rows=self.size, units=self.units) if self._together else alone
             few = DRAFTS + 1 if any(self._drafters) else self.size
-            with quick_products(self.lm.model, rows=few if self.units is None or self.units >= LAID_OUT_FROM else None):
+            rows = few if self.units is None or self.units >= LAID_OUT_FROM else None
+            with quick_products(self.lm.model, rows=rows, instead=self.units is None):
                 yield
 
     def join(self, asked: Continuation) -> Row:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twistlm.compute.memory import give_back_now
 from twistlm.errors import TwistError
 from twistlm.lm.continuation import Continuation
 from twistlm.lm.continuous import Batch, Row
@@ -27,6 +28,7 @@ from twistlm.lm.model import UnitLM
 # By a few more each time: doubled, the next piece would come after what was sent is played, unless sound is made three
 # times as fast as it lasts.
 FIRST, MOST = 2, 32
+IDLE = 10  # seconds without a listener after which the memory of the busy time before is given back
 
 Reason = Literal["done", "cancelled", "late", "failed"]
 
@@ -220,6 +222,7 @@ class Engine:
 
     def _admit(self) -> bool:
         """Let listeners in and out until there is something to compute; False when the engine closes."""
+        idle = 0
         while not self._closing:
             now = time.monotonic()
             over: list[tuple[Listener, Reason, str]] = []
@@ -245,8 +248,10 @@ class Engine:
                     self._served.append(one)
                 if self._served:
                     return not self._closing
-                if not self._closing:
-                    self._change.wait(1.0)
+                if not self._closing and not self._change.wait(1.0):
+                    idle += 1
+            if idle == IDLE:
+                give_back_now()
         return False
 
     def _step(self, name: str, batch: Batch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from twistlm.audio.clip import Clip
+from twistlm.compute.memory import give_back_now
 from twistlm.compute.threads import apart
 from twistlm.lm.continuation import begin
 from twistlm.serve.engine import Busy, End, Engine
@@ -77,6 +78,7 @@ class Studio:
                 stream = served.stream(voice, prompt)
                 self.engine.submit(name, asked, stream, lambda one: ended.put(one) if isinstance(one, End) else None)
                 ended.get()
+        give_back_now()  # of loading, and of what was tried
 
     async def hear_file(self, data: bytes) -> Prompt:
         """Hear a sound file.
