@@ -60,13 +60,14 @@ class LeanStep:
         heads: Any = model.lm_head
         config: Any = model.config
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.embed, self.rotary = inner.embed_tokens.weight.detach(), inner.rotary_emb
-        self.last, self.eps = inner.norm.weight.detach(), config.rms_norm_eps
+        # Copies, small ones: a view would keep all of a mapped file in memory.
+        self.embed, self.rotary = inner.embed_tokens.weight.detach().clone(), inner.rotary_emb
+        self.last, self.eps = inner.norm.weight.detach().clone(), config.rms_norm_eps
         self.head = make(heads.weight.detach(), _bias([heads]))
         self.layers = [
             _Layer(
-                before=layer.input_layernorm.weight.detach(),
-                between=layer.post_attention_layernorm.weight.detach(),
+                before=layer.input_layernorm.weight.detach().clone(),
+                between=layer.post_attention_layernorm.weight.detach().clone(),
                 qkv=_one(make, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
                 out=_one(make, layer.self_attn.o_proj),
                 gate_up=_one(make, layer.mlp.gate_proj, layer.mlp.up_proj),
