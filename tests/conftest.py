@@ -59,3 +59,4 @@ def pytest_collection_finish() -> None:
     """Take what was imported so far out of the garbage collector's rounds: each looks at all of it, for 0.4 s."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # models are made of thousands of small objects, none of which is a cycle's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class Tiny:
 
 def babble(seconds: float, *, seed: int, rate: int = 16_000, pitch: float = 120.0) -> np.ndarray:
     """float32 [N]: a harmonic tone whose colour changes every tenth of a second, as vowels do."""
+    return _babble(seconds, seed, rate, pitch).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _babble(seconds: float, seed: int, rate: int, pitch: float) -> np.ndarray:
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     colour = np.repeat(rng.uniform(0, 1, (len(t) * 10 // rate + 1, 8)), rate // 10, axis=0)[: len(t)]

@@ -43,6 +43,13 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "mistral": lambda: transformers.MistralConfig(**LLAMA, sliding_window=8),
     "mamba": lambda: transformers.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
+
+
+def families(*default: str) -> list[object]:
+    """All, of which others than these are slow: for what each of them shows again."""
+    return [pytest.param(name, marks=[] if name in default else pytest.mark.slow) for name in FAMILIES]
+
+
 UNTIED = {"pythia", "llama", "imagegpt", "mistral"}
 AUTOREGRESSIVE = {"imagegpt": transformers.ImageGPTForCausalImageModeling}
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from standins import Tiny
-from test_lm_families import family  # noqa: F401  a fixture
+from test_lm_families import FAMILIES, UNTIED, families, family  # noqa: F401  a fixture
 from test_lm_model import make_spec
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.regular import file_sha256
@@ -42,7 +42,15 @@ def logits(lm: UnitLM) -> torch.Tensor:
         return lm.forward_logits(tokens)
 
 
-@pytest.mark.parametrize("head", ["as-is", "own"])
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        pytest.param(name, head, marks=pytest.mark.slow if head == "as-is" and name in UNTIED else [])
+        for name in FAMILIES
+        for head in ("as-is", "own")  # one and the same where the head is no table
+    ],
+    indirect=["family"],
+)
 def test_at_full_rank_it_is_the_model_up_to_float16(family: tuple[str, Path], head: str, tmp_path: Path) -> None:  # noqa: F811
     lm = trained(family[1], tmp_path / "lm", head=head)
     lowrank(tmp_path / "lm", str(family[1]), tmp_path / "small", rank=10_000)
@@ -56,6 +64,7 @@ def test_at_full_rank_it_is_the_model_up_to_float16(family: tuple[str, Path], he
     assert torch.equal(logits(UnitLM.load(tmp_path / "whole")), logits(back))
 
 
+@pytest.mark.parametrize("family", families("opt-350m", "bloom", "smollm2", "gemma3", "mamba"), indirect=True)
 def test_each_matrix_is_the_nearest_of_its_rank(family: tuple[str, Path], tmp_path: Path) -> None:  # noqa: F811
     lm = trained(family[1], tmp_path / "lm")
     told = lowrank(tmp_path / "lm", str(family[1]), tmp_path / "small", rank=2)
@@ -76,6 +85,7 @@ def test_each_matrix_is_the_nearest_of_its_rank(family: tuple[str, Path], tmp_pa
     assert told["bytes"] == (tmp_path / "small" / NAME).stat().st_size
 
 
+@pytest.mark.parametrize("family", families("smollm2"), indirect=True)  # files are files
 def test_a_damaged_file_another_text_lm_and_other_shapes_are_refused(family: tuple[str, Path], tmp_path: Path) -> None:  # noqa: F811
     trained(family[1], tmp_path / "lm")
     with pytest.raises(BadInput, match="at least 1"):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -22,8 +23,11 @@ from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.evaluate import asr
 from twistlm.evaluate.suites import catalogue
 from twistlm.files import atomic
+from twistlm.study import prompts
 from twistlm.study import quickstart as module
 from twistlm.study.quickstart import quickstart
+from twistlm.types import Units
+from twistlm.vocoder.vocoder import Vocoder
 
 # What may differ between two runs that did the same.
 CLOCK = {"seconds", "peak_rss_gb"}
@@ -32,6 +36,7 @@ CLOCK = {"seconds", "peak_rss_gb"}
 @pytest.fixture(autouse=True)
 def tiny_suite(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
     monkeypatch.setattr(module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
+    monkeypatch.setattr(prompts, "CONTINUATION_SECONDS", 1.5)
 
 
 def tiny_config(tiny: Tiny, out: Path) -> QuickstartConfig:
@@ -69,6 +74,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Quic
     config = tiny_config(tiny, tmp_path_factory.mktemp("finished") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))
+        patch.setattr(prompts, "CONTINUATION_SECONDS", 1.5)
         return config, quickstart(config)
 
 
@@ -86,10 +92,13 @@ def test_results_hold_every_number_and_the_report_is_there(finished):
     assert results["seconds"]["total"] == pytest.approx(sum(v for k, v in results["seconds"].items() if k != "total"))
     assert results["peak_rss_gb"] > 0.05
     assert len(results["samples"]) == results["speech"]["splits"]["heldout"]["documents"] == 2
+    voc = Vocoder.load(config.vocoder)
     for sample in results["samples"]:
         assert soundfile.info(out / sample["prompt"]).duration == pytest.approx(3.0)
+        ids, runs = (np.array(sample["units"][name], kind) for name, kind in (("ids", np.uint16), ("runs", np.int32)))
+        alone = voc(Units(ids, runs, voc.spec, "prompt"), durations="predicted")
         for side in ("warm", "cold"):
-            assert soundfile.info(out / sample[side]).duration > soundfile.info(out / sample["prompt"]).duration
+            assert soundfile.info(out / sample[side]).duration > len(alone.samples) / 16_000 + 0.3
     page = (out / "report.html").read_text()
     assert "data:audio/mpeg" in page and results["unit_spec"]["encoder_sha256"] in page
 
@@ -145,6 +154,7 @@ def test_killed_with_signal_9_and_rerun_gives_the_same_numbers(nth, tiny, finish
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_quickstart as t\n"
         "from twistlm.config import override\n"
+        "t.prompts.CONTINUATION_SECONDS = 1.5\n"
         f"t.module.open_suite = lambda name: t.catalogue.open_suite(name + {f'={tiny.suite}'!r})\n"
         f"t.atomic.Atomic.__enter__ = t.dying({nth}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
         "t.quickstart(override(t.recipes.quickstart(), sys.argv[1:]))\n"

@@ -7,14 +7,19 @@ work (`benchmarks/tokenize_clips.py`).
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from twistlm.compute import underway
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +49,6 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
     waits for what is under way, which ends early where it calls `underway.heard`.
     """
     import torch
-    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     at_most = 2 * threads if ahead is None else ahead
@@ -52,7 +56,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
     ended = threading.Event()
     executor = ThreadPoolExecutor(threads)
     torch.set_num_threads(1)
-    blas = threadpool_limits(1, user_api="blas")  # numpy's threads would wait for each other on the cores of torch's
+    # numpy's threads would wait for each other on the cores of torch's.
+    blas = _pools(len(sys.modules)).limit(limits=1, user_api="blas")
 
     def begin(item: Item) -> None:
         piece, context = underway.Piece(ended), contextvars.copy_context()
@@ -78,3 +83,11 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
         executor.shutdown(cancel_futures=True)
         blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
         torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _pools(_n_modules: int) -> ThreadpoolController:
+    """Return what holds the libraries that have threads: sought again, for 5 ms, only where more has been imported."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
