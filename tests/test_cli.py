@@ -194,7 +194,12 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypat
     from twistlm.vocoder.train import VocoderConfig
 
     monkeypatch.setitem(VocoderConfig.__init__.__kwdefaults__, "duration_updates", 3)  # of 3000
-    speech = tiny.speech / "low"
+    both = tmp_path / "speech"
+    speech = both / "low"
+    for voice in ("low", "high"):
+        (both / voice).mkdir(parents=True)
+        for i in range(4):
+            (both / voice / f"{i}.wav").symlink_to(tiny.speech / voice / f"{i}.wav")
     made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")
     assert made.code == 0, made.err
     fit = ["kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--json"]
@@ -209,11 +214,9 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypat
     voiced = twist("vocoder", "train", speech, "--out", tmp_path / "voc", "--updates", 1, *parts, "--json")
     assert json.loads((tmp_path / "voc" / "vocoder" / "config.json").read_text())["generator"] == "istft"
     assert voiced.json["unit_spec"] == fitted.json["unit_spec"]
-    voices = twist(
-        "vocoder", "train", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer
-    )
+    voices = twist("vocoder", "train", both, "--out", tmp_path / "v2", "--updates", 1, "--tokenizer", tiny.tokenizer)
     voices.refused("2 speakers", "high, low")
-    made = twist("vocoder", "train", tiny.speech, "--out", tmp_path / "v2", "--updates", 1, "--every-speaker",
+    made = twist("vocoder", "train", both, "--out", tmp_path / "v2", "--updates", 1, "--every-speaker",
                  "--tokenizer", tiny.tokenizer, "--like", tiny.vocoder, "--json")  # fmt: skip
     assert made.json["speakers"] == ["high", "low"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from twistlm.train.plan import Plan, count_update, matmul_rate, plan
 UNITS_500 = dataclasses.replace(SPEC, n_units=500)
 LAYERS, WIDTH, INNER, ROWS, CONTEXT = 2, 32, 48, 4, 16
 CONFIG = with_(batch_rows=ROWS, context=CONTEXT)
+counted = functools.cache(count_update)  # several tests compare with the same
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_named_shapes_have_the_published_parameters(name: str, published: int) -
 
 
 def test_operations_and_memory_by_the_formula(folder: Path) -> None:
-    once = count_update(folder, SPEC, CONFIG, precision="float32")
+    once = counted(folder, SPEC, CONFIG, precision="float32")
     matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER) + 22 * WIDTH
     norms = (2 * LAYERS + 1) * WIDTH
     assert once.parameters == once.trainable == matrices + norms
@@ -63,33 +65,33 @@ def test_operations_and_memory_by_the_formula(folder: Path) -> None:
 
 
 def test_what_saves_memory_is_planned_to(folder: Path) -> None:
-    whole = count_update(folder, SPEC, CONFIG, precision="float32")
-    parts = count_update(folder, SPEC, dataclasses.replace(CONFIG, accumulate=4), precision="float32")
+    whole = counted(folder, SPEC, CONFIG, precision="float32")
+    parts = counted(folder, SPEC, dataclasses.replace(CONFIG, accumulate=4), precision="float32")
     assert parts.flops == whole.flops and parts.activations < 0.4 * whole.activations
-    again = count_update(folder, SPEC, dataclasses.replace(CONFIG, checkpoint_activations=True), precision="float32")
+    again = counted(folder, SPEC, dataclasses.replace(CONFIG, checkpoint_activations=True), precision="float32")
     assert again.activations < 0.7 * whole.activations and whole.flops < again.flops < 1.4 * whole.flops
-    body = count_update(folder, SPEC, CONFIG, precision="float32", freeze="body")
+    body = counted(folder, SPEC, CONFIG, precision="float32", freeze="body")
     assert body.trainable == 22 * WIDTH and body.optimizer < whole.optimizer / 10 and body.flops < whole.flops
-    half = count_update(folder, SPEC, CONFIG, precision="bf16")
+    half = counted(folder, SPEC, CONFIG, precision="bf16")
     assert half.flops == whole.flops and half.weights == whole.weights and half.activations != whole.activations
 
 
 def test_ranks_share_all_but_activations(folder: Path) -> None:
-    alone = count_update(folder, SPEC, CONFIG, precision="float32")
-    shared = count_update(folder, SPEC, CONFIG, precision="float32", ranks=2)
+    alone = counted(folder, SPEC, CONFIG, precision="float32")
+    shared = counted(folder, SPEC, CONFIG, precision="float32", ranks=2)
     assert (shared.parameters, shared.trainable) == (alone.parameters, alone.trainable)
     for name in ("weights", "gradients", "optimizer", "flops"):
         assert getattr(shared, name) * 2 == getattr(alone, name)
     # Half the rows, but a layer and the tables put together from both ranks, and their gradients.
-    half = count_update(folder, SPEC, dataclasses.replace(CONFIG, batch_rows=ROWS // 2), precision="float32")
+    half = counted(folder, SPEC, dataclasses.replace(CONFIG, batch_rows=ROWS // 2), precision="float32")
     together = shared.activations - half.activations
     assert 0 < together < 2 * alone.weights and shared.peak < half.peak + together
     # Many ranks with little to do never have as much again as at the start, when each has the whole model.
     one_row = dataclasses.replace(CONFIG, batch_rows=8, accumulate=1, context=2)
-    many = count_update("opt-125m", SPEC, one_row, precision="float32", ranks=8)
+    many = counted("opt-125m", SPEC, one_row, precision="float32", ranks=8)
     assert many.peak == 4 * many.parameters + many.weights
     with pytest.raises(ConfigError, match="3 ranks"):
-        count_update(folder, SPEC, CONFIG, precision="float32", ranks=3)
+        counted(folder, SPEC, CONFIG, precision="float32", ranks=3)
     lengths, cpu = np.full(30, 15), torch.device("cpu")
     both = [
         plan(folder, SPEC, lengths, CONFIG, device=cpu, share=0.5, flops_per_second=1e9, ranks=ranks)
@@ -118,7 +120,7 @@ def test_a_model_larger_than_this_machine_is_planned_here(folder: Path, monkeypa
     monkeypatch.setattr(pretrained.os, "sysconf", lambda name: 1)
     with pytest.raises(BadInput, match="and this machine has 0 GB"):
         cold_start(folder, SPEC, seed=0)
-    assert count_update(folder, SPEC, CONFIG, precision="float32").parameters > 0
+    assert counted(folder, SPEC, CONFIG, precision="float32").parameters > 0
 
 
 def test_the_rate_is_one_a_machine_can_have() -> None:
