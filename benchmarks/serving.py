@@ -1,6 +1,6 @@
 """First sound and real-time factor of `twist serve`'s engine for 1, 2 and 4 listeners, beside one listener made whole.
 
-    python benchmarks/serving.py MODEL [--seconds 4] [--repeats 1]
+    python benchmarks/serving.py [MODEL] [--seconds 4] [--repeats 1]
 
 First sound counts from the end of the prompt: it is cut into units, read, continued, spoken. The factor is the time of
 computing over the time of sound. The reference, in turn with the others, is the same continuation made whole by
@@ -38,7 +38,7 @@ def spoken_whole(served: Served, units: Units, *, seed: int, options: dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=Path("mini-lm"))
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=1)
     given = parser.parse_args()
