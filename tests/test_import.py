@@ -29,14 +29,19 @@ def test_help_imports_nothing_heavy():
     assert "Usage:" in done.stdout and done.stdout.rstrip().endswith("END 0")
 
 
-def test_looking_at_a_path_imports_no_torch(tmp_path):
+def test_looking_at_a_path_and_refusing_one_import_no_torch(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     script = (
-        "import sys\nfrom twistlm.jobs.inspecting import describe\n"
-        "print(describe(sys.argv[1])['kind'], 'torch' in sys.modules, 'transformers' in sys.modules)"
+        "import sys\nfrom twistlm.cli.main import main\nfrom twistlm.jobs.inspecting import describe\n"
+        "folder, out = sys.argv[1], ['--out', 'x']\nprint(describe(folder)['kind'])\n"
+        "for words in (['train', folder, *out], ['eval', folder], ['generate', folder, 'a.wav', *out]):\n"
+        "    sys.argv = ['twist', *words]\n"
+        "    try:\n        main()\n    except SystemExit as end:\n        print(end.code)\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["text", "LM", "False", "False"]
+    assert done.stdout.split() == ["text", "LM", "2", "2", "2", "False", "False"]
+    assert "no unit shards" in done.stderr and done.stderr.count("is not a trained model") == 2
 
 
 @pytest.mark.parametrize("name", twistlm.__all__)

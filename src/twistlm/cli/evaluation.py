@@ -125,6 +125,11 @@ def eval_(
         )
     if given := [f"--{name.replace('_', '-')}" for name, value in speaking.items() if value]:
         raise BadInput(f"{', '.join(given)}: of what a model says, which is measured with --generation. Add that.")
+    from twistlm.lm.folders import model_spec
+
+    for named in (model, against):
+        if named is not None:
+            model_spec(named)  # what is no model is told before torch is imported, for five seconds
     from twistlm.jobs.evaluating import table
     from twistlm.jobs.judging import judge as judge_model_on_pairs
 

@@ -91,6 +91,9 @@ def train(
     progress: bool = True,
 ) -> Result:
     """Train a warm or a cold speech LM on units."""
+    from twistlm.corpus.shards import require_shards
+
+    require_shards(units)  # that there is nothing to train on is told before torch is imported, for five seconds
     from twistlm import recipes
     from twistlm.config import override
     from twistlm.errors import BadInput
@@ -228,6 +231,9 @@ def generate(
     seed: Seed = 0,
 ) -> Result:
     """Let a model continue a recording."""
+    from twistlm.lm.folders import model_spec
+
+    model_spec(model)  # what is no model is told before torch is imported, for five seconds
     from twistlm.jobs.speaking import continue_recording
     from twistlm.vocoder.voices import Voice
 

@@ -20,7 +20,18 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from twistlm.corpus.shards import FACTS, FLAT, SCHEMA, Row, broken, local, read_spec, read_table, shard_paths, table_of
+from twistlm.corpus.shards import (
+    FACTS,
+    FLAT,
+    SCHEMA,
+    Row,
+    broken,
+    local,
+    read_spec,
+    read_table,
+    require_shards,
+    table_of,
+)
 from twistlm.errors import BadInput, ShardError, TwistError, offenders
 from twistlm.files.arrays import ArrayWriter, Unfit, advise, open_arrays, open_or_make
 from twistlm.files.atomic import atomic_folder
@@ -204,9 +215,7 @@ def _sha256(path: Path) -> str:
 
 def _open_flat(folder: Path) -> tuple[UnitCorpus, pq.ParquetFile]:
     """Open the cache of the shards as they are now, and its facts; make it first when it is not there or unfit."""
-    paths = shard_paths(folder)
-    if not paths:
-        raise ShardError(f"{folder}: no unit shards (shard-00000.parquet …). Make them with `twist tokenize`.")
+    paths = require_shards(folder)
     spec = read_spec(paths[0])
     try:
         cache = folder / ".cache" / _key(paths)

@@ -120,6 +120,13 @@ def shard_paths(folder: str | Path | UrlPath) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
 
 
+def require_shards(folder: str | Path | UrlPath) -> list[Path]:
+    """Return `shard_paths`, and raise `ShardError` when there is none."""
+    if not (paths := shard_paths(folder)):
+        raise ShardError(f"{folder}: no unit shards (shard-00000.parquet …). Make them with `twist tokenize`.")
+    return paths
+
+
 def read_spec(path: str | Path) -> UnitSpec:
     """Return what the units of a shard are. ShardError when it is not a shard."""
     return _spec_of(_opened(Path(path)).schema_arrow, Path(path))
