@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 work=.assets-work minutes=${1:-60}
 python=.venv/bin/python
 out=$work/generators-$minutes
-[ -f $work/twins/manifest.jsonl ] || $python assets/make/speech.py twins --out $work/twins --hours 3 --seed 0
+[ -f $work/twins/manifest.jsonl ] || $python assets/make/speech.py twins --out $work/twins --hours 4 --seed 0
 for generator in hifigan istft; do
   [ -f $out/$generator/CARD.md ] || $python assets/make/vocoder.py --pairs-manifest $work/twins --twins slt \
     --generator $generator --minutes $minutes --threads 1 --adversarial-share 0.3 --tokenizer mini-25hz-500 \

@@ -2,7 +2,7 @@
 
     python assets/make/speech.py twins --out .assets-work/twins --hours 4
     python assets/make/vocoder.py --pairs-manifest .assets-work/twins --twins slt awb --generator istft \
-        --tokenizer mini-25hz-500 --out assets/vocoder/mini-25hz-500 --frames 32 --updates 18000 --adversarial-share 0.4
+        --tokenizer mini-25hz-500 --out assets/vocoder/mini-25hz-500 --frames 32 --updates 16000 --threads 1
 
 With --twins the folder is one of two voices (`speech.py twins`), each text said by another voice too. The voices that
 are named are learnt, in one vocoder, the first of them speaks where none is asked for. Each is learnt from its own
