@@ -89,7 +89,8 @@ def test_the_readme_s_commands(twist, shop: Path):  # noqa: F811
         run(twist, line)
     assert soundfile.info(shop / "longer.wav").frames
     results = shop / "runs" / "quickstart" / "warm" / "eval"
-    assert {path.stem for path in results.glob("*.json")} == {"perplexity", *catalogue.BUNDLED}
+    scores = {path.stem for path in results.glob("*.json")} - {"choices"}  # how it was computed, where that was tried
+    assert scores == {"perplexity", *catalogue.BUNDLED}
 
 
 def test_the_readme_s_python(shop: Path):
