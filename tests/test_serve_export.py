@@ -102,7 +102,7 @@ def test_a_request_to_llama_cpps_server_says_the_rules(tmp_path: Path, *, dedupl
 
 
 def test_the_rule_for_vllm_is_ours(lm: UnitLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in of vLLM's v1 interface: vLLM itself has not been run."""
+    """Against a stand-in of vLLM's v1 interface: vLLM itself is asked by runs/exported_models.py."""
 
     class Direction(enum.Enum):
         UNIDIRECTIONAL = 0

@@ -1,8 +1,13 @@
-"""Make the bundled vocoder: of one synthetic voice or several, from recordings and a tokenizer.
+"""Make a vocoder of one synthetic voice or several, from recordings and a tokenizer. The bundled one is made by
+
+    python assets/make/vocoder.py --pairs-manifest .assets-work/slt --updates 12000 \
+        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
+
+and the one of two voices that docs/results/vocoder_generators.md compares it with by
 
     python assets/make/speech.py twins --out .assets-work/twins --hours 4
     python assets/make/vocoder.py --pairs-manifest .assets-work/twins --twins slt awb --generator istft \
-        --tokenizer mini-25hz-500 --out assets/vocoder/mini-25hz-500 --frames 32 --updates 16000 --threads 1
+        --tokenizer mini-25hz-500 --out .assets-work/two-voices --frames 32 --updates 16000 --threads 1
 
 With --twins the folder is one of two voices (`speech.py twins`), each text said by another voice too. The voices that
 are named are learnt, in one vocoder, the first of them speaks where none is asked for. Each is learnt from its own

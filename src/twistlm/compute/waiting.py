@@ -1,9 +1,10 @@
 """How threads wait for each other: awake, or asleep where other programs compute. Chosen before torch is loaded.
 
 Torch's threads (libgomp's) spin at the end of every product until the last one is there. Where other programs compute,
-the last one is often not running, and those that spin keep it from the core that it waits for: an update of
-SmolLM2-135M on two cores beside three other jobs took 43 to 46 s so, and 19 to 28 s asleep. With nothing else on the
-machine it takes 1.6 s awake and 1.9 s asleep. Nothing that is computed changes.
+the last one is often not running, and those that spin keep it from the core that it waits for. An update of
+SmolLM2-135M on two cores of an AMD EPYC (by hand, 2026-11-27): with nothing else there 1.6 s awake and 1.9 s asleep;
+beside one job that went before it 43 and 46 s awake; beside three such and tests 19 to 28 s asleep, where awake the
+first evaluation did not end in two minutes. Nothing that is computed changes.
 """
 
 from __future__ import annotations

@@ -138,10 +138,10 @@ class _Fixed:
         self.cache = _Columns(columns, send(np.arange(width), lm.device))
         self.column = send(np.array([width - 1]), lm.device)
         self.last = (lm.max_tokens or _MANY) - 1  # position; sequences that are done go on with those that are not
-        # On a CPU: columns that are written, and a step of few operations where there is one.
-        self.written = width if lm.device.type == "cpu" else None
         self.padded = not seen.all()
-        lean = self.written is not None and columns - width >= _LEAN_FROM and can_be_lean(lm.model)
+        on_cpu = lm.device.type == "cpu"
+        self.cache.written = width if on_cpu else None
+        lean = on_cpu and columns - width >= _LEAN_FROM and can_be_lean(lm.model)
         self.lean = LeanStep(lm.model, functools.partial(product, rows=len(seen))) if lean else None
 
     def first(self) -> torch.Tensor:
@@ -150,19 +150,17 @@ class _Fixed:
         allowed = self.real[:, None, None] & (self.index <= self.index[:width, None])  # [B, 1, width, C]
         # A row of the mask that allows nothing would give NaN: padding sees itself.
         allowed = allowed | (self.index == self.index[:width, None])
-        self.cache.written = self.written
-        return self._logits(self.tokens, self.prompt_positions, allowed[..., : self.written])
+        return self._logits(self.tokens, self.prompt_positions, allowed[..., : self.cache.written])
 
     def forward(self, last: torch.Tensor) -> torch.Tensor:
         """Read the last tokens [B]: [B, V]. All that changes is changed in place."""
         self.column.add_(1)
         self.positions.add_(1).clamp_(max=self.last)
         self.cache.place = self.column
-        if self.written is None:
+        if self.cache.written is None:
             return self._logits(last[:, None], self.positions, (self.real & (self.index <= self.column))[:, None, None])
-        self.written += 1
-        self.cache.written = self.written
-        seen = self.real[:, None, None, : self.written] if self.padded else None
+        self.cache.written += 1
+        seen = self.real[:, None, None, : self.cache.written] if self.padded else None
         if self.lean is not None:
             return self.lean(last, self.positions[:, 0], self.cache, seen)
         return self._logits(last[:, None], self.positions, seen)
@@ -259,7 +257,7 @@ class _Columns(Cache):
     def __init__(self, columns: int, place: torch.Tensor) -> None:
         super().__init__(layers=[])
         self.columns, self.place = columns, place  # int64 [T], which columns the next tokens have
-        self.written: int | None = None  # only so many are looked at; None: all
+        self.written: int | None = None  # on a CPU only so many are looked at; None: all
         self.held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(

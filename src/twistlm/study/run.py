@@ -21,7 +21,7 @@ from twistlm.lm.heads import FIT_TOKENS
 from twistlm.lm.likeness import by_centroids, by_neighbours
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import phases
-from twistlm.lm.slices import warm_slices
+from twistlm.lm.slices import Slices, warm_slices
 from twistlm.lm.trainable import Freeze, LoRA
 from twistlm.lm.warmstart import cold_start, continued, warm_start
 from twistlm.study.judging import perplexity
@@ -82,16 +82,19 @@ def train_units(
     start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
     start |= {"freeze": freeze, "lora": lora}
     alike = likeness(rows, train_corpus) if init == "warm" else None
-    found = None
+    found: tuple[UnitLM, Slices | None] | None = None
     if init == "warm" and lora is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         found = warm_slices(
             text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, alike=alike, layers=layers,
             freeze=freeze,
         )  # fmt: skip
-    if found is None and init == "warm":
-        lm, slices = place(warm_start(text_lm, corpus.spec, rows=rows, alike=alike, **start)), None
-    else:
-        lm, slices = found or (place(cold_start(text_lm, corpus.spec, **start)), None)
+    if found is None:
+        if init == "warm":
+            whole = warm_start(text_lm, corpus.spec, rows=rows, alike=alike, **start)
+        else:
+            whole = cold_start(text_lm, corpus.spec, **start)
+        found = place(whole), None
+    lm, slices = found
     if forked is not None:
         fork(forked, config, out)
     on_eval = _on_eval(units, corpus, config, seed=seed)
