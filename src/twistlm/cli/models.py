@@ -47,7 +47,10 @@ def train(
         ),
     ] = None,
     rows: Annotated[
-        Rows | None, typer.Option(help="How a warm model's unit rows begin; default: as in the recipe.")
+        Rows | None,
+        typer.Option(
+            help="How a warm model's unit rows begin (the last two: alike for units that are); default: the recipe's."
+        ),
     ] = None,
     head: Annotated[
         Head | None, typer.Option(help="Output layer: as the text LM has it, or its own; default: as in the recipe.")
