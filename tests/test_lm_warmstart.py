@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -108,9 +109,31 @@ def test_rows_of_like_units_go_together_and_are_as_wide(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=0.12, rtol=0)
     drawn = warm_start(folder, make_spec(9), rows="covariance", seed=0).model.get_input_embeddings().weight
     torch.testing.assert_close(drawn[:2], many[0][:2])  # special tokens are drawn as ever
-    for wrong in (None, alike[:8]):
+    for wrong, start in itertools.product((None, alike[:8]), (warm_start, cold_start)):
         with pytest.raises(BadInput, match="a vector of each of the 9 units"):
-            warm_start(folder, make_spec(9), rows="centroids", alike=wrong, seed=0)
+            start(folder, make_spec(9), rows="centroids", alike=wrong, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])  # tied and untied
+def test_a_cold_twin_is_given_alike_rows_as_well(kind: str, tmp_path: Path) -> None:
+    """As wide as the architecture has it, and nothing else of the model moves; other rows are its own."""
+    folder = make_text_lm(tmp_path / "text", kind)
+    turned = torch.linspace(0, torch.pi, 9)
+    alike = torch.stack([turned.cos(), turned.sin()], 1).numpy()
+    before = torch.random.get_rng_state()
+    found = []
+    for seed in range(60):
+        lm = cold_start(folder, make_spec(9), rows="neighbours", alike=alike, seed=seed)
+        plain = cold_start(folder, make_spec(9), rows="covariance", seed=seed)
+        assert (lm.provenance["rows"], plain.provenance["rows"]) == ("neighbours", "random")
+        mine, theirs = parameters(lm.model), parameters(plain.model)
+        for name in mine.keys() - TABLES[kind]:
+            assert torch.equal(mine[name], theirs[name])
+        for name in TABLES[kind]:
+            assert torch.equal(mine[name][:2], theirs[name][:2])
+            found.append(mine[name][2:] @ mine[name][2:].T / mine[name].shape[1] / 0.02**2)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.testing.assert_close(torch.stack(found).mean(0), torch.from_numpy(alike @ alike.T), atol=0.15, rtol=0)
 
 
 def test_likeness_of_units() -> None:

@@ -47,13 +47,14 @@ def test_likeness_is_of_the_units_that_are_trained_on(
     np.testing.assert_array_equal(run.likeness("centroids", corpus), by_centroids(centroids))
 
 
-def test_a_run_says_how_its_rows_began(units: Path, tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("init", "plain"), [("warm", "covariance"), ("cold", "random")])
+def test_a_run_says_how_its_rows_began(units: Path, tiny: Tiny, tmp_path: Path, init: str, plain: str) -> None:
     config = dataclasses.replace(recipes.quickstart().warm, updates=1, batch_rows=1, context=32, eval_every=0)
-    how = {"init": "warm", "head": "own", "head_start": "zero", "seed": 0}
+    how = {"init": init, "head": "own", "head_start": "zero", "seed": 0}
     for rows in ("neighbours", "covariance"):
         run.train_units(units, tiny.text_lm, config, tmp_path / rows, rows=rows, **how)
     records = [read_json(tmp_path / rows / "config.json", "a record") for rows in ("neighbours", "covariance")]
-    assert [record["start"]["rows"] for record in records] == ["neighbours", "covariance"]
+    assert [record["start"]["rows"] for record in records] == ["neighbours", plain]
     tables = [
         UnitLM.load(tmp_path / rows / "lm").model.get_input_embeddings().weight for rows in ("neighbours", "covariance")
     ]

@@ -10,6 +10,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.config import Rows
+from twistlm.errors import BadInput
+
+ALIKE: tuple[Rows, ...] = ("centroids", "neighbours")  # rows that keep which units are alike
 _SMOOTHED = 0.75  # power of the neighbours' counts: rare ones would otherwise seem telling
 _RANK = 64  # of what is kept of the neighbours: the rest is mostly chance
 
@@ -42,6 +46,18 @@ def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDA
     found[heard] -= found[heard].mean(0)
     left, sizes, _ = np.linalg.svd(found, full_matrices=False)
     return _directions(left[:, :_RANK] * np.sqrt(sizes[:_RANK]), centre=False)
+
+
+def cold_rows(rows: Rows) -> Rows:
+    """Return how a cold twin's rows begin where its warm twin's begin with `rows`: it has no text rows to take from."""
+    return rows if rows in ALIKE else "random"
+
+
+def check(alike: NDArray[np.float32] | None, rows: Rows, n_units: int) -> None:
+    """Raise BadInput where `rows` need vectors of the units and `alike` are not these."""
+    if rows in ALIKE and (alike is None or len(alike) != n_units):
+        there = "none were given" if alike is None else f"{len(alike)} were given"
+        raise BadInput(f"rows={rows!r} needs a vector of each of the {n_units} units (alike); {there}.")
 
 
 def _informed(counts: NDArray[np.float64]) -> NDArray[np.float64]:

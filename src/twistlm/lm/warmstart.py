@@ -22,6 +22,7 @@ from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
 from twistlm.files import artifacts
 from twistlm.lm.heads import begin_head, check_head, untie
+from twistlm.lm.likeness import ALIKE, check, cold_rows
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import from_config, load_causal_lm, load_config
 from twistlm.lm.shapes import PUBLISHED, named_shape
@@ -29,8 +30,6 @@ from twistlm.lm.text_lms import Prefer, text_lm_folder
 from twistlm.lm.trainable import Freeze, LoRA, restrict
 from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
-
-ALIKE: tuple[Rows, ...] = ("centroids", "neighbours")  # rows that keep which units are alike
 
 
 def warm_start(
@@ -90,9 +89,7 @@ def warm_start(
     """
     if rows not in get_args(Rows):
         raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
-    if rows in ALIKE and (alike is None or len(alike) != spec.n_units):
-        there = "none were given" if alike is None else f"{len(alike)} were given"
-        raise BadInput(f"rows={rows!r} needs a vector of each of the {spec.n_units} units (alike); {there}.")
+    check(alike, rows, spec.n_units)
     folder = text_lm_folder(text_lm, prefer=prefer)
     if (folder / "unit_spec.json").is_file():
         if shuffled or layers is not None:
@@ -197,9 +194,11 @@ def cold_start(
     spec: UnitSpec,
     *,
     seed: int,
+    rows: Rows = "random",
     head: Head = "as-is",
     head_start: HeadStart = "rows",
     fit_on: Sequence[NDArray[np.integer]] | None = None,
+    alike: NDArray[np.float32] | None = None,
     layers: int | None = None,
     freeze: Freeze | None = None,
     lora: LoRA | None = None,
@@ -207,9 +206,12 @@ def cold_start(
 ) -> UnitLM:
     """Return the twin of `warm_start` with the same shape and random weights, by the architecture's own initialisation.
 
-    Only the configuration of the text LM is read, and for the paper's (`shapes.PUBLISHED`) the name is enough; for
-    arguments and errors see `warm_start`.
+    With the `rows` "centroids" and "neighbours", units that are `alike` begin alike here as well, each row as wide as
+    the architecture has it; all others need a text table, so there each row is drawn by itself. Only the configuration
+    of the text LM is read, and for the paper's (`shapes.PUBLISHED`) the name is enough; for arguments and errors see
+    `warm_start`.
     """
+    check(alike, rows, spec.n_units)
     named = str(text_lm) in PUBLISHED and not Path(text_lm).is_dir()
     folder = None if named else text_lm_folder(text_lm, prefer=prefer, weights=False)
     vocab = Vocab(spec.n_units)
@@ -221,6 +223,11 @@ def cold_start(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
         model = from_config(config)
+    if alike is not None and rows in ALIKE:
+        generator = torch.Generator().manual_seed(seed)
+        tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        for drawn in (value.detach() for value in model.parameters() if value in tables):
+            _draw_together(drawn, alike, offset=vocab.offset, std=float(drawn.std()), generator=generator)
     model.generation_config = generation_config(vocab)
     if head == "own" and config.tie_word_embeddings:
         untie(model)
@@ -241,7 +248,7 @@ def cold_start(
         spec,
         {
             **_origin("cold", text_lm, folder, spec, seed),
-            "rows": "random",
+            "rows": cold_rows(rows),
             "rows_std": _init_std(config),
             **counted,
             **restrict(model, freeze, lora, seed=seed),
@@ -284,14 +291,24 @@ def _new_rows(
     if rows == "covariance" or alike is not None:
         # Random mixtures of the centred rows have exactly their covariance, without factorising a D x D matrix.
         mixture = torch.empty(n_rows, len(text)).normal_(generator=generator)
-        if alike is not None:  # mixtures of common ones, in shares whose squares add up to 1: as wide as their own
-            shares = torch.from_numpy(alike)
-            of_units = mixture[offset : offset + len(shares)]
-            shared = shares @ torch.empty(shares.shape[1], len(text)).normal_(generator=generator)
-            of_units.copy_(torch.where(shares.any(1, keepdim=True), shared, of_units))
+        if alike is not None:
+            _draw_together(mixture, alike, offset=offset, std=1.0, generator=generator)
         return text.mean(0) + mixture @ (text - text.mean(0)) / math.sqrt(len(text))
     noise = torch.empty(n_rows, text.shape[1]).normal_(generator=generator)
     return noise * std if rows == "random" else text.mean(0) + noise * text.std(0)
+
+
+def _draw_together(
+    drawn: torch.Tensor, alike: NDArray[np.float32], *, offset: int, std: float, generator: torch.Generator
+) -> None:
+    """Replace the units' rows of `drawn` [V, N], in place: each as wide as its own, two correlate as their vectors do.
+
+    They are mixtures of common ones, in shares whose squares add up to 1. Units with the vector 0 keep their own.
+    """
+    shares = torch.from_numpy(alike)
+    of_units = drawn[offset : offset + len(shares)]
+    common = torch.empty(shares.shape[1], drawn.shape[1]).normal_(0, std, generator=generator)
+    of_units.copy_(torch.where(shares.any(1, keepdim=True), shares @ common, of_units))
 
 
 def _init_std(config: PretrainedConfig) -> float:

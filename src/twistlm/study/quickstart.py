@@ -38,6 +38,7 @@ from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json, without_nan
 from twistlm.files.urls import UrlPath
 from twistlm.lm.folders import load_model
+from twistlm.lm.likeness import cold_rows
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import text_lm_files
 from twistlm.lm.text_lms import text_lm_folder
@@ -169,7 +170,7 @@ class _Job:
         key = {
             "train": to_dict(config),
             **start,
-            "rows": start["rows"] if side == "warm" else None,
+            "rows": start["rows"] if side == "warm" else cold_rows(start["rows"]),
             "text_lm": text_lm_files(text_lm),
             "seed": seed,
             "corpus": self._corpus(),

@@ -18,7 +18,7 @@ from twistlm.errors import BadInput
 from twistlm.files.jsonl import read_json
 from twistlm.lm.folders import place
 from twistlm.lm.heads import FIT_TOKENS
-from twistlm.lm.likeness import by_centroids, by_neighbours
+from twistlm.lm.likeness import by_centroids, by_neighbours, cold_rows
 from twistlm.lm.model import UnitLM
 from twistlm.lm.phases import phases
 from twistlm.lm.slices import Slices, warm_slices
@@ -65,7 +65,7 @@ def train_units(
         config: the run.
         out: its folder.
         init: with the text LM's weights, or with random ones.
-        rows: how a warm model's new unit rows begin.
+        rows: how the new unit rows begin, see `warm_start`; of a cold model, see `cold_start`.
         head, head_start: of the output layer, see `warm_start`; a head is "fitted" to training documents.
         layers, freeze, lora: which layers are kept and what trains; see `warm_start`.
         forked: a shorter run of the same settings that this one goes on from, see `train.fork`.
@@ -81,19 +81,17 @@ def train_units(
     fit_on = to_fit(train_corpus, seed=seed) if head_start == "fitted" else None
     start: dict[str, Any] = {"head": head, "head_start": head_start, "fit_on": fit_on, "seed": seed, "layers": layers}
     start |= {"freeze": freeze, "lora": lora}
-    alike = likeness(rows, train_corpus) if init == "warm" else None
+    rows = rows if init == "warm" else cold_rows(rows)
+    start |= {"rows": rows, "alike": likeness(rows, train_corpus)}
     found: tuple[UnitLM, Slices | None] | None = None
     if init == "warm" and lora is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         found = warm_slices(
-            text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, alike=alike, layers=layers,
-            freeze=freeze,
+            text_lm, corpus.spec, rows=rows, seed=seed, head=head, head_start=head_start, alike=start["alike"],
+            layers=layers, freeze=freeze,
         )  # fmt: skip
     if found is None:
-        if init == "warm":
-            whole = warm_start(text_lm, corpus.spec, rows=rows, alike=alike, **start)
-        else:
-            whole = cold_start(text_lm, corpus.spec, **start)
-        found = place(whole), None
+        begin = warm_start if init == "warm" else cold_start
+        found = place(begin(text_lm, corpus.spec, **start)), None
     lm, slices = found
     if forked is not None:
         fork(forked, config, out)

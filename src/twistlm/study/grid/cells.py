@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from twistlm.config import ArmConfig, GridConfig, Rows, TrainConfig
+from twistlm.lm.likeness import cold_rows
 from twistlm.study.keys import digest, moving
 
 Arm = Literal[
@@ -153,9 +154,9 @@ def of(config: GridConfig, arm: Arm) -> ArmConfig:
     return getattr(config, arm)
 
 
-def new_rows(config: GridConfig, cell: Cell) -> Rows | None:
-    """Return how a cell's new rows begin; None when it has nothing else."""
-    return None if cell.arm in COLD else ROWS.get(cell.arm, config.rows)
+def new_rows(config: GridConfig, cell: Cell) -> Rows:
+    """Return how a cell's unit rows begin."""
+    return cold_rows(config.rows) if cell.arm in COLD else ROWS.get(cell.arm, config.rows)
 
 
 def train_config(config: GridConfig, cell: Cell) -> TrainConfig:
@@ -180,12 +181,13 @@ def key(config: GridConfig, cell: Cell, inputs: str) -> str:
         inputs: fingerprint of the documents, the text LM and the suite, see `running.Inputs`.
     """
     own = of(config, cell.arm)
+    rows = new_rows(config, cell)
     as_it_was = (own.head, own.head_start) == ("as-is", "rows")
     made_from = {
         **({} if as_it_was else {"head": [own.head, own.head_start]}),
         "protocol": PROTOCOL,
         "cell": dataclasses.asdict(cell),
-        "rows": new_rows(config, cell),
+        "rows": None if cell.arm in COLD and rows == "random" else rows,
         "train": moving(train_config(config, cell)),
         "inputs": inputs,
     }

@@ -25,7 +25,7 @@ from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.study.grid import rows
-from twistlm.study.grid.cells import SIDES, Cell, key, losses, new_rows, of, train_config, wanted
+from twistlm.study.grid.cells import COLD, SIDES, Cell, key, losses, new_rows, of, train_config, wanted
 from twistlm.study.grid.inputs import Inputs, open_inputs
 from twistlm.study.grid.planning import Speed, hours_left, in_words, measure
 from twistlm.study.grid.rows import Row
@@ -92,15 +92,18 @@ def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
 def begin(config: GridConfig, cell: Cell, text_lm: Path, documents: UnitCorpus) -> UnitLM:
     """Return the model a cell begins with; `documents` are what it will be trained on."""
     rows, own = new_rows(config, cell), of(config, cell.arm)
+    alike = likeness(rows, documents)
     fit_on = to_fit(documents, seed=cell.seed) if own.head_start == "fitted" else None
     head: dict[str, Any] = {"head": own.head, "head_start": own.head_start, "fit_on": fit_on}
-    if rows is None:
-        return cold_start(text_lm, documents.spec, seed=cell.seed, layers=cell.layers, **head)
+    if cell.arm in COLD:
+        return cold_start(
+            text_lm, documents.spec, rows=rows, alike=alike, seed=cell.seed, layers=cell.layers, **head
+        )  # fmt: skip
     return warm_start(
         text_lm,
         documents.spec,
         rows=rows,
-        alike=likeness(rows, documents),
+        alike=alike,
         **head,
         seed=cell.seed,
         layers=cell.layers,
