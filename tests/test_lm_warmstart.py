@@ -122,7 +122,7 @@ def test_a_cold_twin_is_given_alike_rows_as_well(kind: str, tmp_path: Path) -> N
     alike = torch.stack([turned.cos(), turned.sin()], 1).numpy()
     before = torch.random.get_rng_state()
     found = []
-    for seed in range(60):
+    for seed in range(16):
         lm = cold_start(folder, make_spec(9), rows="neighbours", alike=alike, seed=seed)
         plain = cold_start(folder, make_spec(9), rows="covariance", seed=seed)
         assert (lm.provenance["rows"], plain.provenance["rows"]) == ("neighbours", "random")
@@ -133,7 +133,7 @@ def test_a_cold_twin_is_given_alike_rows_as_well(kind: str, tmp_path: Path) -> N
             assert torch.equal(mine[name][:2], theirs[name][:2])
             found.append(mine[name][2:] @ mine[name][2:].T / mine[name].shape[1] / 0.02**2)
     assert torch.equal(before, torch.random.get_rng_state())
-    torch.testing.assert_close(torch.stack(found).mean(0), torch.from_numpy(alike @ alike.T), atol=0.15, rtol=0)
+    torch.testing.assert_close(torch.stack(found).mean(0), torch.from_numpy(alike @ alike.T), atol=0.2, rtol=0)
 
 
 def test_likeness_of_units() -> None:

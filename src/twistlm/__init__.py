@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from twistlm.lm.warmstart import cold_start as cold_start
     from twistlm.lm.warmstart import warm_start as warm_start
     from twistlm.study.quickstart import quickstart as quickstart
+    from twistlm.study.run import likeness as likeness
     from twistlm.train.loop import train as train
     from twistlm.types import Units as Units
     from twistlm.types import UnitSpec as UnitSpec
@@ -51,6 +52,7 @@ _HOME = {
     "cold_start": "lm.warmstart",
     "generate": "lm.sample",
     "heldout": "evaluate.perplexity",
+    "likeness": "study.run",
     "open_corpus": "corpus.opened",
     "quickstart": "study.quickstart",
     "recipes": "",

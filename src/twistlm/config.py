@@ -22,7 +22,7 @@ from typing import Any, Literal
 from twistlm.errors import BadInput, ConfigError
 from twistlm.files.jsonl import parse_toml, read_toml
 
-# How a warm model's new rows begin, see `warm_start`.
+# How the units' rows begin, see `warm_start`; of a cold model, see `cold_start`.
 Rows = Literal["random", "mean", "covariance", "first-rows", "centroids", "neighbours"]
 Head = Literal["as-is", "own"]  # whether the output is the embedding where the text LM has it so, see `warm_start`
 HeadStart = Literal["rows", "zero", "fitted"]  # how the output layer begins, see `lm.heads`
@@ -147,7 +147,7 @@ class PairConfig(_Checked):
 
     Attributes:
         text_lm: name or folder of the text LM; of the cold run it gives the shape.
-        rows: how the warm model's new rows begin, see `warm_start`.
+        rows: how the units' rows begin, see `warm_start`; of the cold model, see `cold_start`.
         head, head_start: of both models' output layers, see `warm_start`.
         warm, cold: the two training runs; they differ in rates, warm-up and clipping only, if that is to be fair.
     """
@@ -171,7 +171,7 @@ class QuickstartConfig(_Checked):
     Attributes:
         speech: folder with speech files, or `"bundled"`.
         tokenizer, text_lm, vocoder: artifact names or folders.
-        rows: how the warm model's new rows begin, see `warm_start`.
+        rows: how the units' rows begin, see `warm_start`; of the cold model, see `cold_start`.
         head, head_start: of both models' output layers, see `warm_start`.
         warm, cold: the two training runs; they differ in rates, warm-up and clipping only, if that is to be fair.
         seed: of the new weights and of sampling.
@@ -237,7 +237,8 @@ class GridConfig(_Checked):
         text_lm, tokenizer: artifact names or folders.
         units: folder of units; its split "train" is trained on, but for the documents of the validation.
         heldout: folder of units whose other splits are the test; it may be the same.
-        rows: how a warm model's new rows begin, see `warm_start`; of warm, shuffled and frozen_body.
+        rows: how the units' rows begin, see `warm_start`; of warm, shuffled, frozen_body and the tied arms, and as far
+            as a cold model can have them (`cold_start`) of cold.
         layers: sizes: the first so many layers of the text LM. The first one is the most telling, and goes first.
         amounts: shares of the training documents, nested in each other, 0 … 1. Likewise.
         seeds: of the new weights, the order and the choice of the documents; reported.

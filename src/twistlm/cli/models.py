@@ -49,7 +49,7 @@ def train(
     rows: Annotated[
         Rows | None,
         typer.Option(
-            help="How a warm model's unit rows begin (the last two: alike for units that are); default: the recipe's."
+            help="How the units' rows begin (the last two: units that are alike begin alike); default: the recipe's."
         ),
     ] = None,
     head: Annotated[

@@ -28,11 +28,12 @@ def by_centroids(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDArray[np.float32]:
-    """Return vectors of length 1, float32 [K, d], of which two are as near as the units have the same neighbours.
+    """Return vectors of length 1, float32 [K, K], of which two are as near as the units have the same neighbours.
 
     The positive pointwise mutual information of each unit with the one before and the one behind it, cut to its largest
     singular values, whose roots weigh them. Source: Levy, Goldberg and Dagan 2015, "Improving distributional similarity
-    with lessons learned from word embeddings". A unit that is never heard has the vector 0.
+    with lessons learned from word embeddings". A unit that is never heard has the vector 0. Vectors are turned
+    back from the axes of the decomposition, whose signs a library may choose: every machine is to draw the same rows.
 
     Args:
         documents: unit ids of each, int [N].
@@ -45,7 +46,8 @@ def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDA
     heard = np.flatnonzero(found.sum(1))
     found[heard] -= found[heard].mean(0)
     left, sizes, _ = np.linalg.svd(found, full_matrices=False)
-    return _directions(left[:, :_RANK] * np.sqrt(sizes[:_RANK]), centre=False)
+    left = left[:, :_RANK]
+    return _directions(left * np.sqrt(sizes[:_RANK]) @ left.T, centre=False)
 
 
 def cold_rows(rows: Rows) -> Rows:

@@ -159,9 +159,9 @@ def report(folder: str | Path) -> Values:
     pessimistic. `suites`: name -> side -> accuracies by seed. Only seeds that have both sides count.
 
     Raises:
-        BadInput: no budget has both sides.
+        BadInput: no budget has both sides; as `rows.by_cell`.
     """
-    cells = {(r["cell"]["updates"], r["cell"]["seed"], r["cell"]["side"]): r for r in rows.read(folder).values()}
+    cells = rows.by_cell(folder, "updates", "seed", "side")
     budgets = []
     for updates in sorted({key[0] for key in cells}):
         seeds = sorted({s for u, s, _ in cells if u == updates and all((u, s, x) in cells for x in ("warm", "cold"))})

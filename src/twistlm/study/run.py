@@ -34,6 +34,9 @@ from twistlm.units.kmeans import Codebook
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
+NEIGHBOUR_UNITS = (
+    20_000_000  # among how many it is counted which units follow each other: seconds, and enough for 2,000
+)
 
 
 def train_units(
@@ -195,7 +198,8 @@ def likeness(rows: Rows, corpus: UnitCorpus) -> NDArray[np.float32] | None:
         BadInput: "centroids", and the tokenizer of these units is not here.
     """
     if rows == "neighbours":
-        return by_neighbours((corpus.unit_ids(i) for i in range(len(corpus))), corpus.spec.n_units)
+        counted = subset(corpus, units=NEIGHBOUR_UNITS, seed=0)
+        return by_neighbours((counted.unit_ids(i) for i in range(len(counted))), corpus.spec.n_units)
     if rows != "centroids":
         return None
     found = tokenizer_of(corpus.spec)

@@ -39,9 +39,9 @@ from twistlm.study.keys import digest, moving
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]
-_TIED = {"--head": "as-is", "--head-start": "rows", "table_rate": "1.0"}
-# The two sides of a recipe; both as the text LM has its head, at the rates of `recipes.paper`; and warm with the
-# paper's random rows.
+_TIED = {"--head": "as-is", "--head-start": "rows", "--rows": "covariance", "table_rate": "1.0"}
+# The two sides of a recipe; both with the text LM's head and rows that are drawn one by one, as they were once, at the
+# rates of `recipes.paper`; and warm with the paper's random rows.
 ARMS: dict[str, Arm] = {
     "warm": ("warm", {}),
     "cold": ("cold", {}),
@@ -232,9 +232,9 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
     seeds of each arm's loss; `over_numerics`: the largest difference within one seed; `grad_norm`: of each arm.
 
     Raises:
-        BadInput: no such pair is there.
+        BadInput: no such pair is there; as `rows.by_cell`.
     """
-    cells = {(r["cell"]["arm"], r["cell"]["seed"], r["cell"]["numerics"]): r for r in rows.read(folder).values()}
+    cells = rows.by_cell(folder, "arm", "seed", "numerics")
     pairs = []
     for (name, seed, numerics), mine in sorted(cells.items(), key=lambda item: item[0]):
         other = cells.get((against, seed, numerics))

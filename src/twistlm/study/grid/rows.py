@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import parse_json
 from twistlm.files.text import read_text
@@ -35,6 +36,24 @@ def read(folder: str | Path) -> dict[str, Row]:
     for number, line in enumerate(filter(None, lines), start=1):
         row = parse_json(line, where=f"{path}, line {number}", kind="a finished run", shape=_ROW, fix=_FIX)
         found.setdefault(row["key"], row)
+    return found
+
+
+def by_cell(folder: str | Path, *names: str) -> dict[tuple[Any, ...], Row]:
+    """Return what `names` of its cell say -> line.
+
+    Raises:
+        BadInput: as `read`; or two lines are of one cell, which means that they are of two recipes or corpora.
+    """
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in read(folder).values():
+        cell = tuple(row["cell"][name] for name in names)
+        if cell in found:
+            raise BadInput(
+                f"{Path(folder) / NAME} holds two runs of {', '.join(map(str, cell))} ({', '.join(names)}): of two "
+                "recipes, or on two corpora, which no table may mix. Give each a folder of its own."
+            )
+        found[cell] = row
     return found
 
 
