@@ -149,6 +149,10 @@ def test_likeness_of_units() -> None:
     like = near @ near.T
     np.testing.assert_allclose(np.linalg.norm(near, axis=1), [1, 1, 1, 1, 1, 1, 1, 1, 0], atol=1e-5)
     assert like[4, 5] > 0.9 and max(like[4, i] for i in (0, 1, 2, 3, 6, 7)) < 0.6
+    order = rng.permutation(9)  # other names of the units: other signs and order of what the decomposition finds
+    renamed = by_neighbours([order[ids] for ids in documents], 9)
+    np.testing.assert_allclose(renamed[np.ix_(order, order)], near, atol=1e-5)
+    assert not by_neighbours([np.array([3], np.uint16)], 9).any()
     of_sound = by_centroids(np.array([[5, 1], [5, 1.1], [5, -1], [5, -3]], np.float32))
     like = of_sound @ of_sound.T
     np.testing.assert_allclose(like.diagonal(), 1, atol=1e-6)

@@ -44,10 +44,13 @@ def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDA
         np.add.at(follows, (ids[:-1], ids[1:]), 1)
     found = np.concatenate([_informed(follows), _informed(follows.T)], axis=1)
     heard = np.flatnonzero(found.sum(1))
-    found[heard] -= found[heard].mean(0)
-    left, sizes, _ = np.linalg.svd(found, full_matrices=False)
+    if not len(heard):  # documents of one unit each
+        return np.zeros((n_units, n_units), np.float32)
+    left, sizes, _ = np.linalg.svd(found[heard] - found[heard].mean(0), full_matrices=False)
     left = left[:, :_RANK]
-    return _directions(left * np.sqrt(sizes[:_RANK]) @ left.T, centre=False)
+    vectors = np.zeros((n_units, n_units))
+    vectors[np.ix_(heard, heard)] = left * np.sqrt(sizes[:_RANK]) @ left.T
+    return _directions(vectors, centre=False)
 
 
 def cold_rows(rows: Rows) -> Rows:

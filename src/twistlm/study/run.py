@@ -34,9 +34,7 @@ from twistlm.units.kmeans import Codebook
 
 Init = Literal["warm", "cold"]
 VAL_UNITS = 1000  # units of the held-out subset that is scored while training
-NEIGHBOUR_UNITS = (
-    20_000_000  # among how many it is counted which units follow each other: seconds, and enough for 2,000
-)
+NEIGHBOUR_UNITS = 20_000_000  # in so many it is counted which units follow each other: seconds, and enough of them
 
 
 def train_units(
