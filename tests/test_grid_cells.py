@@ -56,7 +56,7 @@ def test_the_whole_grid_is_the_product_with_the_most_telling_cells_first():
     reported = [cell for cell in cells if cell.split == "test"]
     sides = {(c.arm, c.layers, c.amount, c.seed) for c in reported if c.arm in ("warm", "cold")}
     assert len(sides) == 2 * 3 * 3 * 3
-    assert len(reported) == len(sides) + 7 * 3, "each ablation at one cell, at every seed"
+    assert len(reported) == len(sides) + 8 * 3, "each ablation at one cell, at every seed"
     first = [(c.arm, c.seed) for c in reported[:6]]
     assert first == [(arm, seed) for seed in (0, 1, 2) for arm in ("warm", "cold")]
     assert {(c.layers, c.amount) for c in reported[:18]} == {(30, 1.0)}

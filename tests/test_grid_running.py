@@ -91,12 +91,12 @@ def without_clock(folder: str | Path) -> list[dict[str, Any]]:
 def test_every_cell_is_run_once_and_told(finished):
     config, told = finished
     done = rows.read(config.out)
-    # Tuning: 2 sides x 2 sizes, 2 rates each. Reported: 3 points x 2 sides and 7 ablations, 2 seeds.
-    assert len(done) == len(told) == 2 * 4 + 2 * 13
+    # Tuning: 2 sides x 2 sizes, 2 rates each. Reported: 3 points x 2 sides and 8 ablations, 2 seeds.
+    assert len(done) == len(told) == 2 * 4 + 2 * 14
     lines = (Path(config.out) / rows.NAME).read_text().splitlines()
     assert len(lines) == len(done)
-    assert told[0].startswith("1 of 34 runs: 2 layers, 100 %, warm, rate 0.001, tuning, seed 100: ")
-    assert told[-1].startswith("34 of 34 runs: ") and told[-1].endswith("about 0 min of one process left")
+    assert told[0].startswith("1 of 36 runs: 2 layers, 100 %, warm, rate 0.001, tuning, seed 100: ")
+    assert told[-1].startswith("36 of 36 runs: ") and told[-1].endswith("about 0 min of one process left")
     assert not any((Path(config.out) / "cells").iterdir()), "weights and locks of finished runs must go"
 
 
@@ -110,14 +110,15 @@ def test_runs_of_one_seed_are_of_the_same_documents_and_begin_apart(finished):
         if (cell["layers"], cell["amount"], cell["seed"]) == (2, 1.0, 0):
             at_start[cell["arm"]] = row["history"][0]["val_nll"]
             assert row["tokens"] > 0 and [point["update"] for point in row["history"]] == [0, 2, 4]
-    assert at_start.keys() == {"warm", "cold", *(arm for arm in ABLATIONS if arm != "covariance_rows")}
+    assert at_start.keys() == {"warm", "cold", *ABLATIONS}
     # A head of its own begins here as the table does, so what differs in nothing else begins alike.
     assert at_start["warm"] == at_start["frozen_body"] == at_start["tied_warm"]
-    assert at_start["cold"] == at_start["tied_cold"] and len(set(at_start.values())) == 6
+    assert at_start["cold"] == at_start["tied_cold"] and len(set(at_start.values())) == 7
     starts = {row["cell"]["arm"]: row["start"] for row in reported}
     assert starts["shuffled"]["shuffled"] and not starts["warm"]["shuffled"]
     assert starts["frozen_body"]["trainable"]["tensors"] == 2  # the table and a head of its own
-    assert starts["warm"]["rows"] == "covariance" and starts["random_rows"]["rows"] == "random"
+    assert starts["warm"]["rows"] == starts["cold"]["rows"] == "neighbours"
+    assert starts["covariance_rows"]["rows"] == "covariance" and starts["random_rows"]["rows"] == "random"
     assert starts["first_rows"]["rows"] == "first-rows" and starts["cold"]["start"] == "cold"
 
 
@@ -214,12 +215,12 @@ def test_the_report_is_whole_at_any_moment(finished, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(config.out, folder)
     whole = report(folder)
-    assert whole["runs"] == {"finished": 34, "wanted": 34, "other": 0} and not whole["missing"]
+    assert whole["runs"] == {"finished": 36, "wanted": 36, "other": 0} and not whole["missing"]
     assert {(p["arm"], p["against"]) for p in whole["pairs"]} == {
         ("warm", "cold"), ("shuffled", "cold"), ("shuffled", "warm"), ("frozen_body", "cold"), ("frozen_body", "warm"),
         ("random_rows", "cold"), ("random_rows", "warm"), ("mean_rows", "cold"), ("mean_rows", "warm"),
         ("first_rows", "cold"), ("first_rows", "warm"), ("tied_warm", "cold"), ("tied_warm", "warm"),
-        ("tied_cold", "cold"), ("tied_cold", "warm"),
+        ("tied_cold", "cold"), ("tied_cold", "warm"), ("covariance_rows", "cold"), ("covariance_rows", "warm"),
     }  # fmt: skip
     text = (folder / "report.md").read_text()
     for title in ("Held-out loss", "Updates to cold's final loss", "Mini sWUGGY", "What it is that helps", "Tuning"):
@@ -245,8 +246,8 @@ def test_runs_of_other_settings_are_left_out_and_said(finished, tmp_path):
     study["config"]["train"]["updates"] = 5
     (folder / "study.json").write_text(json.dumps(study))
     found = report(folder)
-    assert found["runs"]["other"] == 34 and not found["arms"]
-    assert "34 runs in study.jsonl are of other settings" in (folder / "report.md").read_text()
+    assert found["runs"]["other"] == 36 and not found["arms"]
+    assert "36 runs in study.jsonl are of other settings" in (folder / "report.md").read_text()
 
 
 def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
@@ -260,11 +261,11 @@ def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
 
 def test_a_plan_counts_the_runs_and_adds_up(grid, tmp_path):
     planned = planning.plan(dataclasses.replace(grid, out=str(tmp_path / "new")))
-    assert planned["wanted"] == 34 and planned["finished"] == 0
+    assert planned["wanted"] == 36 and planned["finished"] == 0
     assert [part["what"] for part in planned["parts"]][:3] == [
         "2 layers, 100 %: warm and cold", "2 layers, 100 %: shuffled", "2 layers, 100 %: frozen body",
     ]  # fmt: skip
-    assert sum(part["tuning"] + part["reported"] for part in planned["parts"]) == 34
+    assert sum(part["tuning"] + part["reported"] for part in planned["parts"]) == 36
     assert planned["hours_left"] == pytest.approx(sum(part["hours_left"] for part in planned["parts"]))
     assert planned["hours_left"] > 0
     assert not (tmp_path / "new").exists(), "a plan writes nothing"

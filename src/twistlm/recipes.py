@@ -27,7 +27,7 @@ def quickstart() -> QuickstartConfig:
         tokenizer="mini-25hz-500",
         text_lm="smollm2-135m",
         vocoder="mini-25hz-500",
-        rows="covariance",
+        rows="neighbours",
         head="own",
         head_start="zero",
         # Tuned on other seeds than the reported ones, by the worst of three: runs/quickstart_tuning.toml. A head of its
@@ -161,7 +161,7 @@ def full() -> GridConfig:
         tokenizer="mini-25hz-100-fourth",
         units="runs/study/units",
         heldout="runs/study/heldout",
-        rows="covariance",
+        rows="neighbours",
         layers=(30, 12, 4),
         amounts=(1.0, 0.1, 0.01),
         seeds=(0, 1, 2, 3, 4),
