@@ -32,8 +32,8 @@ text LM, which is fetched once by name and checked: every matrix of the body to 
 output layer whole, in float16 ({megabytes:.1f} MB).
 
 - **Training**: {tokens:,} tokens ({updates} updates of {batch} x {context}), seed {seed}; {hours:.1f} hours of
-  synthetic speech of {voices} voices reading public-domain prose, each text by two. Recipe: `runs/long.sh`, then
-  `assets/make/mini_lm.py`.
+  synthetic speech of {voices} voices reading public-domain prose, each text by two. Recipe: `runs/long.sh`, rows
+  of units drawn by "{start}", then `assets/make/mini_lm.py`.
 - **Licence**: MIT; the text LM is Apache-2.0.
 
 | measured | whole model | this | difference |
@@ -101,6 +101,7 @@ def card(run: Path, units: Path, out: Path, *, rank: int, cache: Path, suites: S
         hours=sum(corpus.seconds) / 3600,
         voices=len(set(corpus.speakers)),
         rows="\n".join(rows),
+        start=whole.provenance["rows"],
         clips=len(held),
         units=of["this"].n_units,
     )
