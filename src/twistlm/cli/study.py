@@ -165,8 +165,15 @@ def steady(
         config = recipes.load_training(recipe)
         how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}
         made.steady(recipe, config, units, out, **how, tell=tell)
-    found = [made.report(out, against=name) for name in names if name != "warm"]
-    return Result({"comparisons": found}, "\n\n".join(made.text(one) for one in found))
+    told = {name: made.report(out, against=name) for name in names if name != "warm"}
+    found = [one for one in told.values() if one is not None]
+    texts = [
+        f"{out} holds no pair of warm and {name} (one seed, one way of rounding) yet."
+        if one is None
+        else made.text(one)
+        for name, one in told.items()
+    ]
+    return Result({"comparisons": found}, "\n\n".join(texts))
 
 
 @grid_verb

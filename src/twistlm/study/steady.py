@@ -222,8 +222,10 @@ def _end_with_us() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> Values:
+def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> Values | None:
     """Return what the finished runs in `folder` say of `arm` and `against`: only pairs of one seed and one numerics.
+
+    None where no such pair is finished.
 
     Keys: `pairs`, a list of {seed, numerics, nll, against_nll, lead, share} (lead: nats by which `arm` is lower; share:
     of the updates after which it has the other's final loss, None if never); `lower`, how many leads are above 0, of
@@ -232,7 +234,7 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
     seeds of each arm's loss; `over_numerics`: the largest difference within one seed; `grad_norm`: of each arm.
 
     Raises:
-        BadInput: no such pair is there; as `rows.by_cell`.
+        BadInput: as `rows.by_cell`.
     """
     cells = rows.by_cell(folder, "arm", "seed", "numerics")
     pairs = []
@@ -248,7 +250,7 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
             "share": None if reached is None else reached / updates,
         })  # fmt: skip
     if not pairs:
-        raise BadInput(f"{folder} holds no run of {arm} and of {against} with the same seed and numerics.")
+        return None
     return {
         "arm": arm,
         "against": against,
