@@ -364,7 +364,12 @@ def _given(config: QuickstartConfig) -> str:
         f"{side}: rate {run.lr:g}, tables {run.table_rate:g} times that, warm-up {run.warmup}, clip {run.clip_norm:g}"
         for side, run in (("warm", config.warm), ("cold", config.cold))
     )
-    return f"{head}, beginning with: {config.head_start}; the same documents, order and number of updates. {apart}"
+    rows = f"rows of the units: {config.rows}"
+    if (cold := cold_rows(config.rows)) != config.rows:
+        rows += f" (cold: {cold})"
+    return (
+        f"{rows}; {head}, beginning with: {config.head_start}; the same documents, order and number of updates. {apart}"
+    )
 
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
