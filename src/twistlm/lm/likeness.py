@@ -6,6 +6,7 @@ Shapes: K units, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,9 @@ def cold_rows(rows: Rows) -> Rows:
 
 
 def check(alike: NDArray[np.float32] | None, rows: Rows, n_units: int) -> None:
-    """Raise BadInput where `rows` need vectors of the units and `alike` are not these."""
+    """Raise BadInput where `rows` is no name of any, or needs vectors of the units and `alike` are not these."""
+    if rows not in get_args(Rows):
+        raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
     if rows in ALIKE and (alike is None or len(alike) != n_units):
         there = "none were given" if alike is None else f"{len(alike)} were given"
         raise BadInput(f"rows={rows!r} needs a vector of each of the {n_units} units (alike); {there}.")

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +87,6 @@ def warm_start(
         ArtifactError: the named artifact could not be had.
         CheckpointError: the folder is incomplete.
     """
-    if rows not in get_args(Rows):
-        raise BadInput(f"rows is {rows!r}; use {', '.join(map(repr, get_args(Rows)))}.")
     check(alike, rows, spec.n_units)
     folder = text_lm_folder(text_lm, prefer=prefer)
     if (folder / "unit_spec.json").is_file():
