@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does warm lead with every bundled tokenizer? The quickstart's recipe, its rates as they were tuned for mini-25hz-500, on units of each of six.
-# Several calls at once share the work; stopped, it goes on where it was. A line of the table for each that has both sides.
+# Does warm lead with every bundled tokenizer? The quickstart's recipe on units of each of six, at the rates that were tuned
+# for mini-25hz-500. Several calls at once share the work; stopped, it goes on where it was. A line of the table for each that has both sides.
 # SEEDS=3 NUMERICS=bf16 bash runs/tokenizers.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

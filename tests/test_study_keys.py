@@ -31,7 +31,7 @@ def later(config: TrainConfig, **more: Any) -> Later:
 
 
 def with_(config: Any, **values: Any) -> Any:
-    """A copy whose trainings may be of another version's class."""
+    """A copy with other values; trainings may be of another version's class."""
     made = copy.copy(config)
     for name, value in values.items():
         object.__setattr__(made, name, value)

@@ -111,7 +111,7 @@ def test_what_cannot_be_is_refused(finished, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="unknown: fp4"):
         steady.steady(str(recipe), config, units, tmp_path, seeds=[0], numerics=["fp4"], tell=print)
     assert steady.report(tmp_path) is None  # nothing is finished
-    for recipe in ("one", "another"):
-        rows.append(tmp_path, line("warm", 0, "bf16", 4.0) | {"key": recipe})
+    for key in ("of one recipe", "of another"):
+        rows.append(tmp_path, line("warm", 0, "bf16", 4.0) | {"key": key})
     with pytest.raises(BadInput, match="holds two runs of warm, 0, bf16"):
         steady.report(tmp_path)

@@ -92,24 +92,19 @@ def describe(config: GridConfig, inputs: Inputs) -> dict[str, Any]:
 def begin(config: GridConfig, cell: Cell, text_lm: Path, documents: UnitCorpus) -> UnitLM:
     """Return the model a cell begins with; `documents` are what it will be trained on."""
     rows, own = new_rows(config, cell), of(config, cell.arm)
-    alike = likeness(rows, documents)
-    fit_on = to_fit(documents, seed=cell.seed) if own.head_start == "fitted" else None
-    head: dict[str, Any] = {"head": own.head, "head_start": own.head_start, "fit_on": fit_on}
+    start: dict[str, Any] = {
+        "rows": rows,
+        "alike": likeness(rows, documents),
+        "head": own.head,
+        "head_start": own.head_start,
+        "fit_on": to_fit(documents, seed=cell.seed) if own.head_start == "fitted" else None,
+        "seed": cell.seed,
+        "layers": cell.layers,
+    }
     if cell.arm in COLD:
-        return cold_start(
-            text_lm, documents.spec, rows=rows, alike=alike, seed=cell.seed, layers=cell.layers, **head
-        )  # fmt: skip
-    return warm_start(
-        text_lm,
-        documents.spec,
-        rows=rows,
-        alike=alike,
-        **head,
-        seed=cell.seed,
-        layers=cell.layers,
-        freeze="body" if cell.arm == "frozen_body" else None,
-        shuffled=cell.arm == "shuffled",
-    )
+        return cold_start(text_lm, documents.spec, **start)
+    start |= {"freeze": "body" if cell.arm == "frozen_body" else None, "shuffled": cell.arm == "shuffled"}
+    return warm_start(text_lm, documents.spec, **start)
 
 
 def _key(config: GridConfig, cell: Cell, inputs: Inputs) -> str:
