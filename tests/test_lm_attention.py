@@ -159,7 +159,7 @@ def test_attention_by_ends_hands_torchs_kernel_what_the_mask_would_say(
     segments = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3, 3, 3]])
     asked: list[tuple[int, int]] = []
 
-    def kernel(q, k, v, ends, ends_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    def kernel(q, k, v, ends, ends_k, max_q, max_k, *, scale, window_size, enable_gqa=not attention._TELLS_GROUPS):
         assert ends.dtype == torch.int32 and ends is ends_k and max_q == max_k == 9 and enable_gqa
         assert window_size[1] == 0 and q.is_contiguous() and q.dtype == k.dtype == v.dtype == torch.bfloat16
         asked.append(window_size)
@@ -204,3 +204,23 @@ def test_cudnns_attention_is_left_out_while_training_and_put_back() -> None:
     with attention.sound_kernels():
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(4, 4), (6, 2), (4, 1)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_of_one_token_is_torchs(heads: int, keys: int, masked: bool) -> None:
+    generator, module = torch.Generator().manual_seed(0), torch.nn.Module()
+    module.num_key_value_groups = heads // keys  # type: ignore[assignment]
+    module.is_causal = True  # type: ignore[assignment]
+    q, k, v = (torch.randn(3, n, t, 8, generator=generator) for n, t in ((heads, 1), (keys, 11), (keys, 11)))
+    mask = torch.rand(3, 1, 1, 11, generator=generator) < 0.5 if masked else None
+    if mask is not None:
+        mask[..., -1] = True
+    made, _ = attention._of_one(module, q, k, v, mask, scaling=0.3)
+    expected, _ = attention.sdpa_attention_forward(module, q, k, v, mask, scaling=0.3)
+    assert made.shape == expected.shape
+    torch.testing.assert_close(made, expected)
+    many = torch.randn(3, heads, 2, 8, generator=generator)
+    mask = torch.ones(3, 1, 2, 11, dtype=torch.bool)
+    a, b = (f(module, many, k, v, mask, scaling=0.3)[0] for f in (attention._of_one, attention.sdpa_attention_forward))
+    assert torch.equal(a, b)

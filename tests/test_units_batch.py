@@ -84,6 +84,22 @@ def test_units_are_the_same_alone_and_in_a_batch(name, seed):
     check(tokenizer(name), draw(seed))
 
 
+@pytest.mark.parametrize("name", [name for name in (*NAMES, PHASED) if name != "whisper"])
+def test_what_a_gpu_does_for_many_clips_is_what_it_does_for_one(name):
+    """Its way from samples to the first block, on a CPU; the distance is half of what near ties are looked for in."""
+    encoder = tokenizer(name).encoder
+    for seed in range(3):
+        clips = [encoder._prepared(clip.samples) for clip in draw(seed)]
+        with torch.inference_mode():
+            together = encoder._first_block_inputs(clips)
+            for clip, features in zip(clips, together, strict=True):
+                [alone], plain = encoder._first_block_inputs([clip]), encoder._first_block_input(clip)[0]
+                apart = [(features[: len(x)] - x).norm(dim=1) / x.norm(dim=1) for x in (alone, plain)]
+                assert len(alone) == len(plain)
+                assert apart[0].max() < BATCH_ROUNDING / 2
+                assert apart[1].max() < 5 * BATCH_ROUNDING  # another way to the same
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, PHASED])
 def test_units_are_the_same_in_500_draws(name, record_property):

@@ -44,6 +44,42 @@ def test_a_clip_in_pieces_is_the_clip_in_one(monkeypatch):
         torch.testing.assert_close(pieces, FrontEnd(model).frames(wave), rtol=1e-5, atol=1e-6)
 
 
+def waves(seed: int, lengths: tuple[int, ...]) -> list[np.ndarray]:
+    return [
+        (0.1 * babble(n / 16_000 + 0.1, seed=seed + i)[:n] + 0.05).astype(np.float32) for i, n in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("piece", [1, 100])
+def test_clips_one_behind_the_other_are_each_alone(name, piece, monkeypatch):
+    """What a GPU is given, on a CPU: frames and positions of each clip, whatever lies beside it."""
+    monkeypatch.setattr("twistlm.units.frontend.PIECE_TOGETHER", piece)
+    model, _ = stand_in(name, layers=1)
+    lengths, cpu = (16_001, 720, 9_999, 25_600, 3_217), torch.device("cpu")
+    clips = waves(0, lengths)
+    with torch.inference_mode():
+        front_end = FrontEnd(model)
+        together = front_end.together(clips, cpu)
+        for clip, frames in zip(clips, together, strict=True):
+            alone = front_end.frames(torch.from_numpy(clip))
+            assert frames.shape == alone.shape
+            assert (frames - alone).abs().max() <= 2e-5 * alone.abs().max()
+        others = front_end.together([clips[0], *waves(50, lengths[1:])], cpu)
+        assert torch.equal(together[0], others[0])  # the same products, of other neighbours
+        hidden = nn.utils.rnn.pad_sequence(
+            [
+                torch.randn(len(f), model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+                for f in together
+            ],
+            batch_first=True,
+        )
+        added = front_end.all_positions(hidden, [len(f) for f in together])
+        for own, made, frames in zip(hidden, added, together, strict=True):
+            alone = front_end.positions(own[None, : len(frames)])[0]
+            torch.testing.assert_close(made[: len(frames)], alone, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_equals_torch(shape, bias):

@@ -7,7 +7,9 @@ threads read the next ones (`_by_batch`). Units are the same either way.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 STREAM_SECONDS = 600  # longer clips are read and cut window by window; their units are the same
-POOL_CLIPS, POOL_BATCHES = 256, 8  # clips, or batches' worth of sound, among which those of one length are looked for
+POOL_CLIPS, POOL_BATCHES = 1024, 8  # clips, or batches' worth of sound, among which those of one length are looked for
+_AT_ONCE = 2  # batches: one is prepared while the other is computed
 
 
 class Tokenizer(Protocol):
@@ -127,6 +130,7 @@ class _Opened:
     clip: Clip | None
     seconds: float
     note: str
+    sha256: str
 
     def row(self, units: Units) -> Row:
         entry = self.sound.entry
@@ -138,7 +142,7 @@ class _Opened:
             text=entry.text,
             source_bytes=self.sound.n_bytes,
             source_mtime_ns=self.sound.mtime_ns,
-            source_sha256=self.sound.sha256 + entry.part,
+            source_sha256=self.sha256 + entry.part,
             note=self.note,
         )
 
@@ -150,10 +154,10 @@ def _open(sound: Sound, tok: Tokenizer) -> _Opened:
         held = info(sound.file)
         length = held.seconds if entry.start is None else entry.seconds or 0.0
         if length > STREAM_SECONDS:
-            return _Opened(sound=sound, clip=None, seconds=length, note=held.note)
+            return _Opened(sound=sound, clip=None, seconds=length, note=held.note, sha256=sound.sha256)
     clip = sound.clip(sample_rate=tok.spec.sample_rate)
     check(clip)
-    return _Opened(sound=sound, clip=clip, seconds=clip.seconds, note=clip.note)
+    return _Opened(sound=sound, clip=clip, seconds=clip.seconds, note=clip.note, sha256=sound.sha256)
 
 
 def _alone(opened: _Opened, tok: Tokenizer) -> Row:
@@ -184,23 +188,44 @@ def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row
     def read(sound: Sound | Failure) -> _Opened | Failure:
         return sound if isinstance(sound, Failure) else _or_failure(sound.entry, lambda: ready(sound))
 
-    with closing(in_order(read, fetched, ahead=POOL_CLIPS)) as reading:
-        for pool in _pools(reading, POOL_BATCHES * tok.batch_seconds):
-            done: dict[int, Row | Failure] = {}
-            clips: dict[int, Clip] = {}
-            for i, each in enumerate(pool):
-                if isinstance(each, Failure):
-                    done[i] = each
-                elif each.clip is not None:
-                    clips[i] = each.clip
-                else:
-                    done[i] = _or_failure(each.sound.entry, partial(_alone, each, tok))
-            places = list(clips)
-            for batch in batches([clips[i].seconds for i in places], tok.batch_seconds):
-                which = [places[j] for j in batch]
-                for i, units in zip(which, tok.batch([clips[i] for i in which]), strict=True):
-                    done[i] = pool[i].row(units)
-            yield from (done[i] for i in range(len(pool)))
+    with closing(in_order(read, fetched, ahead=POOL_CLIPS)) as reading, ThreadPoolExecutor(_AT_ONCE) as cutters:
+        begun: deque[_Pool] = deque()
+        try:
+            for pool in _pools(reading, POOL_BATCHES * tok.batch_seconds):
+                begun.append(_Pool(pool, tok, cutters))
+                if len(begun) > 1:  # while one is waited for, the GPU has the next
+                    yield from begun.popleft().rows()
+            while begun:
+                yield from begun.popleft().rows()
+        finally:
+            cutters.shutdown(cancel_futures=True)
+
+
+class _Pool:
+    """Clips that are being cut, in batches of about one length."""
+
+    def __init__(self, opened: Sequence[_Opened | Failure], tok: Batching, cutters: ThreadPoolExecutor) -> None:
+        self._opened, self._tok = opened, tok
+        places = [i for i, each in enumerate(opened) if isinstance(each, _Opened) and each.clip is not None]
+        clips = [each.clip for each in opened if isinstance(each, _Opened) and each.clip is not None]
+        self._batches: list[tuple[list[int], Future[list[Units]]]] = []
+        for batch in batches([clip.seconds for clip in clips], tok.batch_seconds):
+            self._batches.append(([places[j] for j in batch], cutters.submit(tok.batch, [clips[j] for j in batch])))
+
+    def rows(self) -> Iterator[Row | Failure]:
+        """Wait for them; a row or a failure for each, in their order."""
+        done: dict[int, Row | Failure] = {}
+        for i, each in enumerate(self._opened):
+            if isinstance(each, Failure):
+                done[i] = each
+            elif each.clip is None:
+                done[i] = _or_failure(each.sound.entry, partial(_alone, each, self._tok))
+        for places, future in self._batches:
+            for i, units in zip(places, future.result(), strict=True):
+                each = self._opened[i]
+                assert isinstance(each, _Opened)
+                done[i] = each.row(units)
+        yield from (done[i] for i in range(len(self._opened)))
 
 
 def _pools(reading: Iterable[_Opened | Failure], seconds: float) -> Iterator[list[Any]]:

@@ -26,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "twistlm_documents"  # as transformers' `attn_implementation`, on a CPU
 ENDS = "twistlm_ends"  # likewise, on a GPU
+ONE = "twistlm_one"  # likewise, where many sequences are continued by one token each
 BLOCK = 128  # queries; what they make for all heads should fit a core's cache
 
 
@@ -95,6 +96,8 @@ def _kernel() -> Callable[..., Any] | None:
 
 
 _KERNEL = _kernel()  # not asked for inside compiled layers, which could not follow the question
+# 2.11 shares keys among heads without being told.
+_TELLS_GROUPS = _KERNEL is not None and "enable_gqa" in inspect.signature(_KERNEL).parameters
 
 
 def _by_ends(
@@ -125,11 +128,33 @@ def _by_ends(
     # Under autocast, rotated queries and keys come in float32; the values tell what is multiplied.
     q, k, v = (x.to(value.dtype).transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     before = -1 if sliding_window is None or sliding_window >= n_tokens else sliding_window - 1
-    made = _KERNEL(
-        q, k, v, ends, ends, n_tokens, n_tokens,
-        scale=scaling, window_size=(before, 0), enable_gqa=q.shape[1] != k.shape[1],
-    )  # fmt: skip
+    groups = {"enable_gqa": q.shape[1] != k.shape[1]} if _TELLS_GROUPS else {}
+    made = _KERNEL(q, k, v, ends, ends, n_tokens, n_tokens, scale=scaling, window_size=(before, 0), **groups)
     return made.view(n_rows, n_tokens, *made.shape[1:]), None
+
+
+def _of_one(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    **rest: Any,
+) -> Any:
+    """Be an attention function of transformers for one query a row: plain products; with more, this is "sdpa".
+
+    Torch's kernels compute 64 queries where one is, and want keys written out for every head that shares them. Here
+    heads that share keys are the queries of one product, and keys are read once.
+    """
+    if query.shape[2] > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    grouped = query[:, :, 0].unflatten(1, (key.shape[1], -1)) * scaling  # [B, K, H / K, D]
+    logits = grouped @ key.mT
+    if attention_mask is not None:
+        logits = logits.masked_fill(~attention_mask, -torch.inf)
+    return (logits.softmax(-1) @ value).flatten(1, 2)[:, None], None
 
 
 @contextmanager
@@ -221,7 +246,7 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 
 document_attention.register_autograd(_backward, setup_context=_keep)
-for _name, _function in ((NAME, _attention), (ENDS, _by_ends)):
+for _name, _function in ((NAME, _attention), (ENDS, _by_ends), (ONE, _of_one)):
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, sdpa_mask)
 

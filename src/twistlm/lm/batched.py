@@ -170,14 +170,15 @@ class _Fixed:
         if allowed is not None and model.config._attn_implementation != "sdpa":
             blocked = torch.finfo(model.dtype).min
             allowed = torch.zeros_like(allowed, dtype=model.dtype).masked_fill(~allowed, blocked)
-        return model(
-            input_ids=tokens,
-            attention_mask=allowed,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+        with self.lm.attention_of_one():
+            return model(
+                input_ids=tokens,
+                attention_mask=allowed,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # fmt: skip
 
     def captured(self, go_on: Callable[[], None], buffers: Sequence[torch.Tensor]) -> Callable[[], None]:
         """Return `go_on` as a graph of the GPU's; as it is where there is no GPU or it cannot be made one.

@@ -182,6 +182,19 @@ class UnitLM:
             finally:
                 config._attn_implementation = "sdpa"
 
+    @contextmanager
+    def attention_of_one(self) -> Iterator[None]:
+        """Inside the block, a GPU's attention of one token a row is plain products: the same up to rounding."""
+        config = self.model.config
+        if self.device.type == "cpu" or config.model_type not in MASKED or config._attn_implementation != "sdpa":
+            yield
+            return
+        config._attn_implementation = attention.ONE
+        try:
+            yield
+        finally:
+            config._attn_implementation = "sdpa"
+
     def packs(self, length: int) -> bool:
         """Whether training computes a row of so many tokens as it is, not each of its documents in a row of its own."""
         with self.packed_attention():

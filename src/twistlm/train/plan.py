@@ -255,6 +255,9 @@ def count_update(
         for parameter in trainable:  # as soon as FSDP2 has a gradient, each rank keeps its slice
             parameter.register_post_accumulate_grad_hook(lambda p: counter.share(p.grad, ranks))
         lm.model.train()
+        for module in lm.model.modules():  # older transformers draw whether a layer is dropped, which nothing can tell
+            if getattr(module, "layerdrop", None) == 0:
+                module.training = False
         with counter, lm.packed_attention(), checkpointed_activations(lm, enabled=config.checkpoint_activations):
             # The first part meets no gradients, every later one meets those of the first.
             for _ in range(min(parts, 2)):
