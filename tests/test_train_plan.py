@@ -7,7 +7,9 @@ import functools
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from test_lm_families import FAMILIES
 from test_train_loop import SPEC, with_
 from twistlm.errors import BadInput, ConfigError
 from twistlm.lm import pretrained
+from twistlm.lm.pretrained import from_config
+from twistlm.lm.shapes import named_shape
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.network import H100, Gpu, parse_rate, traffic
 from twistlm.train.parallel import auto
@@ -74,6 +79,30 @@ def test_what_saves_memory_is_planned_to(folder: Path) -> None:
     assert body.trainable == 22 * WIDTH and body.optimizer < whole.optimizer / 10 and body.flops < whole.flops
     half = counted(folder, SPEC, CONFIG, precision="bf16")
     assert half.flops == whole.flops and half.weights == whole.weights and half.activations != whole.activations
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ("opt-350m", "imagegpt", "mistral") else [pytest.mark.slow]) for n in FAMILIES],
+)
+def test_compiled_layers_keep_no_more_of_every_architecture(name: str, tmp_path: Path) -> None:
+    from_config(FAMILIES[name]()).save_pretrained(tmp_path)
+    plain = count_update(tmp_path, SPEC, CONFIG, precision="bf16")
+    untraced = pytest.warns(RuntimeWarning, match="ImageGPTBlock cannot be traced")
+    with untraced if name == "imagegpt" else nullcontext():
+        compiled = count_update(tmp_path, SPEC, dataclasses.replace(CONFIG, compile=True), precision="bf16")
+    assert compiled.activations <= plain.activations and compiled.flops == plain.flops
+
+
+def test_what_compiled_layers_keep_was_measured() -> None:
+    """OPT-125M's shape without dropout, 40 x 705: 8.50e9 bytes at most on an H100 (docs/results/gpu.md)."""
+    config = named_shape("opt-125m")
+    config.dropout = 0.0
+    with TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        run = with_(batch_rows=40, accumulate=1, context=705, compile=True)
+        peak = count_update(folder, UNITS_500, run, precision="bf16", on_gpu=True).peak
+    assert peak == pytest.approx(8.50e9, rel=0.05)
 
 
 def test_ranks_share_all_but_activations(folder: Path) -> None:
@@ -136,6 +165,8 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from test_train_loop import SPEC, corpus, with_
 from twistlm.lm import pretrained
+from twistlm.lm.pretrained import from_config
+from twistlm.lm.shapes import named_shape
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.loop import train
 from twistlm.train.plan import count_update
