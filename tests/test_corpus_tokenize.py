@@ -266,6 +266,13 @@ def test_batches_make_the_rows_of_clips_alone_in_their_order(tmp_path: Path, mon
     assert report.n_done == 18 and [f.id for f in report.failures] == [entries[5].id, entries[11].id]
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(2.0, 1024), (10.0, 768), (600.0, 16), (7200.0, 16), (None, 256)])
+def test_what_is_read_ahead_is_bounded_by_its_length(seconds: float | None, expected: int, tmp_path: Path) -> None:
+    """In memory: 7,680 s of sound are half a gigabyte, 1,024 clips of ten minutes would be forty."""
+    entries = [manifest.Entry(id=str(i), path=tmp_path / f"{i}.wav", seconds=seconds) for i in range(3)]
+    assert cutting._ahead(entries, 7680.0) == expected
+
+
 def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: the long one window by window, the others in batches."""
     from twistlm.units.tokenizer import SpeechTokenizer

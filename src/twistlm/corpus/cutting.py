@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
 from twistlm.audio.clip import Clip, check
 from twistlm.audio.decoding import info
 from twistlm.compute.batching import batches
@@ -105,7 +107,7 @@ def cut(entries: Sequence[Entry], tok: Tokenizer) -> Generator[Row | Failure]:
     with Sounds() as sounds:
         fetched = (_fetch(entry, sounds) for entry in entries)  # by this thread, when its turn comes
         if isinstance(tok, Batching) and tok.batch_seconds:
-            yield from _by_batch(fetched, tok)
+            yield from _by_batch(fetched, tok, ahead=_ahead(entries, 2 * POOL_BATCHES * tok.batch_seconds))
         else:
             with closing(in_order(lambda sound: _cut_one(sound, tok), fetched)) as made:
                 yield from made
@@ -176,8 +178,14 @@ def _cut_one(sound: Sound | Failure, tok: Tokenizer) -> Row | Failure:
     return _or_failure(sound.entry, lambda: _alone(_open(sound, tok), tok))
 
 
-def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row | Failure]:
-    """Cut as `_cut_one` does, in batches, while other threads read what comes next."""
+def _ahead(entries: Sequence[Entry], seconds: float) -> int:
+    """Return how many clips may be read ahead: about so many seconds of sound, where their lengths are told."""
+    known = [min(entry.seconds, STREAM_SECONDS) for entry in entries if entry.seconds]
+    return int(np.clip(seconds / np.mean(known), 16, POOL_CLIPS)) if known else POOL_CLIPS // 4
+
+
+def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching, *, ahead: int) -> Iterator[Row | Failure]:
+    """Cut as `_cut_one` does, in batches, while other threads read what comes next, so many `ahead`."""
 
     def ready(sound: Sound) -> _Opened:
         opened = _open(sound, tok)
@@ -188,7 +196,7 @@ def _by_batch(fetched: Iterable[Sound | Failure], tok: Batching) -> Iterator[Row
     def read(sound: Sound | Failure) -> _Opened | Failure:
         return sound if isinstance(sound, Failure) else _or_failure(sound.entry, lambda: ready(sound))
 
-    with closing(in_order(read, fetched, ahead=POOL_CLIPS)) as reading, ThreadPoolExecutor(_AT_ONCE) as cutters:
+    with closing(in_order(read, fetched, ahead=ahead)) as reading, ThreadPoolExecutor(_AT_ONCE) as cutters:
         begun: deque[_Pool] = deque()
         try:
             for pool in _pools(reading, POOL_BATCHES * tok.batch_seconds):
