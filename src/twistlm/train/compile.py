@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from twistlm.errors import TwistError
 from twistlm.lm.model import UnitLM
@@ -60,49 +59,6 @@ def _when_training(layer: torch.nn.Module, eager: Callable[..., Any], dynamic: b
         return (compiled if layer.training else eager)(*arguments, **named)
 
     return forward
-
-
-def kept(layer: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> int:
-    """Return the bytes that a compiled layer keeps for its backward pass, and its result; inputs and parameters aside.
-
-    What can be computed again from less is not kept: torch.compile's own choice is asked for, of the layer traced with
-    these arguments. With fake ones nothing is computed. Call it as the layer is called: under autocast, in training.
-    """
-    from torch._functorch.aot_autograd import aot_function, make_boxed_func
-    from torch._functorch.partitioners import min_cut_rematerialization_partition
-    from torch._inductor.decomposition import select_decomp_table
-
-    names, parameters = zip(*layer.named_parameters(), strict=True)
-    leaves, shape = tree_flatten((arguments, named))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    given = [leaves[i].detach().requires_grad_(leaves[i].is_floating_point()) for i in places]
-    found: list[int] = []
-
-    def call(*tensors: torch.Tensor) -> Any:
-        values = list(leaves)
-        for place, tensor in zip(places, tensors[len(names) :], strict=True):
-            values[place] = tensor
-        args, kwargs = tree_unflatten(values, shape)
-        return torch.func.functional_call(layer, dict(zip(names, tensors, strict=False)), args, kwargs)
-
-    def forward(gm: torch.fx.GraphModule, example_inputs: Any) -> Any:  # noqa: ARG001  # its name
-        *_nodes, end = gm.graph.nodes
-        kept = {n for n in tree_leaves(end.args) if isinstance(n, torch.fx.Node) and n.op != "placeholder"}
-        values = [value for node in kept for value in tree_leaves(node.meta["val"]) if isinstance(value, torch.Tensor)]
-        found.append(sum(value.numel() * value.element_size() for value in values))
-        return make_boxed_func(gm.forward)
-
-    def backward(gm: torch.fx.GraphModule, example_inputs: Any) -> Any:  # noqa: ARG001
-        return make_boxed_func(gm.forward)
-
-    aot_function(
-        call,
-        fw_compiler=forward,
-        bw_compiler=backward,
-        partition_fn=min_cut_rematerialization_partition,
-        decompositions=select_decomp_table(),
-    )(*parameters, *given)
-    return found[0]
 
 
 def c_compiler() -> str | None:

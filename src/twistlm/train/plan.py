@@ -11,7 +11,6 @@ Shapes: B rows, T tokens of a row.
 from __future__ import annotations
 
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.trainable import Freeze, find_layers
 from twistlm.lm.warmstart import cold_start
 from twistlm.train.activations import checkpointed_activations
-from twistlm.train.compile import kept
+from twistlm.train.kept import Kept
 from twistlm.train.network import Gpu, Traffic, traffic
 from twistlm.train.optim import adamw
 from twistlm.train.parallel import Ranks, Sharing, auto, fits, gpu_memory
@@ -257,7 +256,11 @@ def count_update(
         for parameter in trainable:  # as soon as FSDP2 has a gradient, each rank keeps its slice
             parameter.register_post_accumulate_grad_hook(lambda p: counter.share(p.grad, ranks))
         lm.model.train()
-        compiled = _Layers(lm, counter) if config.compile and not config.checkpoint_activations else None
+        compiled = (
+            Kept(find_layers(lm.model), lambda: counter.now)
+            if config.compile and not config.checkpoint_activations
+            else None
+        )
         for module in lm.model.modules():  # older transformers draw whether a layer is dropped, which nothing can tell
             if getattr(module, "layerdrop", None) == 0:
                 module.training = False
@@ -287,47 +290,6 @@ def count_update(
         activations=activations,
         peak=max(at_ends, weights + moments + max(gradients, activations + held)),
     )
-
-
-class _Layers:
-    """What a model's layers keep for the backward pass, as they are counted and as they are when compiled."""
-
-    def __init__(self, lm: UnitLM, counter: _Counter) -> None:
-        self._counter = counter
-        self._kept: list[tuple[Any, int]] = []  # of each layer: its kind, bytes
-        self._called: dict[Any, tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
-        self._hooks = []
-        for layer in find_layers(lm.model):
-            self._hooks.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._hooks.append(layer.register_forward_hook(self._after))
-        self._n = len(self._hooks) // 2
-
-    def less(self) -> int:
-        """Return by how many bytes all of them keep less when they are compiled."""
-        compiled: dict[Any, int] = {}
-        for kind, called in self._called.items():
-            try:
-                compiled[kind] = kept(*called)
-            except Exception as error:  # noqa: BLE001  # whatever a tracer of any architecture's code may raise
-                warnings.warn(
-                    f"{kind[0].__name__} cannot be traced ({type(error).__name__}), so its memory is planned as if it "
-                    "were not compiled, which is more.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return sum(max(0, n - compiled.get(kind, n)) for kind, n in self._kept)
-
-    def _before(self, layer: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kind = type(layer), *((p.shape, p.requires_grad) for p in layer.parameters())
-        self._called.setdefault(kind, (layer, arguments, named))  # of the first alone: those of all would stay alive
-        self._kept.append((kind, -self._counter.now))
-
-    def _after(self, *_: Any) -> None:
-        kind, before = self._kept[-1]
-        self._kept[-1] = kind, before + self._counter.now
-        if len(self._kept) == self._n:  # the first part is as good as the others
-            for hook in self._hooks:
-                hook.remove()
 
 
 def matmul_rate(
