@@ -100,13 +100,13 @@ def _number(found: Mapping[str, Any] | None) -> Cell:
         return Cell(text="")
     if not finite(found["value"]):
         return Cell(text="–", title="undefined")
-    return Cell(text=f"{plain(found['value']):.4g}", small=interval(found["ci"], ".3g"), title=f"over {found['n']}")
+    return Cell(text=f"{plain(found['value']):.4g}", small=interval(found["ci"], ".4g"), title=f"over {found['n']}")
 
 
 def _gap(found: Mapping[str, Any] | None) -> Cell:
     if found is None or not finite(found["mean"]):
         return Cell(text="")
-    return Cell(text=f"{plain(found['mean']):+.3g}", small=f"{interval(found['ci'], '+.3g')} p {found['p']:.2g}")
+    return Cell(text=f"{plain(found['mean']):+.4g}", small=f"{interval(found['ci'], '+.4g')} p {found['p']:.2g}")
 
 
 def _curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
