@@ -25,6 +25,8 @@ HOP, BEHIND = 4, 3  # of the voice below: samples a unit, units that it waits fo
 class Counting:
     """A voice of HOP samples a unit, each its id, that holds the last BEHIND units back."""
 
+    sample_rate = 100 * HOP
+
     def __init__(self, fail_at: int = 10**9) -> None:
         self.ids: list[int] = []
         self.spoken = 0

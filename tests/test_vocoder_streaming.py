@@ -90,6 +90,34 @@ def test_a_stream_with_the_whole_look_ahead_is_the_clip(n, seed, cuts, first, ch
 
 @settings(max_examples=25, deadline=None)
 @given(
+    seed=st.integers(0, 99), early=st.integers(0, CONFIG.reach.right), first=st.integers(1, 6),
+    durations=st.sampled_from(["given", "predicted"]),
+)  # fmt: skip
+def test_only_the_first_sound_is_not_exact_when_it_alone_comes_early(seed, early, first, durations) -> None:
+    units = make_units(random_frames(100, seed))
+    frames = units.ids if durations == "predicted" else units.frames
+    expected = VOC(units, durations=durations).samples
+    whole, soon = (
+        VOC.open_stream(durations=durations, first=first, chunk=1, first_look_ahead=ahead) for ahead in (None, early)
+    )
+    made: list[list[np.ndarray]] = [[], []]
+    begun = [0, 0]
+    for i, one in enumerate(frames):
+        for at, stream in enumerate((whole, soon)):
+            made[at].append(stream.push([one]))
+            begun[at] = begun[at] or (len(made[at][-1]) and i + 1)
+    sound = np.concatenate([*made[1], soon.finish()])
+    n_first = next(len(piece) for piece in made[1] if len(piece))
+    assert begun[1] <= begun[0] and n_first >= first * SPEC.hop and sound.shape == expected.shape
+    if durations == "given":
+        assert begun[1] == begun[0] - (CONFIG.reach.right - early)
+    rest = slice(n_first + SPEC.hop, None)  # behind the seam
+    assert LOUD * np.abs(sound[rest] - expected[rest]).max() < 1e-5
+    assert early < CONFIG.reach.right or LOUD * np.abs(sound - expected).max() < 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
     n=st.integers(1, 120), before=st.integers(0, 120), seed=st.integers(0, 99), step=st.integers(1, 30),
     durations=st.sampled_from(["given", "predicted"]),
 )  # fmt: skip
@@ -164,6 +192,8 @@ def test_bad_pushes_are_named_and_take_nothing() -> None:
         VOC.open_stream(durations="predicted").push([1], [1])
     with pytest.raises(BadInput, match="look-ahead"):
         VOC.open_stream(durations="given", look_ahead=-1)
+    with pytest.raises(BadInput, match="first sound's"):
+        VOC.open_stream(durations="given", look_ahead=2, first_look_ahead=3)
     silent = Vocoder(Synthesizer(dataclasses.replace(CONFIG, dur_predictor_params=None)).fold(), SPEC, name="toy")
     with pytest.raises(BadInput, match="no duration predictor"):
         silent.open_stream(durations="predicted")

@@ -132,7 +132,7 @@ def _load(
     device: str | None,
 ) -> Served:
     from twistlm.compute import devices
-    from twistlm.serve.models import LOOK_AHEAD, Served
+    from twistlm.serve.models import Served
     from twistlm.units.tokenizer import SpeechTokenizer
     from twistlm.vocoder.vocoder import Vocoder
 
@@ -154,7 +154,7 @@ def _load(
         voices=_by_voice({name: Vocoder.load(one.folder).on(where) for name, one in voices.items()}),
         examples=tuple(_examples()),
         asr=Whisper.load() if transcripts and is_cached(ARTIFACTS["whisper-tiny.en"]) else None,
-        look_ahead=None if exact else LOOK_AHEAD,
+        exact=exact,
         origin={name: str(folder) for name, folder in models.items()},
     )
 

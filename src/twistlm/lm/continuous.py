@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from twistlm.compute.products import quick_products
 from twistlm.errors import BadInput
 from twistlm.lm.continuation import Continuation
-from twistlm.lm.drafting import DRAFTS, LAID_OUT_FROM, Drafter, can_be_drafted, drafters
+from twistlm.lm.drafting import DRAFTS, FEWEST_DRAFTS, FIRST_DRAFTS, LAID_OUT_FROM, Drafter, can_be_drafted, drafters
 from twistlm.lm.model import UnitLM
 from twistlm.lm.table import Table, read
 
@@ -39,7 +39,7 @@ class Row:
     new: list[int] = field(default_factory=list)
     done: bool = False
     seen: int = 0  # tokens whose keys and values are in the cache
-    ahead: int = DRAFTS  # drafts that are worth making: as many as were right last time and one
+    ahead: int = FIRST_DRAFTS  # drafts that are worth making: about as many as were right last time and one
     alone: DynamicCache | None = None  # its own cache, of a model whose rows cannot share one
 
 
@@ -169,7 +169,7 @@ class Batch:
             row.seen += 1
             if guess[place + 1 : place + 2] != taken[-1:] or taken[-1] == self.lm.vocab.eos:
                 break
-        row.ahead = min(DRAFTS, len(taken))
+        row.ahead = min(DRAFTS, max(FEWEST_DRAFTS, len(taken)))
         return self._take(row, taken)
 
     def _take(self, row: Row, tokens: list[int]) -> list[int]:

@@ -22,7 +22,8 @@ from twistlm.lm.lean import LeanStep, can_be_lean
 from twistlm.lm.model import UnitLM
 from twistlm.lm.table import Table, placed, read
 
-DRAFTS = 6  # units at most that one step judges
+DRAFTS, FEWEST_DRAFTS = 6, 3  # units that one step judges: fewer after one in which few were right
+FIRST_DRAFTS = 8  # of a sequence's first such step: a listener waits for about so many
 # Units to come from which a sequence repays its preparations: int8 weights, and the model's own weights laid out for a
 # few rows. Int8 weights laid out take as long as some fifty units: only who goes on and on has them.
 DRAFTED_FROM, LAID_OUT_FROM = 12, 128

@@ -19,15 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from twistlm.compute.memory import give_back_now
+from twistlm.compute.threads import one_blas_thread
 from twistlm.errors import TwistError
 from twistlm.lm.continuation import Continuation
 from twistlm.lm.continuous import Batch, Row
 from twistlm.lm.model import UnitLM
 
-# Units that are spoken at once: few until the first sound, then more and more, since each piece has a cost of its own.
-# By a few more each time: doubled, the next piece would come after what was sent is played, unless sound is made three
-# times as fast as it lasts.
+# Units that are spoken at once: few until the first sound, then as many as come while what was sent is played, since
+# each piece has a cost of its own. When less than RESERVE seconds of that are left, they are not waited for.
 FIRST, MOST = 2, 32
+RESERVE = 0.5
 IDLE = 10  # seconds without a listener after which the memory of the busy time before is given back
 
 Reason = Literal["done", "cancelled", "late", "failed"]
@@ -38,7 +39,9 @@ class Busy(TwistError):
 
 
 class Stream(Protocol):
-    """A voice that speaks units as they come."""
+    """A voice that speaks units as they come, in so many samples a second."""
+
+    sample_rate: int
 
     def push(self, ids: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Take units; return the samples that no later unit can change, maybe none."""
@@ -113,9 +116,15 @@ class Listener:
     first: float | None = None
     row: Row | None = None
     held: list[int] = field(default_factory=list)  # units that are not spoken yet
-    at_once: int = FIRST
     samples: int = 0
     leaving: bool = False
+
+    def waits_for_sound(self) -> bool:
+        """Whether what it has yet to hear is to be spoken now."""
+        if self.first is None:
+            return len(self.held) >= FIRST
+        left = self.first + self.samples / self.stream.sample_rate - time.monotonic()
+        return len(self.held) >= MOST or left < RESERVE
 
 
 class Engine:
@@ -205,6 +214,7 @@ class Engine:
     def _run(self) -> None:
         try:
             with ExitStack() as stack:
+                stack.enter_context(one_blas_thread())
                 for batch in self._batches.values():
                     stack.enter_context(batch.computing())
                 self._warm.set()
@@ -266,7 +276,7 @@ class Engine:
         for row, new in made.items():
             one = here[row]
             one.held += [token - batch.lm.vocab.offset for token in new]
-            if row.done or len(one.held) >= one.at_once:
+            if row.done or one.waits_for_sound():
                 self._speak(one, last=row.done)
 
     def _speak(self, one: Listener, *, last: bool) -> None:
@@ -283,7 +293,6 @@ class Engine:
         if len(samples):
             one.first = one.first or time.monotonic()
             one.samples += len(samples)
-            one.at_once = min(MOST, one.at_once + FIRST)
         if len(ids) or len(samples):
             one.deliver(Piece(ids, samples))
         if last:

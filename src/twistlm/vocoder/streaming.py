@@ -35,10 +35,11 @@ class Stream:
         play(stream.finish())
 
     What `push` and `finish` return, laid end to end, is the clip. It does not depend on how units are shared out over
-    pushes, as long as `look_ahead` is at least `whole_look_ahead`.
+    pushes, as long as `look_ahead` and `first_look_ahead` are at least `whole_look_ahead`.
 
     Attributes:
         look_ahead: frames that a frame waits for; `whole_look_ahead` or more is exact.
+        first_look_ahead: frames that those of the first sound wait for.
         whole_look_ahead: the least look-ahead that gives the samples of the whole clip.
         sample_rate, hop: of the sound: Hz, and samples a frame.
         lasting: frames of each unit pushed so far whose duration is decided, in order.
@@ -54,6 +55,7 @@ class Stream:
         reach: Reach,
         duration_reach: int,
         look_ahead: int | None,
+        first_look_ahead: int | None,
         first: int,
         chunk: int,
         before: Units | None = None,
@@ -64,15 +66,16 @@ class Stream:
         Args:
             speak: frames int64 [1, F] to samples float32 [F * hop].
             runs: units int64 [1, R] to the frames each lasts, int64 [R].
-            spec, durations, look_ahead, first, chunk, before, name: as of `Vocoder.open_stream`.
+            spec, durations, look_ahead, first_look_ahead, first, chunk, before, name: as of `Vocoder.open_stream`.
             reach, duration_reach: of the two.
         """
         self.whole_look_ahead = max(reach.right, duration_reach if durations == "predicted" else 0)
         self.look_ahead = self.whole_look_ahead if look_ahead is None else look_ahead
-        if self.look_ahead < 0 or first < 1 or chunk < 1:
+        self.first_look_ahead = self.look_ahead if first_look_ahead is None else first_look_ahead
+        if not 0 <= self.first_look_ahead <= self.look_ahead or first < 1 or chunk < 1:
             raise BadInput(
-                f"a stream needs a look-ahead of at least 0 and pieces of at least 1 frame, not {self.look_ahead}, "
-                f"{first} and {chunk}."
+                "a stream needs a look-ahead of at least 0, no less than the first sound's, and pieces of at least 1 "
+                f"frame, not {self.look_ahead}, {self.first_look_ahead}, {first} and {chunk}."
             )
         self.sample_rate, self.hop = spec.sample_rate, spec.hop
         self._speak, self._runs, self._spec, self._name = speak, runs, spec, name
@@ -114,8 +117,9 @@ class Stream:
                 raise BadInput(f"{self._name}: the stream predicts durations, so it takes no runs.")
             self._units = np.concatenate((self._units, units))
             self._decide(len(self._units) - min(self.look_ahead, self._duration_reach))
-        ready = len(self._frames) - self.look_ahead
-        return self._sound(ready) if ready - self._n_spoken >= self._least else np.zeros(0, np.float32)
+        ahead, least = (self.look_ahead, self._chunk) if self._begun else (self.first_look_ahead, self._first)
+        ready = len(self._frames) - ahead
+        return self._sound(ready) if ready - self._n_spoken >= least else np.zeros(0, np.float32)
 
     def finish(self) -> Samples:
         """Say that no more units come; return the rest of the sound. A stream of no units is no sound.
@@ -128,10 +132,6 @@ class Stream:
             self._decide(len(self._units))
         self._finished = True
         return self._sound(len(self._frames))
-
-    @property
-    def _least(self) -> int:
-        return self._chunk if self._begun else self._first
 
     def _decide(self, until: int) -> None:
         """Give the waiting units before `until` their durations."""

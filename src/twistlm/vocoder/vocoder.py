@@ -230,6 +230,7 @@ class Vocoder:
         *,
         durations: Durations,
         look_ahead: int | None = None,
+        first_look_ahead: int | None = None,
         first: int = 4,
         chunk: int = 12,
         before: Units | None = None,
@@ -244,6 +245,8 @@ class Vocoder:
             look_ahead: frames of the future that a frame waits for before it is spoken; less is sooner and less
                 exact. None: the generator's whole reach (`stream.whole_look_ahead`), with which the stream gives the
                 samples of the whole clip.
+            first_look_ahead: the same for the first sound alone, which can come sooner and the rest be exact. None:
+                `look_ahead`.
             first: frames of sound that are worth a first computation.
             chunk: frames of sound that are worth each later one. More is cheaper, less comes sooner.
             before: units that are continued: they are not spoken, and the sound is what follows theirs in the clip of
@@ -268,6 +271,7 @@ class Vocoder:
             reach=self.synthesizer.reach,
             duration_reach=self.synthesizer.duration_reach,
             look_ahead=look_ahead,
+            first_look_ahead=first_look_ahead,
             first=first,
             chunk=chunk,
             before=before,
