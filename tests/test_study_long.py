@@ -54,28 +54,49 @@ def test_the_verb_reports_and_bad_budgets_are_refused(finished, twist) -> None: 
     assert refused.code == 2 and "rising" in refused.err
 
 
+def line(side: str, seed: int, updates: int, nll: float, **suites: float) -> dict[str, object]:
+    return {
+        "key": f"{side}{seed}-{updates}", "nll": nll,
+        "cell": {"side": side, "seed": seed, "updates": updates, "tokens": 32 * updates},
+        "history": [{"update": 0, "val_nll": 6.0}, {"update": updates, "val_nll": nll}],
+        "suites": {name.replace("_", "-"): {"accuracy": value} for name, value in suites.items()},
+    }  # fmt: skip
+
+
 def test_the_numbers_by_hand(tmp_path: Path) -> None:
     for seed, warm, cold in ((0, 4.0, 5.0), (1, 4.5, 5.0)):
         for side, nll in (("warm", warm), ("cold", cold)):
-            rows.append(tmp_path, {
-                "key": f"{side}{seed}", "cell": {"side": side, "seed": seed, "updates": 10, "tokens": 320}, "nll": nll,
-                "history": [{"update": 0, "val_nll": 6.0}, {"update": 10, "val_nll": nll}],
-                "suites": {"mini-swuggy": {"accuracy": 0.5 + seed / 10}},
-            })  # fmt: skip
-    rows.append(
-        tmp_path,
-        {
-            "key": "x",
-            "cell": {"side": "warm", "seed": 0, "updates": 20, "tokens": 640},
-            "nll": 3.0,
-            "history": [],
-            "suites": {},
-        },
-    )  # fmt: skip  no cold: not reported
-    (at,) = long.report(tmp_path)["budgets"]
+            rows.append(tmp_path, line(side, seed, 10, nll, mini_swuggy=0.5 + seed / 10))
+    rows.append(tmp_path, line("warm", 0, 20, 3.0))  # no cold: told apart from the others
+    found = long.report(tmp_path)
+    (at,) = found["budgets"]
     assert at["lead"]["mean"] == 0.75 and at["share"] == pytest.approx([0.5, 2 / 3])
-    assert "| 320 | 2 | 4.250 | 5.000 | +0.750 [" in long.text({"budgets": [at]}) and "55.0 / 55.0" in long.text(
-        {"budgets": [at]}
-    )
-    with pytest.raises(BadInput, match="no budget"):
+    told = long.text(found)
+    assert "| 320 | 2 | 4.250 | 5.000 | +0.750 [" in told and "55.0 / 55.0" in told
+    assert found["alone"] == [
+        {"side": "warm", "updates": 20, "tokens": 640, "seeds": [0], "nll": [3.0], "suites": {}}
+    ] and told.endswith("| warm | 640 | 1 | 3.000 |")
+    with pytest.raises(BadInput, match="no finished run"):
         long.report(tmp_path / "empty")
+
+
+def test_one_side_alone_is_reported_without_a_lead(tmp_path: Path, twist) -> None:  # noqa: F811
+    for seed, nll in ((0, 4.0), (1, 4.5)):
+        rows.append(tmp_path, line("warm", seed, 10, nll, mini_swuggy=0.5 + seed / 10))
+    rows.append(tmp_path, line("warm", 0, 20, 3.0, mini_swuggy=0.6, mini_sblimp=0.5))
+    shown = twist("study", "long", "units", "--out", tmp_path, "--report")
+    assert shown.code == 0 and "lead |" not in shown.out and "Of one side alone" in shown.out
+    assert (
+        "| warm | 320 | 2 | 4.250 | 55.0 | - |" in shown.out and "| warm | 640 | 1 | 3.000 | 60.0 | 50.0 |" in shown.out
+    )
+    assert twist("study", "long", "units", "--out", tmp_path, "--report", "--json").json["budgets"] == []
+
+
+def test_only_suites_that_both_sides_were_judged_on_are_compared(tmp_path: Path) -> None:
+    rows.append(tmp_path, line("warm", 0, 10, 4.0, mini_swuggy=0.6, mini_sblimp=0.5))
+    rows.append(tmp_path, line("cold", 0, 10, 5.0, mini_swuggy=0.4))
+    rows.append(tmp_path, line("warm", 0, 20, 3.0))
+    rows.append(tmp_path, line("cold", 0, 20, 4.0))
+    found = long.report(tmp_path)
+    assert [list(at["suites"]) for at in found["budgets"]] == [["mini-swuggy"], []] and not found["alone"]
+    assert "60.0 / 40.0 |" in long.text(found) and "| 67% | - |" in long.text(found)

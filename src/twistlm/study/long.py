@@ -32,6 +32,7 @@ from twistlm.study.run import train_units
 
 Values = dict[str, Any]
 Side = Literal["warm", "cold"]
+SIDES: tuple[Side, Side] = ("warm", "cold")
 
 
 def long(
@@ -41,7 +42,7 @@ def long(
     *,
     budgets: Sequence[int],
     seeds: Sequence[int],
-    sides: Sequence[Side] = ("warm", "cold"),
+    sides: Sequence[Side] = SIDES,
     spoken: Sequence[SpokenSuite] = (),
     progress: bool = False,
     tell: Callable[[str], None],
@@ -151,65 +152,73 @@ def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence
 
 
 def report(folder: str | Path) -> Values:
-    """Return what the finished runs say: `budgets` and, of four budgets or more, the `law` of `laws.laws`.
+    """Return what the finished runs say: `budgets`, `alone`, and of four budgets or more, the `law` of `laws.laws`.
 
     Each of `budgets` is {updates, tokens, seeds, warm, cold, lead, share, suites}. `warm`, `cold`: nats a unit by seed.
     `lead`: cold less warm, mean and t interval over seeds. `share`: of cold's updates after which warm's curve has
     cold's final loss, by seed, None if never; warm's rate has not fallen there yet and cold's has, so it is
-    pessimistic. `suites`: name -> side -> accuracies by seed. Only seeds that have both sides count.
+    pessimistic. `suites`: name -> side -> accuracies by seed, of those that all these runs were judged on. Only seeds
+    that have both sides count.
+
+    Each of `alone` is {side, updates, tokens, seeds, nll, suites} (`suites`: name -> accuracies by seed): runs whose
+    other side is not finished, which no lead can be told of.
 
     Raises:
-        BadInput: no budget has both sides; as `rows.by_cell`.
+        BadInput: no run is finished; as `rows.by_cell`.
     """
     cells = rows.by_cell(folder, "updates", "seed", "side")
-    budgets = []
+    if not cells:
+        raise BadInput(f"{folder} holds no finished run of a long study.")
+    budgets, alone = [], []
     for updates in sorted({key[0] for key in cells}):
-        seeds = sorted({s for u, s, _ in cells if u == updates and all((u, s, x) in cells for x in ("warm", "cold"))})
+        of = {side: {s: row for (u, s, x), row in cells.items() if (u, x) == (updates, side)} for side in SIDES}
+        seeds = sorted(of["warm"].keys() & of["cold"].keys())
+        for side in SIDES:
+            single = {seed: of[side][seed] for seed in sorted(of[side].keys() - seeds)}
+            if single:
+                mine = list(single.values())
+                alone.append({
+                    "side": side, "updates": updates, "tokens": mine[0]["cell"]["tokens"], "seeds": list(single),
+                    "nll": [row["nll"] for row in mine],
+                    "suites": {name: [row["suites"][name] for row in mine] for name in _judged(mine)},
+                })  # fmt: skip
         if not seeds:
             continue
-        pairs = [(cells[updates, seed, "warm"], cells[updates, seed, "cold"]) for seed in seeds]
+        pairs = [(of["warm"][seed], of["cold"][seed]) for seed in seeds]
         leads = [cold["nll"] - warm["nll"] for warm, cold in pairs]
         reached = [updates_to_reach(warm["history"], cold["history"][-1]["val_nll"]) for warm, cold in pairs]
-        names = pairs[0][0]["suites"]
         budgets.append({
             "updates": updates, "tokens": pairs[0][0]["cell"]["tokens"], "seeds": seeds,
             "warm": [warm["nll"] for warm, _ in pairs], "cold": [cold["nll"] for _, cold in pairs],
             "lead": {"mean": float(np.mean(leads)), "ci": t_interval(leads)},
             "share": [None if r is None else r / updates for r in reached],
             "suites": {
-                name: {side: [pair[i]["suites"][name] for pair in pairs] for i, side in enumerate(("warm", "cold"))}
-                for name in names
+                name: {side: [pair[i]["suites"][name] for pair in pairs] for i, side in enumerate(SIDES)}
+                for name in _judged([row for pair in pairs for row in pair])
             },
         })  # fmt: skip
-    if not budgets:
-        raise BadInput(f"{folder} holds no budget that both warm and cold have finished with one seed.")
     told = [{"nll": r["nll"], **{k: r["cell"][k] for k in ("side", "seed", "tokens")}} for r in cells.values()]
     fitted = laws(told, seed=0)
     if fitted is not None:
-        fitted |= {side: dataclasses.asdict(fitted[side]) for side in ("warm", "cold")}
-    return {"budgets": budgets, "law": fitted}
+        fitted |= {side: dataclasses.asdict(fitted[side]) for side in SIDES}
+    return {"budgets": budgets, "alone": alone, "law": fitted}
+
+
+def _judged(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the suites that all of `runs` were judged on."""
+    return [name for name in runs[0]["suites"] if all(name in row["suites"] for row in runs)]
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """Return the report as a table in markdown."""
-    names = list(found["budgets"][0]["suites"])
-    lines = [
-        f"| tokens | seeds | warm | cold | lead | cold's loss after | {' | '.join(names)} |",
-        "|---" * (6 + len(names)) + "|",
-    ]
-    for at in found["budgets"]:
-        low, high = at["lead"]["ci"]
-        ci = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-        share = ", ".join("never" if s is None else f"{s:.0%}" for s in at["share"])
-        suites = [
-            " / ".join(
-                f"{100 * np.mean([v['accuracy'] for v in at['suites'][n][side]]):.1f}" for side in ("warm", "cold")
-            )
-            for n in names
-        ]
-        cells = [f"{at['tokens']:,}", str(len(at["seeds"])), *(f"{np.mean(at[s]):.3f}" for s in ("warm", "cold"))]
-        lines.append("| " + " | ".join([*cells, f"{at['lead']['mean']:+.3f}{ci}", share, *suites]) + " |")
-    lines += ["", "Losses in nats a unit; suites in %, warm / cold, means over seeds."]
+    """Return the report as tables in markdown."""
+    lines = []
+    if found["budgets"]:
+        lines += _paired(found["budgets"])
+        lines += ["", "Losses in nats a unit; suites in %, warm / cold, means over seeds."]
+    if found["alone"]:
+        lines += ["", "Of one side alone; no lead can be told until the other has finished the same seed:", ""]
+        lines += _single(found["alone"])
+        lines += [] if found["budgets"] else ["", "Losses in nats a unit; suites in %, means over seeds."]
     if law := found.get("law"):
         of = (
             f"{side}: {v['floor']:.3f} + {v['scale']:.3f} x^-{v['power']:.3f} (rms {v['rms']:.3f})"
@@ -219,4 +228,45 @@ def text(found: Mapping[str, Any]) -> str:
         cross = "never, as far as 1e12 tokens" if law["crossing"] is None else f"at {law['crossing']:.2g} tokens"
         ci = "" if "crossing_ci" not in law else " [{:.2g}, {:.2g}]".format(*law["crossing_ci"])
         lines += ["", f"Laws, x in millions of tokens: {'; '.join(of)}. By them cold has caught up {cross}{ci}."]
-    return "\n".join(lines)
+    return "\n".join(lines).lstrip("\n")
+
+
+def _paired(budgets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of both sides, a line for each budget."""
+    names = _columns(budgets)
+    lines = _heading(["tokens", "seeds", "warm", "cold", "lead", "cold's loss after", *names])
+    for at in budgets:
+        low, high = at["lead"]["ci"]
+        ci = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+        share = ", ".join("never" if s is None else f"{s:.0%}" for s in at["share"])
+        suites = [
+            " / ".join(_percent(at["suites"][name][side]) for side in SIDES) if name in at["suites"] else "-"
+            for name in names
+        ]
+        cells = [f"{at['tokens']:,}", str(len(at["seeds"])), *(f"{np.mean(at[s]):.3f}" for s in SIDES)]
+        lines.append("| " + " | ".join([*cells, f"{at['lead']['mean']:+.3f}{ci}", share, *suites]) + " |")
+    return lines
+
+
+def _single(alone: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of runs without their other side."""
+    names = _columns(alone)
+    lines = _heading(["side", "tokens", "seeds", "loss", *names])
+    for at in alone:
+        suites = [_percent(at["suites"][name]) if name in at["suites"] else "-" for name in names]
+        cells = [at["side"], f"{at['tokens']:,}", str(len(at["seeds"])), f"{np.mean(at['nll']):.3f}", *suites]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _heading(names: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def _columns(rows_of_table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of suites in any row, in the order they come."""
+    return list(dict.fromkeys(name for at in rows_of_table for name in at["suites"]))
+
+
+def _percent(scores: Sequence[Mapping[str, Any]]) -> str:
+    return f"{100 * np.mean([score['accuracy'] for score in scores]):.1f}"
