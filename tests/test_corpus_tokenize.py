@@ -57,6 +57,18 @@ def test_tokenize_stores_each_clip_once_and_a_rerun_adds_nothing(speech: Path, t
     assert {path: path.read_bytes() for path in shard_paths(out)} == before
 
 
+def test_one_sound_file_is_a_corpus_of_one_clip(speech: Path, tmp_path: Path) -> None:
+    tokenize(speech, tmp_path / "all", FakeTokenizer())
+    for kind in (Path, str):
+        report = tokenize(kind(speech / "voice1" / "01.wav"), tmp_path / "one", FakeTokenizer())
+    assert (report.n_done, report.n_skipped) == (0, 1)
+    assert by_id(tmp_path / "one") == {"01.wav": by_id(tmp_path / "all")["voice1/01.wav"]}
+    (entry,) = manifest.load(speech / "voice1" / "01.wav")
+    assert (entry.speaker, entry.split) == ("voice1", "train")
+    with pytest.raises(BadInput, match="no such manifest"):
+        manifest.load(speech / "voice1" / "99.wav")
+
+
 def test_only_what_is_new_or_changed_is_done(speech: Path, tmp_path: Path) -> None:
     out = tmp_path / "units"
     tokenize(speech, out, FakeTokenizer(), shard_clips=4)

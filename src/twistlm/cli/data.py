@@ -110,7 +110,9 @@ def manifest(
 
 @verb
 def tokenize(
-    speech: Annotated[str, typer.Argument(help="Folder with sound files, or a manifest; URLs too (s3://…).")],
+    speech: Annotated[
+        str, typer.Argument(help="Folder with sound files, one of them, or a manifest; URLs too (s3://…).")
+    ],
     out: Annotated[str, typer.Option(help="Folder for the units (Parquet shards), or its URL.")],
     tokenizer: Annotated[
         str | None,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twistlm.audio.finding import find_audio, written
+from twistlm.audio.finding import find_audio, is_sound, written
 from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_objects
@@ -117,14 +117,15 @@ def build(folder: str | Path | UrlPath, *, heldout: float = 0.1, seed: int = 0) 
     home = folder.absolute() if isinstance(folder, UrlPath) else folder.resolve()
     chosen = held_out(paths, share=heldout, seed=seed)
     return [
-        Entry(
-            id=id,
-            path=path if isinstance(path, UrlPath) else Path(written(str(path))),
-            speaker=written(path.parent.name or home.name),
-            split="heldout" if id in chosen else "train",
-        )
+        _whole(path, id=id, speaker=path.parent.name or home.name, split="heldout" if id in chosen else "train")
         for id, path in paths.items()
     ]
+
+
+def _whole(path: Path | UrlPath, *, id: str, speaker: str, split: str) -> Entry:
+    """A sound file of which nothing is known but where it lies."""
+    there = path if isinstance(path, UrlPath) else Path(written(str(path)))
+    return Entry(id=id, path=there, speaker=written(speaker), split=split)
 
 
 def held_out(names: Iterable[str], *, share: float, seed: int) -> set[str]:
@@ -208,10 +209,16 @@ def _below(path: Path | UrlPath, folder: Path | UrlPath) -> str:
 
 
 def load(source: str | Path | UrlPath | Sequence[Entry]) -> list[Entry]:
-    """Return the entries of a folder, of a manifest file, or of a list (checked for double ids)."""
+    """Return the entries of a folder, of a manifest file, of one sound file (to train on), or of a list.
+
+    Raises:
+        BadInput: as `build` and `read`; ids of the list that occur twice.
+    """
     if not isinstance(source, str | Path | UrlPath):
         return checked(source, where="the list of entries")
     place = as_path(source)
+    if is_sound(place.name) and place.is_file():
+        return [_whole(place, id=written(place.name), speaker=place.absolute().parent.name, split="train")]
     return build(place) if place.is_dir() else read(place)
 
 
