@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from twistlm.errors import TwistError
+from twistlm.files.atomic import atomic_folder
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog, read_history
 
@@ -28,6 +29,16 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) ->
         other.kill()
     with held(tmp_path / "run", "training"):
         pass
+
+
+def test_who_goes_on_in_a_folder_removes_what_a_killed_one_left_there(tmp_path: Path) -> None:
+    write = "import os, signal, sys\nfrom twistlm.files.atomic import atomic_folder\n"
+    write += "with atomic_folder(sys.argv[1]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    subprocess.run([sys.executable, "-c", write, str(tmp_path / "checkpoint")], check=False)
+    with atomic_folder(tmp_path / "of a living one") as living:
+        assert len(list(tmp_path.glob(".tmp-*"))) == 2
+        with held(tmp_path, "training"):
+            assert list(tmp_path.glob(".tmp-*")) == [living]
 
 
 def test_lines_behind_the_checkpoint_are_dropped_where_not_every_update_has_one(tmp_path: Path) -> None:

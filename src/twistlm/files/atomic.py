@@ -44,7 +44,7 @@ class Atomic:
         parent = self.path.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(self.path)
+            remove_stale(parent, name=self.path.name)
             # The name keeps its suffix (writers choose a format by it), starts with a dot (listings skip it) and says
             # which process owns it (the leftovers of a killed one can be told from a neighbour's work).
             self.temporary = parent / f".tmp-{_node()}-{os.getpid()}-{secrets.token_hex(4)}-{self.path.name}"
@@ -135,14 +135,14 @@ def _node() -> str:
     return "".join(c for c in platform.node() if c.isalnum())[:32] or "host"
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what a killed process of this machine left behind while writing the same `path`."""
+def remove_stale(folder: Path, *, name: str | None = None) -> None:
+    """Remove what killed processes of this machine left in `folder` while they wrote: all of it, or `name` alone."""
     prefix = f".tmp-{_node()}-"
-    for entry in os.scandir(path.parent):
+    for entry in os.scandir(folder):
         if not entry.name.startswith(prefix):
             continue
         pid, _, rest = entry.name.removeprefix(prefix).partition("-")
-        if rest[8:] == f"-{path.name}" and pid.isdigit() and not _is_alive(int(pid)):
+        if name in (None, rest[9:]) and pid.isdigit() and not _is_alive(int(pid)):
             _remove(Path(entry.path))
 
 
@@ -157,7 +157,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # it stays for `_remove_stale`: what happened before is what is to be said
+    with suppress(OSError):  # it stays for `remove_stale`: what happened before is what is to be said
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

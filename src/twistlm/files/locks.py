@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from twistlm.errors import TwistError
-from twistlm.files.atomic import writing
+from twistlm.files.atomic import remove_stale, writing
 from twistlm.files.urls import UrlPath
 
 LOCK = ".lock"
@@ -18,6 +18,8 @@ LOCK = ".lock"
 @contextmanager
 def held(folder: Path | UrlPath, doing: str, *, lock: Path | None = None) -> Iterator[None]:
     """Hold `folder` for this process inside the block; the lock goes when the process does, however it ends.
+
+    What a killed one left half-written in `folder` is removed: a job that goes on need not write it again.
 
     Args:
         folder: made when it is missing.
@@ -38,6 +40,8 @@ def held(folder: Path | UrlPath, doing: str, *, lock: Path | None = None) -> Ite
                 f"{folder}: another process is {doing} here. Wait for it, or choose another folder."
             ) from error
     try:
+        if not isinstance(folder, UrlPath) and folder.is_dir():
+            remove_stale(folder)
         yield
     finally:
         held_by_us.release()
