@@ -92,7 +92,9 @@ def _report(run: Path, search: list[Path]) -> Result:
 
 @verb
 def show(
-    path: Annotated[Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run.")],
+    path: Annotated[
+        Path, typer.Argument(help="Sound file, units, tokenizer, vocoder, model or run; or a bundled name.")
+    ],
     search: Search = None,
 ) -> Result:
     """Say what a file or folder is, and which tokenizer and vocoder fit it."""

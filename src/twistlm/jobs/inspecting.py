@@ -9,6 +9,7 @@ from typing import Any
 
 from twistlm.audio import decoding
 from twistlm.errors import BadInput
+from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
 from twistlm.jobs.parts import named_by_run, spec_of
 from twistlm.pages.report import SHAPE
@@ -23,6 +24,7 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """Return what a file or folder is and what it says of itself; `kind` comes first.
 
     Knows sound files, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs, and text LMs.
+    Where nothing lies at `path`, it may be the name of a bundled model, tokenizer or vocoder.
     What has a UnitSpec is said with the tokenizer and vocoder here that fit it, looked for below `search` too.
 
     Raises:
@@ -33,15 +35,29 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
         seconds, rate, channels, note = decoding.info(path)
         told = {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
         return {**told, "note": note} if note else told
+    facts: Facts = {}
+    if not path.exists():
+        path = _bundled(str(path))
+        facts = {"kind": "", "folder": str(path)}
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder.")
-    facts = _described(path)
+    facts |= _described(path)
     kind = facts["kind"]
     spec = _units_of(path, kind)
     if spec is None:
         return facts
     fits = fitting(spec, path / "warm" if kind == "quickstart run" else path, search=search)
     return facts | {part: found for part, found in fits.items() if part != kind}
+
+
+def _bundled(name: str) -> Path:
+    """Return the folder of what is bundled under a name; of a tokenizer and its vocoder, the tokenizer's."""
+    ships = [folder for kind in ("lm", "tokenizer", "vocoder") for folder in sorted(bundled(kind).iterdir())]
+    found = next((folder for folder in ships if folder.name == name and folder.is_dir()), None)
+    if found is None:
+        names = dict.fromkeys(folder.name for folder in ships if folder.is_dir())
+        raise BadInput(f"{name}: no such file or folder, and nothing bundled has that name: {', '.join(names)}.")
+    return found
 
 
 def fitting(spec: UnitSpec, model: Path, *, search: Sequence[str | Path] = ()) -> Facts:
