@@ -117,6 +117,14 @@ def test_a_busy_server_is_asked_again_and_what_it_said_is_kept_when_it_leaves(se
     assert [row["judge"] for row in rows] == [2.0, 3.0] and len(server.asked) == before + 1
 
 
+def test_a_reply_with_half_a_character_is_kept_as_text_and_not_paid_for_twice(server, tmp_path):
+    server.replies = lambda *_: "so-so\ud83d\0 \\boxed{4}"
+    for _ in range(2):
+        [row] = judges.scores(endpoint(server), [("p", "one")], folder=tmp_path, description="", progress=False)
+        assert (row["judge"], row["reply"]) == (4.0, "so-so\ufffd\ufffd \\boxed{4}")
+    assert len(server.asked) == 1
+
+
 def test_the_key_does_not_follow_a_redirect():
     """urllib follows one of a POST with a GET that has the same headers, to whatever host."""
     seen: list[str | None] = []

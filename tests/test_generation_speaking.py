@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import threading
 import zlib
 from pathlib import Path
@@ -452,6 +453,14 @@ def test_a_damaged_journal_is_refused(tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a", "found": {}}\nnonsense\n{"key": "b", "found": {}}\n')
     with pytest.raises(BadInput, match=r"j\.jsonl is damaged at byte 26"):
+        Journal(path)
+    for hostile in ("[" * 200_000, '{"key": "a", "found": ' + "[" * 200_000, '{"key": 1, "found": {}}', '{"key": "a"}'):
+        path.write_text(hostile + "\n")
+        with pytest.raises(BadInput, match=r"j\.jsonl is damaged at byte 0.*Remove it"):
+            Journal(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match=r"j\.jsonl .*one item a line"):
         Journal(path)
 
 

@@ -232,6 +232,7 @@ def test_speechbrain_counts_units_from_one_and_mirrors_the_ends(tmp_path: Path) 
     torch.save(theirs, tmp_path / "generator.ckpt")
     yaml = "sample_rate: 16000\nupsample_factors: [5, 2, 2] # rates\nupsample_kernel_sizes: [11, 4, 4]\n"
     yaml += "resblock_kernel_sizes: [3, 5]\nresblock_dilation_sizes: [[1, 3], [1, 2]]\ngenerator: !new:x.Y\n    a: 1\n"
+    yaml += f"deep: {'[' * 200_000}\n"
     (tmp_path / "hyperparams.yaml").write_text(yaml)
     voc, taken, _ = take_vocoder(str(tmp_path / "generator.ckpt"), tmp_path / "ours", tokenizer=spec_file(tmp_path))
     units = units_of(voc)

@@ -297,7 +297,7 @@ def _yaml_lists(text: str) -> dict[str, Any]:
     for line in re.finditer(r"^(\w+):[ \t]*([\d\[][\d\[\], .]*)(?:#.*)?$", text, re.M):
         try:
             found[line[1]] = json.loads(line[2])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return found
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.compute.threads import in_order
-from twistlm.errors import BadInput
 from twistlm.files.atomic import writing
+from twistlm.files.jsonl import parse_json
+from twistlm.files.regular import read_regular
 from twistlm.progress import track
 
 Values = dict[str, Any]
+_KIND = "what a measurement has finished, one item a line"
+_FIX = "Remove it, and what it holds is measured again."
 
 
 class Journal:
@@ -32,24 +35,19 @@ class Journal:
         """Open a journal, or begin one.
 
         Raises:
-            BadInput: the file is there and is no journal.
+            BadInput: what is there is no journal.
         """
         self.path = path
         self.rows: dict[str, Values] = {}
-        if not path.is_file():
+        if not path.exists():
             return
-        whole, good = path.read_bytes(), 0
+        whole, good = read_regular(path, _KIND), 0
         for line in whole.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
-            try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row["found"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(
-                    f"{path} is damaged at byte {good} ({error}): it should hold one finished item a line. Remove it, "
-                    "and what it holds is measured again."
-                ) from error
+            where = f"{path} is damaged at byte {good}"
+            row = parse_json(line, where=where, kind=_KIND, shape={"key": str, "found": dict}, fix=_FIX, nan=True)
+            self.rows[row["key"]] = row["found"]
             good += len(line)
         if good < len(whole):
             with writing(path):

@@ -30,6 +30,7 @@ from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.reading import TextLM
 
 Values = dict[str, Any]
+_NO_TEXT = re.compile("[\ud800-\udfff\0]")  # halves of characters, and NUL
 SCORE = """\
 Somebody began to say something, and a machine went on. Both were written down by a speech recogniser, so forgive \
 wrong spelling and missing punctuation, and that the continuation may stop in the middle of a sentence.
@@ -315,4 +316,4 @@ def _reply(data: bytes, address: str) -> Reply:
             f"the judge at {address} answered something that is no chat completion ({error!r}). Is it the address of "
             "an OpenAI-compatible server, with /v1 at its end? What was answered before is kept."
         ) from error
-    return Reply(text or "", *counts)
+    return Reply(_NO_TEXT.sub("\ufffd", text or ""), *counts)  # it is paid for, and kept as text
