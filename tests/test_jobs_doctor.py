@@ -18,8 +18,13 @@ FAST = Choice(took="bf16", because="timed", seconds={"float32": 2.0, "bf16": 1.0
 def test_everything_that_ships_has_a_line(monkeypatch, tmp_path):
     things, problems = doctor.bundled()
     assert not problems
-    for kind in ("encoder", "tokenizer", "vocoder"):
-        assert set(things[kind]) == {path.name for path in artifacts.bundled(kind).iterdir()}
+    for kind in ("encoder", "tokenizer", "vocoder", "lm", "listening"):
+        assert set(things[kind]) == {path.name for path in artifacts.bundled(kind).iterdir() if path.is_dir()}
+    ships = {path.name for path in artifacts.bundled("speech").parent.iterdir() if path.is_dir()} - {"make"}
+    assert ships == set(things) - {"suite"} | set(BUNDLED.values())
+    assert things["lm"]["mini-lm"].startswith(
+        "smollm2-135m and a difference, of units 569515e93de726b2, tokenizer mini"
+    )
     assert set(things["suite"]) == set(BUNDLED) and things["suite"]["mini-swuggy"] == "560 pairs"
     assert "vocoder mini-25hz-500 (bundled)" in things["tokenizer"]["mini-25hz-500"]
     assert things["tokenizer"]["mini-50hz-100"].endswith("no vocoder")

@@ -17,6 +17,8 @@ from twistlm.corpus import manifest
 from twistlm.errors import TwistError
 from twistlm.evaluate.suites.catalogue import BUNDLED, open_suite
 from twistlm.files import artifacts, named, sources
+from twistlm.files.jsonl import read_json
+from twistlm.lm import folders as models
 from twistlm.units import catalogue as tokenizers
 from twistlm.vocoder import catalogue as vocoders
 
@@ -87,7 +89,7 @@ def fetched() -> Facts:
 
 def bundled() -> tuple[Facts, list[str]]:
     """Return what ships, by kind and name, with what each is; and what of it is missing or broken."""
-    things: Facts = {"encoder": {}, "tokenizer": {}, "vocoder": {}, "suite": {}, "speech": {}}
+    things: Facts = {kind: {} for kind in ("encoder", "tokenizer", "vocoder", "lm", "suite", "speech", "listening")}
     problems: list[str] = []
 
     def tell(kind: str, name: str, about: Callable[[str], str]) -> None:
@@ -104,9 +106,13 @@ def bundled() -> tuple[Facts, list[str]]:
         ours = [Path(str(a.sources[0].folder)).name for a in shipped if a.kind == kind]  # type: ignore[union-attr]
         for name in _names(kind, expected=ours):
             tell(kind, name, about)
+    for name in _names("lm", expected=models.BUNDLED):
+        tell("lm", name, _model)
     for name in BUNDLED:
         tell("suite", name, lambda suite: f"{len(open_suite(suite).pairs)} pairs")
     tell("speech", "speech", _speech)
+    for name in _names("listening", expected=["en"]):
+        tell("listening", name, _voice)
     return things, problems
 
 
@@ -193,6 +199,17 @@ def _vocoder(name: str) -> str:
     spec = vocoders.read_spec(name)
     of = tokenizers.tokenizer_of(spec, fetch=False)
     return f"{spec.n_units} units at {float(spec.frame_rate):g} Hz, {spec.fingerprint}, tokenizer {of or 'none here'}"
+
+
+def _model(name: str) -> str:
+    spec = models.model_spec(name)
+    of = tokenizers.tokenizer_of(spec, fetch=False)
+    told = read_json(models.lm_folder(name) / "lowrank.json", "what a low-rank model is", shape={"text_lm": str})
+    return f"{told['text_lm']} and a difference, of units {spec.fingerprint}, tokenizer {of or 'none here'}"
+
+
+def _voice(name: str) -> str:
+    return f"{len(list(artifacts.bundled(f'listening/{name}').glob('*.ogg')))} sounds of checks"
 
 
 def _speech(name: str) -> str:
