@@ -57,6 +57,11 @@ def test_every_command_of_the_docs_parses(page):
         parse(line)
 
 
+def test_every_page_with_commands_is_run_by_the_slow_tests():
+    tests = (Path(__file__).parent / "test_docs_run.py").read_text(encoding="utf-8")
+    assert not [page.name for page in PAGES if commands_of(page) and f'"{page.name}")' not in tests]
+
+
 def test_commands_are_found_however_they_are_started(tmp_path):
     (tmp_path / "a.md").write_text(
         "```\n$ twist show a  # what\nmake test\n"

@@ -29,7 +29,7 @@ from listen_standins import SYSTEMS, make_samples
 from standins import Tiny, babble, make_text_lm
 from suite_standins import make_multispeaker, make_sblimp
 from test_cli import twist  # noqa: F401
-from test_cli_readme import PAGES, README, ROOT, commands_of
+from test_cli_readme import README, ROOT, commands_of
 from test_listen_serve import Clock, answer_of, enter, pass_checks
 from test_vocoder_published import network, spec_file, write_textless
 from twistlm.evaluate.suites import catalogue
@@ -94,13 +94,6 @@ def shop(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         soundfile.write(work / name, babble(2.0, seed=5), 16_000)
     monkeypatch.chdir(work)
     return work
-
-
-RUN = {"README", "corpora", "generation", "listening", "scale", "serving", "training", "vocoders"}
-
-
-def test_every_page_with_commands_is_run() -> None:
-    assert {page.stem for page in PAGES if commands_of(page)} == RUN
 
 
 def run(twist, line: str) -> None:  # noqa: F811
