@@ -24,7 +24,7 @@ SCENARIOS = (
 )  # fmt: skip
 
 FEW = {  # calls: every one of them
-    "open", "manifest", "vad", "import-units", "kmeans", "import", "train", "generate", "resynth", "resynth-flac",
+    "open", "manifest", "vad", "import-units", "kmeans", "import", "generate", "resynth", "resynth-flac",
     "resynth-ogg", "vocoder",
 }  # fmt: skip
 
