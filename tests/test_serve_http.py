@@ -6,9 +6,11 @@ import http.client
 import io
 import json
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,32 @@ def test_a_token_is_asked_for(served: Served, prompt: bytes) -> None:
                 assert ask(address, "GET", path, headers={"authorization": wrong})[0] == 401
             assert ask(address, "GET", path, headers={"authorization": "Bearer secret"})[0] == 200
         assert ask(address, "POST", "/v1/units", prompt)[0] == 401
+
+
+def test_what_is_done_beside_continuing_is_bounded(
+    served: Served, prompt: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings that are spoken again are in the way of those to be heard: they count, or nobody knew how long."""
+    with serving(served, limits=Limits(requests_per_minute=0, hearing=2)) as address, ThreadPoolExecutor(2) as others:
+        reached, go_on, speak = threading.Semaphore(0), threading.Event(), Served.resynthesise
+
+        def slowly(*given: Any, **more: Any) -> Clip:
+            reached.release()
+            go_on.wait(60)
+            return speak(*given, **more)
+
+        monkeypatch.setattr(Served, "resynthesise", slowly)
+        spoken = [others.submit(ask, address, "POST", "/v1/resynth", prompt) for _ in range(2)]
+        try:
+            assert reached.acquire(timeout=60) and reached.acquire(timeout=60)
+            for path in ("/v1/units", "/v1/continue", "/v1/resynth"):
+                status, headers, data = ask(address, "POST", path, prompt)
+                assert status == 503 and headers["retry-after"] == "3"
+                assert json.loads(data)["error"]["code"] == "busy"
+        finally:
+            go_on.set()
+        assert [one.result()[0] for one in spoken] == [200, 200]
+        assert ask(address, "POST", "/v1/units", prompt)[0] == 200
 
 
 def test_requests_are_counted() -> None:

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response as Answer
 
 from twistlm.audio.clip import Clip, encoded, resample
-from twistlm.compute.threads import apart
 from twistlm.errors import BadInput
 from twistlm.serve import metrics
 from twistlm.serve.asking import Continue, Resynth
@@ -165,12 +164,8 @@ async def resynth(request: Request, asked: Annotated[Resynth, Query()]) -> Answe
     asked = with_form(asked, form)
     studio.served.voice(asked.voice)
     prompt = await studio.hear_file(data)
-
-    def again() -> bytes:
-        return _wav(studio.served.resynthesise(prompt.units, voice=asked.voice, durations=asked.durations))
-
-    body = await asyncio.get_running_loop().run_in_executor(studio.workers, apart, again)
-    return Answer(body, media_type="audio/wav")
+    clip = await studio.speak_again(prompt, voice=asked.voice, durations=asked.durations)
+    return Answer(_wav(clip), media_type="audio/wav")
 
 
 @router.post("/v1/units", summary="Units of a recording", openapi_extra=_BODY, responses=_REFUSALS)

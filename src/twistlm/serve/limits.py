@@ -23,7 +23,7 @@ class Limits:
         requests_per_minute: of one address; 0 is no limit.
         connections: requests and WebSockets open at once.
         responses: continuations at once of one WebSocket.
-        hearing: prompts that are decoded and tokenized, or wait for it, at once.
+        hearing: recordings that are decoded and tokenized, spoken again or written down, or wait for it, at once.
     """
 
     upload_bytes: int = 20_000_000

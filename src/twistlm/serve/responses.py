@@ -132,8 +132,7 @@ class Response:
         end = self.end
         yield {"type": "response.output_audio.done", **place}
         if self.transcript and self.studio.served.asr is not None and self.sound:
-            asr, clip = self.studio.served.asr, self.clip
-            text = await asyncio.get_running_loop().run_in_executor(self.studio.workers, asr.transcribe, clip)
+            text = await self.studio.written_down(self.clip)
             yield {"type": "response.output_audio_transcript.done", **place, "transcript": text}
         yield {"type": "response.content_part.done", **place, "part": {"type": "audio"}}
         status = "completed" if end.reason == "done" else "incomplete"

@@ -1,4 +1,4 @@
-"""What one server works with, and what it has heard."""
+"""What one server works with, and what it does beside continuing: hear, speak again, write down."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from twistlm.serve.limits import Limits
 from twistlm.serve.metrics import Metrics
 from twistlm.serve.models import Served, decoded, heard, pcm
 from twistlm.types import Units
+from twistlm.vocoder.vocoder import Durations
+
+Result = TypeVar("Result")
 
 # Of a rehearsal: seconds of noise that are heard, one short and one long; units of the prompt and of its continuation.
 _REHEARSED, _PROMPT, _CONTINUED = (1.0, 6.0), 32, 8
@@ -37,7 +41,7 @@ class Prompt:
 
 
 class Studio:
-    """Models, the engine, the limits, and threads on which recordings are heard.
+    """Models, the engine, the limits, and threads for all that is not continuing; `limits.hearing` may wait for those.
 
     Attributes:
         served: models and voices.
@@ -52,7 +56,7 @@ class Studio:
         self.served, self.engine, self.limits, self.kept = served, engine, limits, kept
         self.metrics = Metrics(engine)
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="hearing")
-        self._hearing = 0
+        self._under_way = 0  # on the workers, or waiting for one
 
     def rehearse(self) -> None:
         """Hear, continue and speak once: what is tried or made at first use is then there before the first listener.
@@ -93,21 +97,39 @@ class Studio:
         heard_at = self.served.rate
         return await self._hear(lambda: pcm(data, name=NAME, sent_rate=rate, rate=heard_at, limits=self.limits))
 
-    async def _hear(self, read: Callable[[], Clip]) -> Prompt:
-        if self._hearing >= self.limits.hearing:
-            raise Busy(f"{self._hearing} recordings are being heard already: try again in a few seconds.")
+    async def speak_again(self, prompt: Prompt, *, voice: str | None, durations: Durations) -> Clip:
+        """Speak a recording from its units. Raises Busy: too much else is to be done."""
+        return await self._aside(
+            lambda: apart(lambda: self.served.resynthesise(prompt.units, voice=voice, durations=durations))
+        )
 
+    async def written_down(self, clip: Clip) -> str:
+        """Return what is said in a clip, "" without a recogniser; it waits, as what it is of was made already."""
+        asr = self.served.asr
+        return "" if asr is None else await self._aside(lambda: asr.transcribe(clip), whatever_waits=True)
+
+    async def _hear(self, read: Callable[[], Clip]) -> Prompt:
         def work() -> Prompt:
             clip = read()
             return Prompt(clip, apart(lambda: heard(self.served, clip)), new_id("item"))
 
-        self._hearing += 1
+        return await self._aside(work)
+
+    async def _aside(self, work: Callable[[], Result], *, whatever_waits: bool = False) -> Result:
+        """Return `work()`, done on one of the threads.
+
+        Raises:
+            Busy: as much as may waits for them already.
+        """
+        if self._under_way >= self.limits.hearing and not whatever_waits:
+            raise Busy(f"{self._under_way} recordings are being heard already: try again in a few seconds.")
+        self._under_way += 1
         working = asyncio.get_running_loop().run_in_executor(self.workers, work)
-        working.add_done_callback(self._heard)
+        working.add_done_callback(self._done)
         return await asyncio.shield(working)  # its thread works on when the client leaves: it counts until it is done
 
-    def _heard(self, working: asyncio.Future[Prompt]) -> None:
-        self._hearing -= 1
+    def _done(self, working: asyncio.Future[Result]) -> None:
+        self._under_way -= 1
         if not working.cancelled():
             working.exception()  # looked at, so that one nobody waits for any more is not complained about
 
