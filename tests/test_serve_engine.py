@@ -16,7 +16,7 @@ from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate
 from twistlm.lm.warmstart import cold_start, warm_start
-from twistlm.serve.engine import Busy, End, Engine, Piece, Room
+from twistlm.serve.engine import Busy, End, Engine, Listener, Piece, Room
 from twistlm.types import Units
 
 HOP, BEHIND = 4, 3  # of the voice below: samples a unit, units that it waits for
@@ -127,6 +127,42 @@ def test_sound_comes_while_units_are_still_being_made(models: dict[str, UnitLM])
     engine.close()
     assert ear.pieces > 3
     assert end.first is not None and end.first < end.worked
+
+
+def test_sound_is_spoken_when_little_is_left_to_be_played(
+    models: dict[str, UnitLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A player that ran dry plays on from where it was: what it waited is not taken for sound that it still lacks."""
+    lm, clock = models["warm"], Clock()
+    monkeypatch.setattr("twistlm.serve.engine.time", clock)
+    one = Listener("warm", begin(lm, None, **never_ending(lm)), Counting(), lambda _: None, came=0.0)
+    serving = Engine(models, Room())
+
+    def spoken(n_units: int) -> bool:
+        one.held += [1] * n_units
+        if waits := one.waits_for_sound():
+            serving._speak(one, last=False)
+        return waits
+
+    assert not spoken(1) and spoken(1)  # the first two units: no sound yet, as BEHIND are waited for
+    assert spoken(98) and one.samples == 97 * HOP  # 0.97 s of sound
+    clock.now += 0.4
+    assert not spoken(10)  # 0.57 s are left
+    clock.now += 0.1
+    assert spoken(0) and one.samples == 107 * HOP
+    clock.now += 2  # the player has been dry for a second and more
+    assert spoken(100) and one.plays_until == clock.now + 1
+    clock.now += 0.4
+    assert not spoken(31) and spoken(1)  # as many as are spoken at once
+
+
+class Clock:
+    """Stands where a test puts it."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Gate(Counting):

@@ -117,14 +117,14 @@ class Listener:
     row: Row | None = None
     held: list[int] = field(default_factory=list)  # units that are not spoken yet
     samples: int = 0
+    plays_until: float = 0.0  # when what was made is over, for who plays it as it comes and waits where there is none
     leaving: bool = False
 
     def waits_for_sound(self) -> bool:
         """Whether what it has yet to hear is to be spoken now."""
         if self.first is None:
             return len(self.held) >= FIRST
-        left = self.first + self.samples / self.stream.sample_rate - time.monotonic()
-        return len(self.held) >= MOST or left < RESERVE
+        return len(self.held) >= MOST or self.plays_until - time.monotonic() < RESERVE
 
 
 class Engine:
@@ -291,8 +291,10 @@ class Engine:
             self._end(one, "failed", f"the voice could not go on: {error}")
             return
         if len(samples):
-            one.first = one.first or time.monotonic()
+            now = time.monotonic()
+            one.first = one.first or now
             one.samples += len(samples)
+            one.plays_until = max(one.plays_until, now) + len(samples) / one.stream.sample_rate
         if len(ids) or len(samples):
             one.deliver(Piece(ids, samples))
         if last:
