@@ -39,6 +39,13 @@ def tiny_served(tiny: Tiny, **options: Any) -> Served:
     )
 
 
+class Scribe:
+    """Stands in for a recogniser: writes down how long a clip is."""
+
+    def transcribe(self, clip: Clip) -> str:
+        return f"{clip.seconds:.2f} seconds"
+
+
 @contextmanager
 def serving(
     served: Served,
@@ -47,8 +54,9 @@ def serving(
     room: Room | None = None,
     token: str | None = None,
     kept: Path | None = None,
+    port: int = 0,
 ) -> Iterator[str]:
-    """Serve on a free port of loopback; yield "127.0.0.1:PORT"."""
+    """Serve on a port of loopback, a free one unless it is given; yield "127.0.0.1:PORT"."""
     limits = limits or Limits(requests_per_minute=0)
     app = make_app(
         served,
@@ -59,7 +67,8 @@ def serving(
         kept=kept,
     )
     listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # to come back where connections were a moment ago
+    listening.bind(("127.0.0.1", port))
     give_up_on_the_deaf(listening, limits.send_seconds)
     server = uvicorn.Server(configured(app, limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import re
 import shutil
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +24,10 @@ pytest.importorskip("playwright.sync_api", reason="driving a browser needs the p
 
 from playwright import sync_api as api
 
-from serving import serving, tiny_served
+from serving import Scribe, serving, tiny_served
 from standins import Tiny, babble
 from twistlm.serve import studio
+from twistlm.serve.engine import Room
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Served
 
@@ -191,8 +194,6 @@ def test_stop_also_stops_what_was_only_asked_for(page: Any, monkeypatch: pytest.
 
 
 def test_stop_stops(page: Any, served: Served, server: str) -> None:
-    import time
-
     page.fill("[name=seconds]", "15")
     hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
     page.click("#use-example")
@@ -225,13 +226,104 @@ def test_a_file_is_read_and_a_bad_one_is_named(page: Any, tmp_path: Path) -> Non
 def test_a_lost_server_is_said_and_found_again(browser: Any, served: Served) -> None:
     context = browser.new_context()
     page = context.new_page()
+    page.set_default_timeout(SLOWLY)
     with serving(served) as address:
         page.goto(f"http://{address}/?seed=7&temperature=1.5&seconds=1")
         api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
         assert page.input_value("[name=seed]") == "7" and page.input_value("[name=temperature]") == "1.5"
+        page.click("#use-example")
+        states(page, "done")
     api.expect(page.locator("#notice")).to_contain_text("The connection was lost", timeout=SLOWLY)
-    api.expect(page.locator("#record")).to_be_disabled()
+    for name in ("#record", "#go", "#use-example"):
+        api.expect(page.locator(name)).to_be_disabled()
+    with serving(served, port=int(address.rpartition(":")[2])):
+        api.expect(page.locator("#notice")).to_contain_text("Ready", timeout=SLOWLY)
+        page.click("#go")  # the recording is still here, and is sent again
+        states(page, "done", "done")
+        first, again = page.locator(".ids").all_text_contents()
+        assert first == again != ""
     context.close()
+
+
+@pytest.mark.slow  # for some ten seconds
+def test_who_waits_or_finds_no_room_is_told(browser: Any, served: Served) -> None:
+    with serving(served, room=Room(listeners=1, waiting=1)) as address:
+        context = browser.new_context()
+        pages = [context.new_page() for _ in range(2)]
+        for page in pages:
+            page.set_default_timeout(SLOWLY)
+            page.goto(f"http://{address}/?seconds=15")
+            api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+        try:
+            pages[0].check("[name=both]")
+            pages[0].click("#use-example")
+            states(pages[0], "being made …", "waiting: number 1 in the queue")
+            pages[1].check("[name=both]")
+            pages[1].click("#use-example")
+            states(pages[1], "not made", "not made")
+            api.expect(pages[1].locator("#problem")).to_contain_text(re.compile("Busy: 1 listeners .* and 1 wait"))
+        finally:
+            hook.remove()
+        api.expect(pages[0].locator(".state").last).to_have_text(re.compile("being made|done"), timeout=SLOWLY)
+        context.close()
+
+
+def test_one_of_two_is_written_down_where_there_is_no_room_for_both(browser: Any, served: Served) -> None:
+    hearing = dataclasses.replace(served, asr=Scribe())
+    with serving(hearing, room=Room(listeners=1, waiting=0)) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://{address}/?seconds=1")
+        api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        page.check("[name=both]")
+        page.check("[name=transcript]")
+        page.click("#use-example")
+        states(page, "done", "not made")  # the one that had no room, not the one before it
+        api.expect(page.locator("#problem")).to_contain_text("Busy")
+        api.expect(page.locator(".transcript").first).to_have_text(re.compile(r"“\d\.\d\d seconds”"))
+        assert page.locator(".transcript").last.is_hidden()
+        context.close()
+
+
+def test_everything_has_a_name_for_who_cannot_see(page: Any) -> None:
+    page.fill("[name=seconds]", "0.5")
+    page.click("#use-example")
+    states(page, "done")
+    page.click("#again")
+    states(page, "done", "done")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    said = [(node["role"]["value"], node.get("name", {}).get("value", "").strip(), node) for node in tree
+            if not node["ignored"]]  # fmt: skip
+    controls = {"button", "combobox", "spinbutton", "slider", "checkbox", "meter", "image", "link", "heading", "alert"}
+    assert controls - {"alert"} <= {role for role, _, _ in said}
+    assert [role for role, name, _ in said if role in controls and not name] == []
+    assert {"main", "status", "list"} <= {role for role, _, _ in said}
+    plays = [node["description"]["value"] for role, name, node in said if (role, name) == ("button", "Play")]
+    assert [re.sub(" ·.*seed", "", one).split(" · ")[0] for one in plays] == ["warm 1", "warm 0"]
+
+
+def test_the_link_gives_the_same_again(page: Any, server: str) -> None:
+    page.fill("[name=seconds]", "1")
+    page.fill("[name=seed]", "11")
+    page.fill("[name=top_k]", "30")
+    page.locator("[name=temperature]").fill("1.2")
+    page.select_option("[name=model]", "cold")
+    page.select_option("[name=voice]", "other")
+    page.click("#use-example")
+    states(page, "done")
+    units = page.locator(".ids").text_content()
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")  # as where it is not allowed
+    page.fill("[name=seed]", "12")  # of a next one: the link is of the take
+    page.locator(".link").click()
+    api.expect(page.locator("#notice")).to_contain_text("address bar")
+    assert "seed=11" in page.url
+    page.reload()
+    api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+    assert page.locator("#example").input_value() == "one" and page.input_value("[name=voice]") == "other"
+    page.click("#use-example")
+    states(page, "done")
+    assert page.locator(".ids").text_content() == units != ""
 
 
 @pytest.mark.slow

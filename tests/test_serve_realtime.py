@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ pytest.importorskip("websockets", reason="serving needs the extra serve")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from serving import serving, tiny_served, wav
+from serving import Scribe, serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.lm.sample import generate
@@ -198,6 +201,66 @@ def test_two_at_once_and_stop(client: ClientConnection) -> None:
     assert statuses[started[0]] in ("cancelled", "completed") and statuses[started[1]] == "completed"
     say(client, "response.create", response={"twist": {"seconds": 0.5}})
     assert listen(client)[1]["status"] == "completed"
+
+
+def test_what_was_said_is_written_down_where_that_is_asked_for(served: Served, tmp_path: Path) -> None:
+    hearing = dataclasses.replace(served, asr=Scribe())
+    with serving(hearing) as address, connect(f"ws://{address}/v1/realtime") as socket:
+        hear(socket)
+        commit(socket)
+        for wanted in (False, True):
+            say(socket, "session.update", session={"transcript": wanted})
+            hear(socket, "session.updated")
+            say(socket, "response.create", response={"twist": {"seconds": 0.5}})
+            events = [hear(socket)]
+            while events[-1]["type"] != "response.done":
+                events.append(hear(socket))
+            kinds = [event["type"] for event in events]
+            assert kinds.count("response.output_audio_transcript.done") == wanted
+        at = kinds.index("response.output_audio_transcript.done")
+        assert kinds[at - 1] == "response.output_audio.done"
+        length = events[-1]["response"]["twist"]["sound_seconds"]
+        assert events[at]["transcript"] == f"{length:.2f} seconds"
+        asked = urllib.request.Request(
+            f"http://{address}/v1/continue?seconds=0.5&stream=true&transcript=true", wav(PROMPT, tmp_path)
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert f'"transcript":"{length:.2f} seconds"' in answer.read().decode()
+        with urllib.request.urlopen(f"http://{address}/v1/models", timeout=60) as answer:
+            assert json.load(answer)["transcript"] is True
+
+
+def test_who_waits_is_told_the_place(served: Served) -> None:
+    with (
+        serving(served, room=Room(listeners=1, waiting=2)) as address,
+        connect(f"ws://{address}/v1/realtime") as first,
+        connect(f"ws://{address}/v1/realtime") as second,
+    ):
+        for socket in (first, second):
+            commit(socket)
+        hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        try:
+            say(first, "response.create", response={"twist": {"seconds": 9, "temperature": 1}})
+            hear(first, "response.created")
+            for _ in range(2):
+                say(second, "response.create", response={"twist": {"seconds": 0.5}})
+            places: dict[str, list[int]] = {}
+            while len(places) < 2:
+                told = hear(second, "twist.queued")
+                places.setdefault(told["response_id"], []).append(told["position"])
+            say(first, "response.cancel")
+        finally:
+            hook.remove()
+        ended = []
+        while len(ended) < 2:
+            event = hear(second)
+            if event["type"] == "twist.queued":
+                places[event["response_id"]].append(event["position"])
+            elif event["type"] == "response.done":
+                ended.append(event["response"])
+    assert [told[0] for told in places.values()] == [1, 2]
+    assert [one["id"] for one in ended] == list(places)
+    assert all(one["status"] == "completed" and one["twist"]["waited_seconds"] > 0.5 for one in ended)
 
 
 @pytest.mark.parametrize(

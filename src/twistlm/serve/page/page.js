@@ -140,10 +140,13 @@ const handlers = {
   },
   error: (event) => {
     const { code, message, event_id: of } = event.error;
+    const take = ordered.find((one) => one.name === of);
     // A take that follows from a recording that was not heard says less than why that was.
-    if (of !== "take" || $("problem").hidden) complain(code === "busy" ? `Busy: ${message}` : message);
-    const take = ordered.shift();
-    if (take) take.finish("not made");
+    if (!take || $("problem").hidden) complain(code === "busy" ? `Busy: ${message}` : message);
+    if (take) {
+      ordered = ordered.filter((one) => one !== take);
+      take.finish("not made");
+    }
     enable();
   },
 };
@@ -250,14 +253,14 @@ function order({ promptFirst }) {
   for (const take of both) {
     ordered.push(take);
     if (prompt.samples) take.setPrompt(prompt);
-    send("response.create", { event_id: "take", response: { twist: take.asked } });
+    send("response.create", { event_id: take.name, response: { twist: take.asked } });
     player.play(take);
   }
   enable();
 }
 
 function makeTake(model, promptFirst) {
-  const take = new Take({ ...asked(), model }, told.sample_rate, prompt.source, promptFirst);
+  const take = new Take(`take-${everyTake.length + 1}`, { ...asked(), model }, told.sample_rate, prompt.source, promptFirst);
   take.onGrown = () => player.grown();
   take.onPlay = async () => {
     await player.ready();

@@ -5,13 +5,14 @@ import { joined, toWav } from "./sound.js";
 
 export class Take {
   /**
+   * @param {string} name of its own on this page
    * @param {object} asked model, voice, seconds, temperature, top_k, seed
    * @param {number} rate Hz
    * @param {object} source where the prompt came from: {kind, name}
    * @param {boolean} promptFirst whether the prompt is played before what was made of it
    */
-  constructor(asked, rate, source, promptFirst) {
-    Object.assign(this, { asked, rate, source, promptFirst });
+  constructor(name, asked, rate, source, promptFirst) {
+    Object.assign(this, { name, asked, rate, source, promptFirst });
     this.node = $("take").content.cloneNode(true).firstElementChild;
     this.prompt = new Float32Array(0);
     this.made = []; // pieces of sound
@@ -26,6 +27,10 @@ export class Take {
     this.began = performance.now();
     const top = asked.top_k ? ` · top-k ${asked.top_k}` : "";
     this.part("h3").textContent = `${asked.model} · seed ${asked.seed} · temperature ${asked.temperature}${top}`;
+    this.part("h3").id = name;
+    // Who cannot see which take a button stands in is told.
+    for (const button of this.node.querySelectorAll("button")) button.setAttribute("aria-describedby", name);
+    this.part("canvas").ariaLabel = "Waveform, being made";
     this.part(".play").onclick = () => this.onPlay();
     this.part(".link").onclick = () => this.onLink();
     this.part(".save").onclick = () => this.save();
