@@ -199,6 +199,27 @@ def test_the_queue_is_bounded_and_nobody_waits_for_ever(models: dict[str, UnitLM
     engine.close()
 
 
+def test_who_waits_is_let_go_in_the_midst_of_a_step(models: dict[str, UnitLM]) -> None:
+    lm = models["warm"]
+    engine = Engine(models, Room(listeners=1, waiting=2, wait_seconds=0.05))
+    engine.start()
+    gate, ears = Gate(), [Ear() for _ in range(4)]
+    engine.submit("warm", begin(lm, None, **never_ending(lm)), gate, ears[0].told.put)
+    assert gate.reached.wait(30)
+    leaving, _ = [engine.submit("warm", begin(lm, None, **never_ending(lm)), Counting(), e.told.put) for e in ears[1:3]]
+    engine.cancel(leaving)
+    assert ears[1].end().reason == "cancelled" and engine.load == (1, 1)
+    time.sleep(0.1)
+    engine.tend()
+    end = ears[2].end()
+    assert end.reason == "late" and "in the queue" in end.message and 0.1 <= end.waited < 30
+    engine.submit("warm", begin(lm, None, **never_ending(lm)), Counting(), ears[3].told.put)  # there is room again
+    assert not gate.open.is_set()
+    gate.open.set()
+    assert ears[0].end().reason == "done"
+    engine.close()
+
+
 def test_the_queue_is_bounded_while_seats_are_free(models: dict[str, UnitLM]) -> None:
     """Seats are taken between two steps: in a long one, as many as there are seats and places may come, no more."""
     lm = models["warm"]

@@ -274,6 +274,27 @@ def test_what_is_done_beside_continuing_is_bounded(
         assert ask(address, "POST", "/v1/units", prompt)[0] == 200
 
 
+def test_nobody_waits_longer_for_a_seat_than_is_said(served: Served, prompt: bytes) -> None:
+    """Whatever the step that is being computed lasts."""
+    go_on = threading.Event()
+    with (
+        serving(served, room=Room(listeners=1, waiting=1, wait_seconds=0.2)) as address,
+        ThreadPoolExecutor(1) as other,
+    ):
+        hook = served.models["warm"].model.register_forward_pre_hook(lambda *_: go_on.wait(60) and None)
+        try:
+            first = other.submit(ask, address, "POST", "/v1/continue?seconds=1", prompt)
+            while json.loads(ask(address, "GET", "/health")[2])["listeners"] == 0:
+                time.sleep(0.02)
+            status, headers, data = ask(address, "POST", "/v1/continue?seconds=1", prompt)
+            assert status == 503 and headers["retry-after"] == "3" and not first.done()
+            assert "after 0.2 s in the queue" in json.loads(data)["error"]["message"]
+        finally:
+            go_on.set()
+            hook.remove()
+        assert first.result()[0] == 200
+
+
 def test_requests_are_counted() -> None:
     now = [0.0]
     guard = Guard(

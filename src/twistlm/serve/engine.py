@@ -173,8 +173,8 @@ class Engine:
             model: its name.
             asked: made by `lm.sample.begin` with that model.
             stream: speaks its units.
-            deliver: is given each `Piece` and at last one `End`, on the engine's thread; it must return at once and
-                raise nothing.
+            deliver: is given each `Piece` and at last one `End`, on the engine's thread or, in the queue, on that of
+                `cancel` or `tend`; it must return at once and raise nothing.
 
         Raises:
             Busy: the queue is full, or the engine has stopped.
@@ -198,6 +198,17 @@ class Engine:
         with self._change:
             listener.leaving = True
             self._change.notify()
+        self.tend()
+
+    def tend(self) -> None:
+        """Tell those in the queue who have waited too long, or leave. The engine does it between two steps only."""
+        now = time.monotonic()
+        with self._change:
+            over = [(one, why) for one in self._waiting if (why := self._over(one, now)) is not None]
+            for one, _ in over:
+                self._waiting.remove(one)
+        for one, why in over:
+            self._end(one, *why)
 
     def position(self, listener: Listener) -> int:
         """How many listeners wait before this one; 0 when it is next, or being served."""
@@ -234,22 +245,11 @@ class Engine:
         """Let listeners in and out until there is something to compute; False when the engine closes."""
         idle = 0
         while not self._closing:
+            self.tend()
             now = time.monotonic()
-            over: list[tuple[Listener, Reason, str]] = []
-            with self._change:
-                for one in [*self._served, *self._waiting]:
-                    since = one.came if one.began is None else one.began
-                    limit = self.room.wait_seconds if one.began is None else self.room.work_seconds
-                    if one.leaving:
-                        over.append((one, "cancelled", "the listener left."))
-                    elif now - since > limit:
-                        what = "in the queue" if one.began is None else "of computing"
-                        over.append((one, "late", f"not done after {limit:g} s {what}."))
-                for one, _, _ in over:
-                    if one in self._waiting:
-                        self._waiting.remove(one)
-            for one, reason, message in over:
-                self._end(one, reason, message)
+            for one in list(self._served):
+                if (why := self._over(one, now)) is not None:
+                    self._end(one, *why)
             with self._change:
                 while self._waiting and len(self._served) < self.room.listeners:
                     one = self._waiting.popleft()
@@ -263,6 +263,16 @@ class Engine:
             if idle == IDLE:
                 give_back_now()
         return False
+
+    def _over(self, one: Listener, now: float) -> tuple[Reason, str] | None:
+        """Return how and why a listener's time is over, if it is."""
+        if one.leaving:
+            return "cancelled", "the listener left."
+        if one.began is None and now - one.came > self.room.wait_seconds:
+            return "late", f"not done after {self.room.wait_seconds:g} s in the queue."
+        if one.began is not None and now - one.began > self.room.work_seconds:
+            return "late", f"not done after {self.room.work_seconds:g} s of computing."
+        return None
 
     def _step(self, name: str, batch: Batch) -> None:
         here = {one.row: one for one in self._served if one.model == name}

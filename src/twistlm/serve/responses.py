@@ -111,6 +111,7 @@ class Response:
             try:
                 one = await asyncio.wait_for(self._told.get(), _ASK_AGAIN)
             except TimeoutError:
+                self.studio.engine.tend()
                 before = self.studio.engine.position(self._listener) + (self._listener.began is None)
                 if before != position:
                     position = before
