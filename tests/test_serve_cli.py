@@ -102,6 +102,8 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
 
 def test_long_sounds_have_the_time_and_the_bytes_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Limits, Room]] = []
+    looked: list[bool] = []
+    monkeypatch.setattr("twistlm.cli.serve.asleep_where_busy", lambda: looked.append(True))
     monkeypatch.setattr(job, "models_of", lambda _: {})
     monkeypatch.setattr(job, "load_served", lambda *_, **__: None)
     monkeypatch.setattr(job, "serve", lambda *_, limits, room, **__: asked.append((limits, room)))
@@ -111,6 +113,7 @@ def test_long_sounds_have_the_time_and_the_bytes_they_need(monkeypatch: pytest.M
             main()
         assert end.value.code == 0
     (limits, room), (longer, roomier) = asked
+    assert looked == [True, True]  # whether threads are to wait asleep
     assert (limits.upload_bytes, room.work_seconds) == (20_000_000, 180)
     assert longer.upload_bytes >= 600 * 48_000 * 2 and roomier.work_seconds == 1800
 

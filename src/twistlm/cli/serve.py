@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from twistlm.cli.command import FoundTokenizer, Result, Search, tell, verb
+from twistlm.compute.waiting import asleep_where_busy
 
 
 @verb
@@ -46,6 +47,7 @@ def serve(
     search: Search = None,
 ) -> Result:
     """Speak to a model in the browser, or over HTTP and WebSocket."""
+    asleep_where_busy()
     from twistlm.jobs.serving import Address, load_served, models_of
     from twistlm.jobs.serving import serve as run
     from twistlm.serve.engine import Room
