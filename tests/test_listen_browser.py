@@ -62,6 +62,15 @@ def new_state(page, token: str, old: dict | None) -> dict:
     raise AssertionError(f"nothing came after {old}")
 
 
+def unnamed(page) -> list[str]:
+    """Return the roles of what can be used and has no name: a screen reader would call it nothing."""
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "radio", "radiogroup", "textbox", "link", "heading", "progressbar"}
+    found = [(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node["ignored"]]
+    assert roles & {role for role, _ in found}
+    return [role for role, name in found if role in roles and not name]
+
+
 @pytest.mark.parametrize("checks", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
     small = request(
@@ -82,6 +91,7 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
         page.on("request", lambda r: asked.append(r.url))
         page.goto(f"{served.url}/?PROLIFIC_PID=p1&STUDY_ID=s1&SESSION_ID=x1")
         page.get_by_role("heading", name="Listening study").wait_for()
+        assert unnamed(page) == []
         shot(page, "consent")
         for _ in range(2):  # the two questions: focus comes to a radio group by tab, and space takes the first
             page.keyboard.press("Tab")
@@ -98,6 +108,7 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
             page.locator(".count", has_text=f"Check {state['n']} of").wait_for()
             page.locator(".play:not([disabled])").wait_for()
             if state["n"] == 1:
+                assert unnamed(page) == []
                 shot(page, state["stage"])
             page.keyboard.press("Space")
             page.locator(".play.whole").wait_for()
@@ -126,6 +137,7 @@ def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
                 page.keyboard.press("4")  # the last click counts
                 page.locator("[aria-checked=true]", has_text="4").wait_for()
                 page.get_by_text("Saved.").wait_for()
+                assert unnamed(page) == []
                 shot(page, "rating")
             elif trial.expected:
                 page.keyboard.press(str(trial.expected[0]))
