@@ -222,7 +222,6 @@ def test_a_file_is_read_and_a_bad_one_is_named(page: Any, tmp_path: Path) -> Non
     api.expect(page.locator("#problem")).to_be_hidden()
 
 
-@pytest.mark.slow
 def test_a_lost_server_is_said_and_found_again(browser: Any, served: Served) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -170,7 +170,7 @@ function player(path, name, { onwhole, first = false, group }) {
 function choices(list, { label, css, onchoose }) {
   const buttons = list.map(([value, mark, text]) =>
     make("button", { type: "button", role: "radio", "aria-checked": "false", disabled: true, onclick: () => onchoose(value), "data-value": value },
-      ...(mark === null ? [text] : [make("b", { "aria-hidden": "true" }, mark), make("span", {}, text)])));
+      ...(mark === null ? [text] : [make("b", { "aria-hidden": text ? "true" : null }, mark), make("span", {}, text)])));
   const box = make("div", { class: css, role: "radiogroup", "aria-label": label }, ...buttons);
   return {
     box,
