@@ -194,8 +194,8 @@ def test_drafts_change_speed_only(
             drafted, n_steps = steps(lm, partial(generate, lm, prompt, seed=seed, **options))
         assert drafted.ids.tolist() == plain.ids.tolist()
         verified.append(n_steps)
-    if strength == 0:  # the prompt, and 24 units by 7, 7, 7, 3
-        assert verified == [5, 5]
+    if strength == 0:  # the prompt, and 24 units by 9, 7, 7; the last by itself
+        assert verified == [4, 4]
     if strength == 3:
         assert min(verified) > 9  # hardly any draft was right
     assert not any("forward" in vars(module) for module in lm.model.modules())

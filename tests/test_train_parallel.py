@@ -26,6 +26,8 @@ from twistlm.train import watch
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 
+pytestmark = pytest.mark.xdist_group("ranks")  # its fixture is made once
+
 CONFIG = with_(updates=8, batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=3)
 
 
@@ -91,7 +93,7 @@ def ranks(world, out, times=1, **how):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     os.write(1, (json.dumps({"out": out, "codes": codes}) + '\\n').encode())
 
-ranks(2, "straight", times=4)
+ranks(2, "straight", times=2)
 ranks(2, "stopped", stop=4)
 for other in ("to-one", "to-four", "damaged"):
     shutil.copytree(root / "stopped", root / other)
