@@ -22,6 +22,8 @@ from test_units_batch import check, draw, tokenizer
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import TrainingError
 from twistlm.lm import attention, batched
+from twistlm.lm.continuation import begin
+from twistlm.lm.continuous import Batch
 from twistlm.lm.folders import place
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
@@ -122,6 +124,25 @@ def test_samples_are_the_same_alone_in_a_batch_and_as_a_graph(monkeypatch: pytes
     alone = [generate_batch(lm, [p], seeds=[s], **how)[0] for s, p in enumerate(prompts, start=1)]
     for a, b, c in zip(together, eager, alone, strict=True):
         assert np.array_equal(a.ids, b.ids) and np.mean(a.ids == c.ids) > 0.95  # a draw may fall on a border
+
+
+def test_listeners_that_come_and_go_are_sent_what_they_would_be_alone() -> None:
+    lm = place(cold_start("opt-125m", dataclasses.replace(SPEC, n_units=100, deduplicate=True), seed=0, layers=3))
+    how = {"temperature": 1.0, "max_units": 40, "stop_at_end": False}
+    prompts = [make_prompt(list(range(3, 3 + n)), lm.spec) for n in (1, 9, 30)]
+    alone = [generate_batch(lm, [p], seeds=[s], **how)[0].ids[len(p) :] for s, p in enumerate(prompts)]
+    batch = Batch(lm, rows=3)
+    with batch.computing():
+        rows = []
+        for seed, prompt in enumerate(prompts):
+            rows.append(batch.join(begin(lm, prompt, seed=seed, **how)))
+            for _ in range(5):
+                batch.step()
+        while len(batch):
+            batch.step()
+    for row, expected in zip(rows, alone, strict=True):
+        assert len(row.new) == len(expected) == 40
+        assert np.mean(np.array(row.new) - lm.vocab.offset == expected) > 0.95  # a draw may fall on a border
 
 
 def test_one_rank_of_nccl_shared_out_trains_as_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ from twistlm.audio.clip import Clip
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.stream import PackedStream
 from twistlm.jobs.hubert import hubert_config
+from twistlm.lm.continuation import begin
+from twistlm.lm.continuous import Batch
 from twistlm.lm.model import UnitLM
 from twistlm.lm.sample import generate_batch
 from twistlm.lm.score import score
@@ -99,6 +101,20 @@ def sample(name: str, watch: Watch, *, n: int) -> None:
     prompts = [Units(np.arange(5 + i).astype(np.uint16), np.ones(5 + i, np.int32), SPEC) for i in range(n)]
     watch.clear()
     generate_batch(lm, prompts, temperature=0.8, seeds=range(n), max_units=20, stop_at_end=False)
+
+
+def serve(name: str, watch: Watch) -> None:
+    """One step of two listeners that have come to different places."""
+    lm = make(name)
+    batch = Batch(lm, rows=3)
+    with batch.computing():
+        for n in (5, 9):
+            prompt = Units(np.arange(n).astype(np.uint16), np.ones(n, np.int32), SPEC)
+            batch.join(begin(lm, prompt, temperature=0.8, seed=n, max_units=20, stop_at_end=False))
+            batch.step()
+        watch.clear()
+        made = batch.step()
+    assert [len(units) for units in made.values()] == [1, 1]
 
 
 def tokenizer(name: str) -> SpeechTokenizer:
@@ -187,6 +203,7 @@ STAGES: dict[str, Callable[[Watch], None]] = {
     "train in parts": partial(train, "smollm2-135m", accumulate=2),
     **{f"score {name}": partial(score_, name) for name in SPOKEN},
     **{f"sample {n} {name}": partial(sample, name, n=n) for name in SPOKEN for n in (1, 3)},
+    **{f"serve {name}": partial(serve, name) for name in ("opt-350m", "smollm2-135m", "qwen2.5")},
     **{f"tokenize {n} {name}": partial(tokenize, name, n=n) for name in NAMES for n in (1, 3)},
     "vocode, given durations": partial(vocode, "given"),
     "train an encoder": hubert_training,
