@@ -83,7 +83,7 @@ def test_what_saves_memory_is_planned_to(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n in ("opt-350m", "imagegpt", "mistral") else [pytest.mark.slow]) for n in FAMILIES],
+    [pytest.param(n, marks=[] if n == "mistral" else [pytest.mark.slow]) for n in FAMILIES],
 )
 def test_compiled_layers_keep_no_more_of_every_architecture(name: str, tmp_path: Path) -> None:
     from_config(FAMILIES[name]()).save_pretrained(tmp_path)
