@@ -29,8 +29,6 @@ from twistlm.study.quickstart import quickstart
 from twistlm.types import Units
 from twistlm.vocoder.vocoder import Vocoder
 
-pytestmark = pytest.mark.xdist_group("quickstart")  # its fixture is made once
-
 # What may differ between two runs that did the same.
 CLOCK = {"seconds", "peak_rss_gb"}
 

@@ -32,10 +32,7 @@ from twistlm.serve.limits import Limits
 from twistlm.serve.models import Served
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
-    pytest.mark.xdist_group("page"),  # its fixtures are made once
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 SLOWLY = 90_000  # ms: other work may share these cores
 
 

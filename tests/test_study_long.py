@@ -12,8 +12,6 @@ from twistlm.errors import BadInput
 from twistlm.study import long
 from twistlm.study.grid import rows
 
-pytestmark = pytest.mark.xdist_group("long")  # its fixture is made once
-
 
 @pytest.fixture(scope="module")
 def finished(

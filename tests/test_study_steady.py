@@ -18,8 +18,6 @@ from twistlm.evaluate.stats import t_interval
 from twistlm.study import steady
 from twistlm.study.grid import rows
 
-pytestmark = pytest.mark.xdist_group("steady")  # its fixture is made once
-
 
 def in_this_process(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
     """A process of its own would import torch and transformers, for five seconds."""

@@ -26,8 +26,6 @@ from twistlm.train import watch
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 
-pytestmark = pytest.mark.xdist_group("ranks")  # its fixture is made once
-
 CONFIG = with_(updates=8, batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=3)
 
 
