@@ -33,7 +33,7 @@ quickstart: $(READY)
 	@$(BIN)/twist quickstart $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not network"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

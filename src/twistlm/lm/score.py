@@ -59,7 +59,8 @@ def score(
         sequences: unit ids, each a 1-D integer array with at least one unit; not changed.
         include_end: whether the final `<s>` is scored too. It moves published numbers, so there is no default.
         batch_tokens: how many tokens, padding included, one forward pass may hold; bounds the memory. None: 512 on a
-            CPU, where more is slower (less fits its cache, more is padding), 8192 elsewhere.
+            CPU, where more is slower (less fits its cache, more is padding), or fewer, so that a few sequences make
+            work for every core; 8192 elsewhere.
 
     Raises:
         BadInput: a sequence without units, with ids outside the vocabulary, or longer than the model has positions for;
@@ -79,10 +80,12 @@ def score(
         raise BadInput(
             f"longer than the {lm.max_tokens} tokens the model has positions for: numbers {offenders(too_long)}."
         )
+    threads = lm.device.type == "cpu" and not lm.sharded
     if batch_tokens is None:
         batch_tokens = 512 if lm.device.type == "cpu" else 8192
+        if threads and (n := torch.get_num_threads()) > 1:  # of three batches, the last would leave a core of two idle
+            batch_tokens = min(batch_tokens, max(128, sum(map(len, tokens)) // (4 * n)))
     scores: dict[int, SequenceScore] = {}
-    threads = lm.device.type == "cpu" and not lm.sharded
     with lm.inference(), quick_products(lm.model):
         drawn = list(batches([len(row) for row in tokens], batch_tokens))
         work = partial(_logprobs, lm, tokens)
