@@ -157,6 +157,10 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert again["model"] == str(run / "more-2" / "lm")
     twist("tokenize", tiny.speech / "low", "--out", tmp_path / "other", "--tokenizer", tiny.tokenizer)
     twist("train", tmp_path / "other", "--out", run, "--more", 1).refused("other documents", "--text-lm")
+    # 8 rows are done; what --set changes is held against the run's settings, not a recipe's.
+    last = twist("train", units, "--out", run, "--more", 1, "--set", "batch_rows=4", "--set", "accumulate=4", "--json")
+    assert last.code == 0, last.err
+    assert json.loads((run / "more-3" / "config.json").read_text())["inputs"]["first_batch"] == 2
 
 
 def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):

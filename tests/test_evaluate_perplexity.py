@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twistlm.errors import BadInput, UnitSpecMismatch
+from twistlm.evaluate import perplexity
 from twistlm.evaluate.perplexity import among, compare, compare_per_second, heldout
 from twistlm.lm.model import UnitLM
+from twistlm.lm.score import SequenceScore
 from twistlm.lm.vocab import Vocab
 from twistlm.types import Units, UnitSpec
 
@@ -108,6 +110,19 @@ def test_every_unit_is_predicted_once_and_order_does_not_matter(lengths, max_uni
 def test_a_single_document_has_no_interval():
     found = heldout(LM, make_corpus([12]), max_units=100, include_end=False)
     assert math.isfinite(found.ppl) and all(map(math.isnan, (*found.ci, *found.ppl_ci)))
+
+
+def test_a_model_that_has_blown_up_has_infinite_perplexity(monkeypatch):
+    scored = [SequenceScore(-900.0 * 4, 4, np.full(4, -900, np.float32))] * 2
+    monkeypatch.setattr(perplexity, "score", lambda _lm, rows, **_: scored[: len(rows)])
+    found = heldout(LM, make_corpus([4, 4]), max_units=10, include_end=False)
+    assert (found.nll, found.ppl, found.ppl_ci) == (900.0, math.inf, (math.inf, math.inf))
+
+
+def test_without_a_start_a_document_of_one_unit_is_named():
+    lm = dataclasses.replace(LM, vocab=dataclasses.replace(LM.vocab, bos=None, eos=None))
+    with pytest.raises(BadInput, match="no <s>, so documents of one unit are not predicted: doc-1"):
+        heldout(lm, make_corpus([4, 1, 4]), max_units=10, include_end=False)
 
 
 def test_units_of_another_tokenizer_are_refused():

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,22 @@ def test_prompts_that_cannot_be_used_are_named_and_nothing_is_measured(suite, tm
     broken = dataclasses.replace(suite, prompts=(*suite.prompts, bad, gone))
     with pytest.raises(AudioError, match=r"2 of 7 prompts of five cannot be used: .*short lasts 0\.50 s"):
         digests_of(broken, SHORT, sample_rate=16_000)
+
+
+def test_a_text_lm_may_be_asked_from_several_threads(text_lm):
+    texts = [[f"the cat sat {n} times", "down"] for n in range(12)]
+    alone = [text_lm.losses(each, begin=True, end=False) for each in texts]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            assert list(threads.map(lambda each: text_lm.losses(each, begin=True, end=False), texts)) == alone
+
+
+def test_prompts_of_the_same_sound_are_heard_each_by_itself(parts, suite, tmp_path):
+    first = suite.prompts[0]
+    twice = dataclasses.replace(suite, prompts=(first, dataclasses.replace(first, id="again")))
+    one = session(parts, twice, tmp_path, SHORT)
+    rows = one.model("warm", lambda: parts[2][0], one.hear_prompts(), folder="", sha256="0", temperature=1.0).rows
+    assert len({row["sound"] for row in rows}) == len(rows) > 1
 
 
 def test_silence_is_not_given_to_the_recogniser():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from test_lm_families import FAMILIES, family, plain  # noqa: F401  a fixture
 from test_lm_model import make_spec, make_text_lm
@@ -116,6 +117,19 @@ def test_a_fitted_head_knows_what_follows_what_and_touches_nothing_else(side: st
             for lm in (fitted, zero)
         ]
     assert loss[0] < loss[1] - 0.3
+
+
+def test_a_head_is_fitted_to_what_there_is(tmp_path: Path) -> None:
+    few = start("warm", make_text_lm(tmp_path, "llama"), head="own", head_start="fitted", fit_on=[np.arange(3)])
+    said = np.random.default_rng(0).integers(0, SPEC.n_units, 100)
+    assert set(few.provenance["head_fit"]) == {"tokens", "penalty"}  # nothing is left to choose a penalty by
+    few.save(tmp_path / "lm")
+    UnitLM.load(tmp_path / "lm")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=40, n_positions=64, n_embd=16, n_layer=1, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "short")
+    fitted = start("warm", tmp_path / "short", head="own", head_start="fitted", fit_on=[said])
+    assert fitted.provenance["head_fit"]["tokens"] == 64
 
 
 def test_the_fit_is_scikit_learn_s() -> None:

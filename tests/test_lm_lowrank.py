@@ -157,6 +157,11 @@ def test_results_of_a_bundled_model_lie_below_runs(monkeypatch: pytest.MonkeyPat
     assert run_folder("mini-lm") == Path("runs/mini-lm")
     (tmp_path / "mini-lm").mkdir()  # a folder of that name comes first
     assert run_folder("mini-lm") == Path("mini-lm")
+    (tmp_path / "run" / "lm").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert run_folder("run/lm") == Path("run")
+    monkeypatch.chdir(tmp_path / "run" / "lm")
+    assert run_folder(".").absolute() == (tmp_path / "run").absolute()
 
 
 def test_the_bundled_model_is_whole_small_and_of_bundled_units() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BloomConfig, Gemma3TextConfig, MistralConfig, PretrainedConfig
+from transformers import BloomConfig, Gemma3TextConfig, ImageGPTConfig, MistralConfig, PretrainedConfig
 
 from test_lm_model import KINDS, make_spec, make_text_lm, random_lm
 from twistlm.compute import choices, products
@@ -97,6 +97,16 @@ def test_continuation_keeps_the_prompt_and_the_invariants(lm: UnitLM) -> None:
     assert len(generate(lm, None, seconds=2, mean_run=2.5, temperature=1.0, seed=1, stop_at_end=False)) == 20
     shorter = generate(lm, prompt, seconds=2, max_units=5, temperature=1.0, seed=1, stop_at_end=False)
     assert len(shorter) == 8
+
+
+def test_learned_positions_end_for_those_that_are_done() -> None:
+    sizes = {"vocab_size": 33, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    lm = random_lm(ImageGPTConfig(**sizes))  # computes by its own cache, not by a table
+    full, short = make_prompt([i % 20 for i in range(30)], lm.spec, runs=5), make_prompt([1, 2, 3], lm.spec, runs=1)
+    how = {"seconds": 0.6, "temperature": 1.0, "stop_at_end": False}
+    together = generate_batch(lm, [full, short], seeds=[1, 2], **how)
+    for prompt, seed, made in zip((full, short), (1, 2), together, strict=True):
+        assert np.array_equal(made.ids, generate(lm, prompt, seed=seed, **how).ids)
 
 
 def test_the_end_token_stops_and_reaches_nobody(lm: UnitLM) -> None:

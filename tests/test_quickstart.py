@@ -224,6 +224,31 @@ def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     assert results["samples"][0]["warm_text"] in ("two", "two words")
 
 
+def test_unusable_held_out_clips_within_tolerance_end_nothing(tiny, tmp_path, monkeypatch):
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    rows = []
+    for i, split in enumerate(["train"] * 2 + ["heldout_text"] * 3 + ["heldout_voice"]):
+        soundfile.write(speech / f"{i}.wav", babble(4.0, seed=i), 16_000)
+        text = "..." if i == 3 else "two words"
+        rows.append({"id": str(i), "path": f"{i}.wav", "speaker": split, "split": split, "text": text})
+    (speech / "5.wav").write_bytes(b"RIFF, and then nothing")  # the only one of its split
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    class Listener:
+        protocol = asr.PROTOCOL
+
+        def transcribe(self, clip: Any) -> str:
+            return "two words"
+
+    monkeypatch.setattr(module, "MAX_FAILURES", 0.5)
+    monkeypatch.setattr(module.artifacts, "resolve", lambda name: name)
+    monkeypatch.setattr(asr.Whisper, "load", lambda *a, **k: Listener())
+    results = quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(speech), n_resynth=50))
+    assert results["resynthesis"]["n"] == 2 and set(results["speech"]["splits"]) == {"train", "heldout_text"}
+    assert "1 of 6 clips were unusable" in results["speech"]["source"]
+
+
 def test_refuses_a_folder_with_other_things(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     (tmp_path / "units").mkdir()

@@ -52,6 +52,14 @@ def test_the_verb_reports_and_bad_budgets_are_refused(finished, twist) -> None: 
     assert shown.code == 0 and "| tokens | seeds | warm |" in shown.out
     refused = twist("study", "long", units, "--out", out, "--recipe", recipe, "--budgets", "4,2", "--suites", "")
     assert refused.code == 2 and "rising" in refused.err
+    for wrong in (["--budgets", "40,x"], ["--seeds", "a"], ["--sides", "hot"]):
+        refused = twist("study", "long", units, "--out", out, "--recipe", recipe, *wrong)
+        assert refused.code == 2 and wrong[0] in refused.err and wrong[1].split(",")[-1] in refused.err
+
+
+def test_an_interval_over_one_document_is_no_number(tmp_path: Path) -> None:
+    rows.append(tmp_path, {"key": "a", "nll": 1.0, "heldout": {"val_nll_ci": (float("nan"), float("nan"))}})
+    assert rows.read(tmp_path)["a"]["heldout"] == {"val_nll_ci": [None, None]}
 
 
 def line(side: str, seed: int, updates: int, nll: float, **suites: float) -> dict[str, object]:

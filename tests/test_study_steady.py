@@ -105,6 +105,14 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
     assert "never" in steady.text(found) and "diverged" in steady.text(found)
 
 
+def test_all_runs_of_an_arm_may_have_diverged(tmp_path: Path) -> None:
+    rows.append(tmp_path, line("warm", 0, "bf16", None) | {"grad_norm": None})
+    rows.append(tmp_path, line("cold", 0, "bf16", 5.0))
+    found = steady.report(tmp_path)
+    assert (found["lead"], found["share"], found["failed"], found["grad_norm"]["warm"]) == (None, None, 1, None)
+    assert "Lead: none, all diverged." in steady.text(found)
+
+
 def test_what_cannot_be_is_refused(finished, tmp_path: Path) -> None:
     recipe, units, _, _ = finished
     config = recipes.load_training(recipe)

@@ -44,6 +44,14 @@ def test_a_forked_run_is_the_straight_run_bit_for_bit(tmp_path: Path) -> None:
     assert fork(tmp_path / "b", longest, tmp_path / "c") == 0  # is there: nothing is made again
 
 
+def test_where_both_rates_fall_at_once_the_state_goes_on_to_the_next(tmp_path: Path) -> None:
+    runs = [dataclasses.replace(WSD, updates=n) for n in (14, 15, 31)]  # the first two fall from update 12 on
+    train(tiny_lm(), corpus(), runs[0], tmp_path / "a")
+    assert fork(tmp_path / "a", runs[1], tmp_path / "b") == 12
+    train(tiny_lm(), corpus(), runs[1], tmp_path / "b")
+    assert fork(tmp_path / "b", runs[2], tmp_path / "c") == 12
+
+
 @pytest.mark.parametrize(
     "change", [{"lr": 1e-3}, {"updates": 5}, {"schedule": "cosine", "updates": 20}, {"updates": 20, "seed": 6}]
 )

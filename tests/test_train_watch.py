@@ -68,6 +68,17 @@ def test_a_loss_that_rises_stops_before_the_update_and_can_go_on(tmp_path: Path,
     assert_same_run(tmp_path / "straight", tmp_path / "spiked")
 
 
+def test_a_run_that_goes_on_names_the_batch_it_took(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    with torch.no_grad():
+        lm.model.model.norm.weight[0] = torch.inf
+    with pytest.raises(TrainingError, match="not finite"):
+        train(lm, corpus(), with_(updates=2), tmp_path / "run", first_batch=4)
+    kept = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    stream = PackedStream(corpus(), lm.vocab, rows=2, context=24, seed=CONFIG.seed)
+    assert kept["batch"] == 4 and kept["tokens"] == stream.batch(4).tokens.tolist() != stream.batch(0).tokens.tolist()
+
+
 def test_activations_computed_again_change_memory_and_nothing_else(tmp_path: Path) -> None:
     runs = [
         train(tiny_lm(dropout=0.3), corpus(), with_(updates=4, checkpoint_activations=again), tmp_path / str(again))

@@ -105,7 +105,6 @@ def train(
     from twistlm.train.network import H100, parse_rate
 
     chosen = recipes.load_training(recipe)
-    config = override(getattr(chosen, init), set_ or [])
     lora = None
     if lora_rank is not None:
         lora = LoRA(rank=lora_rank, alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha)
@@ -122,6 +121,7 @@ def train(
             units, out, more, changes=set_ or [], freeze=frozen, lora=lora, trackers=track or (), progress=progress
         )
         return _trained(gone_on)
+    config = override(getattr(chosen, init), set_ or [])
     text_lm = text_lm or chosen.text_lm
     if plan:
         if lora is not None:

@@ -199,21 +199,33 @@ def long(
 ) -> Result:
     """Train warm and cold longer and longer: does the lead last?"""
     from twistlm import recipes
+    from twistlm.errors import BadInput, offenders
     from twistlm.study import long as made
 
     if not report_only:
         from twistlm.config import override
         from twistlm.jobs.judging import hear
 
+        if odd := sorted(set(sides.split(",")) - {"warm", "cold"}):
+            raise BadInput(f"--sides are warm, cold or both with a comma, not {offenders(odd)}.")
+        how: dict[str, Any] = {"sides": sides.split(","), "budgets": _numbers(budgets, "--budgets")}
+        how |= {"seeds": _numbers(seeds, "--seeds"), "progress": progress}
         config = recipes.load_training(recipe)
         changed = {side: override(getattr(config, side), set_ or []) for side in ("warm", "cold")}
         names = [name for name in suites.split(",") if name]
         spoken = hear(names, units, out / "suites", search=search or (), progress=progress)
-        how: dict[str, Any] = {"sides": sides.split(","), "spoken": spoken, "progress": progress}
-        how |= {"budgets": [int(n) for n in budgets.split(",")], "seeds": [int(n) for n in seeds.split(",")]}
-        made.long(dataclasses.replace(config, **changed), units, out, **how, tell=tell)
+        made.long(dataclasses.replace(config, **changed), units, out, **how, spoken=spoken, tell=tell)
     found = made.report(out)
     return Result(found, made.text(found))
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from twistlm.errors import BadInput
+
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} {text!r} is not whole numbers with commas, as 0,1,2.") from None
 
 
 def _grid(name: str, changes: list[str] | None) -> Any:

@@ -137,6 +137,10 @@ def heldout(
             f"the model's log-probability is not finite for {offenders(bad)}: its weights may have diverged."
         )
 
+    if none := [name for name, count in zip(names, counts, strict=True) if count == 0]:
+        raise BadInput(
+            f"this model has no <s>, so documents of one unit are not predicted: {offenders(none)}. Leave them out."
+        )
     taken = Counter(owners)
     documents = [
         Document(
@@ -203,8 +207,8 @@ def _summarise(documents: Sequence[Document], rule: str, unit_spec: str, *, seed
     return Perplexity(
         nll=mean,
         ci=(low, high),
-        ppl=math.exp(mean),
-        ppl_ci=(math.exp(low), math.exp(high)),
+        ppl=_exp(mean),
+        ppl_ci=(_exp(low), _exp(high)),
         nll_per_second=per_second,
         nll_per_second_ci=(slow, fast),
         bits_per_second=per_second / math.log(2),
@@ -235,3 +239,11 @@ def compare(a: Perplexity, b: Perplexity, *, seed: int = 0) -> Paired:
         sizes=[d.n_units for d in a.documents],
         seed=seed,
     )
+
+
+def _exp(nats: float) -> float:
+    """e to the power of it; infinity where that is no float, of a model that has diverged."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf

@@ -57,6 +57,10 @@ def decode(
     """
     vocab, device, width = lm.vocab, lm.device, max(map(len, prompts))
     most = max(map(len, draws))
+    fixed = lm.obeys_mask(lm.max_tokens or _MANY)
+    if not fixed and len(prompts) > 1 and lm.max_tokens is not None and width + most - 1 > lm.max_tokens:
+        # The longest prompt beside the longest continuation is more than the model's own masks have columns for.
+        return [decode(lm, [prompt], [own], rule)[0] for prompt, own in zip(prompts, draws, strict=True)]
     tokens = np.full((len(prompts), width), vocab.pad, dtype=np.int64)
     seen = np.zeros((len(prompts), width), dtype=bool)
     numbers = np.zeros((most, len(prompts)), dtype=np.int64)
@@ -66,7 +70,7 @@ def decode(
         numbers[: len(own), i] = own
     picker = _Picker(lm, rule)
     last, drawn = send(tokens[:, -1], device), send(numbers, device)
-    step = (_Fixed if lm.obeys_mask(lm.max_tokens or _MANY) else _Growing)(lm, tokens, seen, width + most - 1)
+    step = (_Fixed if fixed else _Growing)(lm, tokens, seen, width + most - 1)
     made = torch.zeros(most, len(prompts), dtype=torch.int64, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     place = torch.zeros(1, dtype=torch.int64, device=device)

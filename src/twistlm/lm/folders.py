@@ -54,7 +54,9 @@ def run_folder(folder: str | Path) -> Path:
         return Path("runs") / str(folder)
     folder = Path(folder)
     home = folder.absolute()
-    return folder.parent if home.name == "lm" and (home.parent / "config.json").is_file() else folder
+    if home.name != "lm" or not (home.parent / "config.json").is_file():
+        return folder
+    return home.parent if folder == Path() else folder.parent
 
 
 def model_spec(folder: str | Path) -> UnitSpec:

@@ -73,6 +73,10 @@ def begin_head(
         raise BadInput('head_start="fitted" needs documents of units to fit the head to: give fit_on.')
     states, targets = _states(model, vocab, documents)
     held = torch.arange(len(targets)) % _HELD == _HELD - 1
+    if not held.any():  # too few to choose by
+        with torch.no_grad():
+            head.weight.copy_(_fit(states, targets, vocab.size, _PENALTIES[-1]))
+        return {"head_fit": {"tokens": len(targets), "penalty": _PENALTIES[-1]}}
     tried = {p: _nll(_fit(states[~held], targets[~held], vocab.size, p), states[held], targets[held])
              for p in _PENALTIES}  # fmt: skip
     penalty = min(tried, key=lambda p: tried[p])
@@ -89,11 +93,12 @@ def _states(
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, 1)))
     targets: list[NDArray[np.int64]] = []
     training, n = model.training, 0
+    positions = getattr(model.config, "max_position_embeddings", None) or _FIT_ROW
     model.eval()
     try:
         with torch.no_grad():
             for units in documents:
-                tokens = vocab.encode(units)[:_FIT_ROW]
+                tokens = vocab.encode(units)[: min(_FIT_ROW, positions + 1)]
                 model(input_ids=torch.from_numpy(tokens[None, :-1]).to(model.device), use_cache=False)
                 targets.append(tokens[1:])
                 n += len(tokens) - 1

@@ -33,11 +33,12 @@ def compared(units: str | Path) -> UnitCorpus:
 
 
 def curve(metrics: Sequence[Row]) -> Values:
-    """Return what a study keeps of the lines of a run: `history` of its evaluations, `grad_norm`, `seconds`."""
+    """Return what a study keeps of the lines of a run: `history` of its evaluations, `grad_norm` (None before the
+    first update), `seconds`."""
     norms = [row["grad_norm"] for row in metrics if "grad_norm" in row]
     return {
         "history": [{"update": row["update"], "val_nll": row["val_nll"]} for row in metrics if "val_nll" in row],
-        "grad_norm": {"median": statistics.median(norms), "highest": max(norms)},
+        "grad_norm": {"median": statistics.median(norms), "highest": max(norms)} if norms else None,
         "seconds": sum(row.get("seconds", 0.0) for row in metrics),
     }
 

@@ -33,8 +33,8 @@ PROTOCOL = (
 
 
 def choose_resynthesis(entries: Sequence[Entry], *, n: int, seed: int) -> list[Entry]:
-    """Return `n` held-out clips with a transcript, of the held-out voice where there is one."""
-    spoken = [e for e in entries if e.split != "train" and e.text]
+    """Return `n` held-out clips with words in their transcript, of the held-out voice where there is one."""
+    spoken = [e for e in entries if e.split != "train" and asr.normalize(e.text)]
     unseen = [e for e in spoken if e.split == "heldout_voice"] or spoken
     order = np.random.default_rng(seed).permutation(len(unseen))[:n]
     return [unseen[i] for i in sorted(order)]

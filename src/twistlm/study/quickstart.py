@@ -127,7 +127,8 @@ class _Job:
         def work() -> Values:
             report = tokenize(entries, self.units, self.tok, max_failures=MAX_FAILURES, progress=self.progress)
             splits: Values = {}
-            for split in sorted({e.split for e in entries}, key=lambda name: (name != "train", name)):
+            made = set(open_corpus(self.units, split=None).splits)  # all clips of one may have been unusable
+            for split in sorted(made, key=lambda name: (name != "train", name)):
                 corpus = open_corpus(self.units, split=split)
                 splits[split] = {
                     "minutes": sum(corpus.seconds) / 60,
@@ -212,10 +213,11 @@ class _Job:
 
     def resynthesise(self, entries: Sequence[Entry]) -> Values:
         """Speak held-out clips again from their units; count a recogniser's errors before and after."""
-        chosen = self._to_resynthesise(entries)
+        usable = set(open_corpus(self.units, split="heldout").ids)
+        chosen = self._to_resynthesise([e for e in entries if e.id in usable])
 
         def work() -> Values:
-            listener = self._listener(entries)
+            listener = self._listener(entries) if chosen else None
             return resynthesis_errors(
                 chosen, self.tok, self.voc, listener, seed=self.config.seed, progress=self.progress
             )

@@ -114,7 +114,8 @@ def train_more(
     """Go on with the finished run in `out` by `more` updates under a schedule of their own, or with those that stopped.
 
     They are a run in `out/more-1` (then `more-2`, …), with its record, metrics and model: it begins with the weights of
-    the one before it, with AdamW's moments at zero, takes the batches that follow, and is resumed as exactly. `out`
+    the one before it, with AdamW's moments at zero, takes the rows that follow (of a stream that another `context` or
+    `seed` lays out anew), and is resumed as exactly. `out`
     stands for the last finished one, see `lm.phases.phases`.
 
     Args:
@@ -159,7 +160,7 @@ def train_more(
         config,
         Path(out) / f"more-{len(done)}",
         on_eval=_on_eval(units, corpus, config, seed=seed),
-        first_batch=sum(record["config"]["updates"] for record in records),
+        first_batch=sum(r["config"]["updates"] * r["config"]["batch_rows"] for r in records) // config.batch_rows,
         trackers=trackers,
         progress=progress,
     )

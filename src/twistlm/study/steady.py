@@ -286,23 +286,28 @@ def text(found: Values) -> str:
         f"{name} {found['over_seeds'][name]:.3f} over seeds, {found['over_numerics'][name]:.3f} at most over numerics"
         for name in (found["arm"], found["against"])
     )
-    norms = ", ".join(f"{n} {g['median']:.1f} / {g['highest']:.1f}" for n, g in found["grad_norm"].items())
+    norms = ", ".join(f"{n} {g['median']:.1f} / {g['highest']:.1f}" for n, g in found["grad_norm"].items() if g)
     shares = "" if share is None else (
         f" Updates to {found['against']}'s final loss: {share['mean']:.1%} on average, {share['highest']:.1%} at most."
     )  # fmt: skip
+    leads = "none, all diverged." if lead is None else (
+        f"{lead['mean']:.3f} [{lead['ci'][0]:.3f}, {lead['ci'][1]:.3f}] nats a unit (t over seeds), "
+        f"{lead['lowest']:.3f} to {lead['highest']:.3f}."
+    )  # fmt: skip
     lines += ["", (
         f"{found['arm']} is lower in {found['lower']} of {found['n']}; {found['failed']} of its runs failed. Lead: "
-        f"{lead['mean']:.3f} [{lead['ci'][0]:.3f}, {lead['ci'][1]:.3f}] nats a unit (t over seeds), "
-        f"{lead['lowest']:.3f} to {lead['highest']:.3f}.{shares} Spread of the final loss: {spread}. Gradient norm, "
-        f"median / highest: {norms}."
+        f"{leads}{shares} Spread of the final loss: {spread}. Gradient norm, median / highest: {norms}."
     )]  # fmt: skip
     return "\n".join(lines)
 
 
 def _summary(pairs: Sequence[Values], name: str) -> Values | None:
-    """The mean over seeds, of each seed's mean, and its interval; None when a pair has no such value."""
+    """The mean over seeds, of each seed's mean, and its interval; None when no pair has such a value, or one has no
+    share."""
     if any(pair[name] is None for pair in pairs):
         return None if name == "share" else _summary([p for p in pairs if p[name] is not None], name)
+    if not pairs:
+        return None
     seeds = sorted({pair["seed"] for pair in pairs})
     means = [statistics.fmean(pair[name] for pair in pairs if pair["seed"] == seed) for seed in seeds]
     values = [pair[name] for pair in pairs]
@@ -329,6 +334,9 @@ def _over_numerics(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float
     return max((max(losses) - min(losses) for losses in _by_seed(cells, arm)), default=0.0)
 
 
-def _norms(cells: Mapping[tuple[str, int, str], Row], arm: str) -> Values:
+def _norms(cells: Mapping[tuple[str, int, str], Row], arm: str) -> Values | None:
     of_arm = [row["grad_norm"] for (name, _, _), row in cells.items() if name == arm]
-    return {"median": statistics.median(n["median"] for n in of_arm), "highest": max(n["highest"] for n in of_arm)}
+    known = [norms for norms in of_arm if norms is not None]
+    if not known:
+        return None
+    return {"median": statistics.median(n["median"] for n in known), "highest": max(n["highest"] for n in known)}

@@ -57,13 +57,15 @@ def fork(run: str | Path, config: TrainConfig, out: str | Path) -> int:
     done = int(state.name.removeprefix("update-"))
     same = {"config": to_dict(config), "inputs": record["inputs"]}
     with atomic_folder(out) as folder:
-        new = folder / "checkpoint" / state.name
-        shutil.copytree(state, new)
-        kept = read_json(new / "run.json", "the record of a checkpoint", shape={"fingerprint": str, "files": int})
+        kept = read_json(state / "run.json", "the record of a checkpoint", shape={"fingerprint": str, "files": int})
         if kept["fingerprint"] != record["run_fingerprint"]:
             raise CheckpointError(f"{state} belongs to another run than {run}.")
         name = run_fingerprint(same)
-        write_json(new / "run.json", {**kept, "fingerprint": name})
+        # Where the rates of both begin to fall at once, training does not come by there again.
+        for place in ("checkpoint", STABLE) if decay_begins(config) == done else ("checkpoint",):
+            new = folder / place / state.name
+            shutil.copytree(state, new)
+            write_json(new / "run.json", {**kept, "fingerprint": name})
         told = {"fingerprint": fingerprint(config), "run_fingerprint": name, "forked_from": record["run_fingerprint"]}
         write_json(folder / "config.json", {**record, **same, **told})
         rows = [row for row in read_history(run / "metrics.jsonl") if row["update"] <= done]

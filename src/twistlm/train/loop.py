@@ -185,7 +185,9 @@ def train(
             if "tokens" not in row:
                 if update and limit < row["loss"] < math.inf:
                     keep(update)
-                raise refused(row, stream, corpus.ids, config, out, limit=limit, write=ranks.first)
+                raise refused(
+                    row, stream, corpus.ids, config, out, batch=first_batch + update, limit=limit, write=ranks.first
+                )
             done = update + 1
             last = done == config.updates
             if last or (config.eval_every and done % config.eval_every == 0):

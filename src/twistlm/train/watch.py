@@ -28,7 +28,15 @@ def loss_limit(history: Sequence[Row], config: TrainConfig) -> float:
 
 
 def refused(
-    row: Row, stream: PackedStream, ids: Sequence[str], config: TrainConfig, out: Path, *, limit: float, write: bool
+    row: Row,
+    stream: PackedStream,
+    ids: Sequence[str],
+    config: TrainConfig,
+    out: Path,
+    *,
+    batch: int,
+    limit: float,
+    write: bool,
 ) -> TrainingError:
     """Keep the batch of an update that was not made in bad_batch.json, and return the error that says so.
 
@@ -38,10 +46,11 @@ def refused(
         ids: of the documents of the corpus, in order.
         config: of the run.
         out: its folder.
+        batch: which of the stream it was: not the number of the update, where a run goes on with another.
         limit: the highest loss that would have done.
         write: False only returns the error: another process writes the file.
     """
-    path, batch = out / "bad_batch.json", row["update"] - 1
+    path = out / "bad_batch.json"
     pieces = stream.pieces(batch)
     parts = stream.batch(batch)
     kept = {

@@ -6,8 +6,9 @@ Shapes: B texts, T tokens, V vocabulary. Losses are in nats, summed over tokens,
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ class TextLM:
     tokenizer: Any
     name: str
     identity: str
+    # Judges are asked from several threads, and which products the one model takes is set for each pass.
+    _one: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def load(cls, name: str) -> TextLM:
@@ -135,7 +138,7 @@ class TextLM:
             batch_tokens = 1024 if self.model.device.type == "cpu" else 16_384
         scored = [i for i, (row, start) in enumerate(zip(rows, froms, strict=True)) if len(row) > start]
         found = [Loss(0.0, 0)] * len(rows)
-        with torch.no_grad(), quick_products(self.model):
+        with self._one, torch.no_grad(), quick_products(self.model):
             for batch in batches([len(rows[i]) for i in scored], batch_tokens):
                 chosen = [scored[i] for i in batch]
                 width = max(len(rows[i]) for i in chosen)

@@ -281,7 +281,8 @@ class Session:
             spoken = work(i) if n_samples is None else work(i, k)
             if self.protocol.cut_to_truth:
                 spoken = cut_to(spoken, seconds=float(prompts[i]["seconds"]))
-            sound = home / f"{self.digests[i][:16]}-{k}.flac"
+            # By the prompt's id as well: two prompts may hold the same sound, and are continued differently.
+            sound = home / f"{hashlib.sha256(self._name(i, k).encode()).hexdigest()[:16]}-{k}.flac"
             if len(spoken.clip.samples):
                 spoken.clip.write(sound)
             scored = spoken.continuation if self.protocol.scored == "continuation" else spoken.clip

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_write
-from twistlm.files.jsonl import parse_json
+from twistlm.files.jsonl import parse_json, without_nan
 from twistlm.files.text import read_text
 
 NAME = "study.jsonl"
@@ -58,10 +58,13 @@ def by_cell(folder: str | Path, *names: str) -> dict[tuple[Any, ...], Row]:
 
 
 def append(folder: str | Path, row: Mapping[str, Any]) -> None:
-    """Add a line; the file is replaced in one step, under a lock that other processes respect."""
+    """Add a line; the file is replaced in one step, under a lock that other processes respect.
+
+    A number that is not finite (an interval over one document) is null there.
+    """
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{NAME}.lock")):
         before = read_text(path, "the finished runs of a study") if path.exists() else ""
         with atomic_write(path) as temporary:
-            temporary.write_text(before + json.dumps(row, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(before + json.dumps(without_nan(row), allow_nan=False) + "\n", encoding="utf-8")
