@@ -2,7 +2,8 @@
 # Does the lead last? Warm and cold trained on and on, on varied speech that this script makes: texts written by people, each
 # read by two of some hundred voices. Several calls at once share the work, a side and seed each; stopped, it goes on where it was.
 # HOURS=100 BUDGETS=40,128,256,512,1024,2048 SEEDS=0,1,2 SIDES=warm,cold bash runs/long.sh; RECIPE and OUT for another recipe: what
-# docs/warm_vs_cold/long_covariance holds, and mini-lm, were made with RECIPE=recipes/covariance.toml
+# docs/warm_vs_cold/long_covariance holds, and mini-lm, were made with RECIPE=recipes/covariance.toml HOURS=16
+# OUT=docs/warm_vs_cold/long_covariance and a WORK of its own. Another recipe or other speech wants another OUT: its lines would not be of the table there.
 # SUITES names what every model is judged on (all four cost as much as 240 updates). An update
 # is 512 tokens; a million tokens are 14 hours of speech. Needs the Debian packages of runs/assets.sh.
 set -euo pipefail

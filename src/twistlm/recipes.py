@@ -129,7 +129,7 @@ def twist_1_3b() -> PairConfig:
 def twist_7b() -> PairConfig:
     """TWIST-7B: LLaMA-7B, 75,000 updates of 1,024 clips, 36e9 tokens. See `_llama` for what is known.
 
-    Cost: 32 V100, days not known; 1.5e21 FLOPs. Activations are kept: on 32 GPUs a rank is planned to take 57 GB
+    Cost: 32 V100, days not known; 1.5e21 FLOPs. Activations are kept: on 32 GPUs a rank is planned to take 47 GB
     (`twist train --plan --gpus 32`, [docs/scale.md]).
     Expected result: sBLIMP 59.0, spoken StoryCloze 55.3 and 74.1 (as Slam, arXiv 2502.15814, tells it).
     """
