@@ -173,8 +173,8 @@ computing and no second encoder of 17 MB in the repository, and units of {rate} 
 in nothing but their frame rate. What an encoder trained at {rate} Hz would give was not tried.
 """
     named = f"""
-An older `{"-".join(name.split("-")[:3])}`, of another encoder, was bundled up to b730d9d: the first quickstart and the committed grid used
-it.
+An older `{"-".join(name.split("-")[:3])}`, of another encoder, was bundled up to b730d9d: the first quickstart and the
+committed grid used it.
 """
     return f"""# {name}
 
