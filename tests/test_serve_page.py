@@ -159,6 +159,7 @@ def test_what_is_heard_is_what_was_made(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.flac", "mimeType": "audio/flac", "buffer": held.getvalue()})
     states(page, "done")
     api.expect(page.locator("#stop")).to_be_disabled(timeout=SLOWLY)  # played to its end
+    page.wait_for_timeout(100)  # the recorder tells 20 ms at a time
     page.evaluate("window.heard = []")
     page.locator(".play").click()
     api.expect(page.locator("#notice")).to_contain_text("Playing")
@@ -166,11 +167,11 @@ def test_what_is_heard_is_what_was_made(page: Any) -> None:
     with page.expect_download() as saved:
         page.locator(".save").first.click()
     made, _ = soundfile.read(saved.value.path(), dtype="float32")
-    page.wait_for_timeout(100)  # the recorder tells 20 ms at a time
+    page.wait_for_timeout(100)
     heard = np.array(page.evaluate("window.heard"), np.float32)
-    begins = int(np.flatnonzero(heard)[0]) - int(np.flatnonzero(made)[0])
+    # By their ends: on a busy machine the recorder may tell the last 20 ms of the first time only now.
+    begins = int(np.flatnonzero(heard)[-1]) - int(np.flatnonzero(made)[-1])
     np.testing.assert_allclose(heard[begins : begins + len(made)], made, atol=1e-4)
-    assert not heard[begins + len(made) :].any()
     page.locator(".play").click()
     api.expect(page.locator("#notice")).to_contain_text("Playing")
     page.click("#stop")
