@@ -7,8 +7,10 @@ import json
 import math
 import os
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ import soundfile
 
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
+from twistlm.compute import products
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError
-from twistlm.evaluate.generation import hearing, prompts, texts
+from twistlm.evaluate.generation import hearing, prompts, reading, texts
 from twistlm.evaluate.generation.continuing import cut_to, derangement, prompt_length, seed_of, speak
 from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.measuring import Model, read_all, results, speak_all
@@ -323,12 +326,24 @@ def test_prompts_that_cannot_be_used_are_named_and_nothing_is_measured(suite, tm
         digests_of(broken, SHORT, sample_rate=16_000)
 
 
-def test_a_text_lm_may_be_asked_from_several_threads(text_lm):
-    texts = [[f"the cat sat {n} times", "down"] for n in range(12)]
+def test_a_text_lm_is_asked_from_several_threads_one_after_another(text_lm, monkeypatch):
+    texts = [[f"the cat sat {n} times", "down"] for n in range(8)]
     alone = [text_lm.losses(each, begin=True, end=False) for each in texts]
+    inside: list[int] = []
+
+    @contextmanager
+    def slowly(model):
+        assert not inside, "two threads set the products of one model"
+        inside.append(1)
+        time.sleep(0.01)  # long enough for the others to come in
+        with products.quick_products(model):
+            yield
+        inside.pop()
+
+    monkeypatch.setattr(reading, "quick_products", slowly)
     with ThreadPoolExecutor(4) as threads:
-        for _ in range(5):
-            assert list(threads.map(lambda each: text_lm.losses(each, begin=True, end=False), texts)) == alone
+        assert list(threads.map(lambda each: text_lm.losses(each, begin=True, end=False), texts)) == alone
+    assert not inside
 
 
 def test_prompts_of_the_same_sound_are_heard_each_by_itself(parts, suite, tmp_path):

@@ -95,6 +95,8 @@ def quicken(model: nn.Module) -> None:
 def quick_products(model: nn.Module, *, rows: int | None = None, instead: bool = False) -> Iterator[None]:
     """Inside the block, the linear maps of a model that is also trained are multiplied by `linear`.
 
+    How is noted on the modules: two threads must not be in blocks of one model at once.
+
     Args:
         model: its modules of class `nn.Linear` exactly; those that wrap one (adapters) stay as they are.
         rows: of the products to come, when they are few and many products come. Where that is faster, weights are then

@@ -115,8 +115,7 @@ def train_more(
 
     They are a run in `out/more-1` (then `more-2`, …), with its record, metrics and model: it begins with the weights of
     the one before it, with AdamW's moments at zero, takes the rows that follow (of a stream that another `context` or
-    `seed` lays out anew), and is resumed as exactly. `out`
-    stands for the last finished one, see `lm.phases.phases`.
+    `seed` lays out anew), and is resumed as exactly. `out` stands for the last finished one, see `lm.phases.phases`.
 
     Args:
         units: the folder of units of the run.
