@@ -47,12 +47,33 @@ def test_logits_are_the_models(kind: str, lengths: list[int]) -> None:
         for ahead in range(4):
             starts = [n + ahead for n in lengths]
             positions, mask = placed(table, 0, starts, 1, lm.device)
-            tokens = torch.tensor([row[at] for row, at in zip(rows, starts, strict=True)])
-            found = step(tokens, positions[:, 0], table, mask)
+            tokens = torch.tensor([[row[at]] for row, at in zip(rows, starts, strict=True)])
+            found = step(tokens, positions, table, mask)[:, 0]
             for row, at, logits in zip(rows, starts, found, strict=True):
                 expected = lm.model(torch.tensor([row[: at + 1]])).logits[0, -1]
                 torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
                 assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("kind", LEAN)
+@pytest.mark.parametrize("lengths", [[5], [3, 9, 1]], ids=["one row", "three rows"])
+def test_a_prompt_and_several_tokens_at_once_are_the_models(kind: str, lengths: list[int]) -> None:
+    """Prompts are read by it as well, each in one piece; then every row gets three tokens behind what it has."""
+    lm = random_lm(LEAN[kind])
+    rng = torch.Generator().manual_seed(2)
+    rows = [torch.randint(2, 32, (n + 6,), generator=rng).tolist() for n in lengths]
+    step, table = LeanStep(lm.model, product), Table(len(rows) + 1)
+    with lm.inference():
+        whole = [lm.model(torch.tensor([row])).logits[0] for row in rows]
+        for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
+            found = read(lm, table, [row[:n]], first=i, starts=[0], lean=step)
+            torch.testing.assert_close(found[0], whole[i][:n], rtol=1e-4, atol=1e-4)
+        for ahead in (0, 3):
+            starts = [n + ahead for n in lengths]
+            tokens = [row[at : at + 3] for row, at in zip(rows, starts, strict=True)]
+            found = read(lm, table, tokens, first=0, starts=starts, lean=step)
+            for at, logits, expected in zip(starts, found, whole, strict=True):
+                torch.testing.assert_close(logits, expected[at : at + 3], rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_does_not_compute_is_told_apart() -> None:

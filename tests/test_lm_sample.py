@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from twistlm.errors import BadInput, UnitSpecMismatch
 from twistlm.lm import drafting
 from twistlm.lm.continuation import begin, pick
 from twistlm.lm.continuous import Batch
+from twistlm.lm.lean import LeanStep
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
 from twistlm.lm.sample import generate, generate_batch
@@ -166,12 +168,20 @@ def draft_with(patch: pytest.MonkeyPatch, strength: float) -> None:
 
 
 def steps(lm: UnitLM, run: Callable[[], Units]) -> tuple[Units, int]:
-    """Return what `run` made and how many steps of the model saw more than one token."""
+    """Return what `run` made and how many steps of the model, lean ones too, saw more than one token."""
     seen: list[int] = []
     hook = lm.model.register_forward_hook(
         lambda _m, _a, given, _o: seen.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    made = run()
+    step = LeanStep.__call__
+
+    def noted(self: LeanStep, tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(tokens.shape[1])
+        return step(self, tokens, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LeanStep, "__call__", noted)
+        made = run()
     hook.remove()
     return made, sum(n > 1 for n in seen)
 

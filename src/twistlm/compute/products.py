@@ -160,15 +160,14 @@ def int8_product(weight: torch.Tensor, bias: torch.Tensor | None, *, laid_out: b
             and made in the time of some forty products.
     """
     scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    small = (weight / scales[:, None]).round_().to(torch.int8)  # torch.quantize_per_channel takes ten times as long
     if not laid_out or torch.backends.quantized.engine == "none":
-        small = (weight / scales[:, None]).round_().to(torch.int8)
         return functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=bias)
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.quantize_per_")  # to go in some later torch; there is no other way yet
-        zeros = torch.zeros(len(weight), dtype=torch.int64)
-        packed = torch.ops.quantized.linear_prepack(
-            torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8), bias
-        )
+        warnings.filterwarnings("ignore", ".*quantize")  # to go in some later torch; there is no other way yet
+        quantized = torch._make_per_channel_quantized_tensor(small, scales.double(), zeros, 0)
+        packed = torch.ops.quantized.linear_prepack(quantized, bias)
     return functools.partial(_packed_product, packed=packed)
 
 

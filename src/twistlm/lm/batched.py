@@ -166,7 +166,7 @@ class _Fixed:
         self.cache.written += 1
         seen = self.real[:, None, None, : self.cache.written] if self.padded else None
         if self.lean is not None:
-            return self.lean(last, self.positions[:, 0], self.cache, seen)
+            return self.lean(last[:, None], self.positions, self.cache, seen)[:, 0]
         return self._logits(last[:, None], self.positions, seen)
 
     def _logits(self, tokens: torch.Tensor, positions: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:

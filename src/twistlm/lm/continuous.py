@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from twistlm.compute.products import quick_products
+from twistlm.compute.products import product, quick_products
 from twistlm.errors import BadInput
 from twistlm.lm.continuation import Continuation
 from twistlm.lm.drafting import DRAFTS, FEWEST_DRAFTS, FIRST_DRAFTS, LAID_OUT_FROM, Drafter, can_be_drafted, drafters
+from twistlm.lm.lean import LeanStep, can_be_lean
 from twistlm.lm.model import UnitLM
 from twistlm.lm.table import Table, read
 
@@ -59,6 +61,7 @@ class Batch:
         self._joining: list[Row] = []  # the first of them reads its prompt into the row behind those
         self._table = Table(rows)
         self._drafters: list[Drafter | None] | None = None  # what one row is drafted with, two, …
+        self._lean: LeanStep | None = None  # of the model's own weights, where many steps repay its making
 
     def __len__(self) -> int:
         return len(self._rows) + len(self._joining)
@@ -75,8 +78,12 @@ class Batch:
                 self._drafters = drafters(self.lm, rows=self.size, units=self.units) if self._together else alone
             few = DRAFTS + 1 if any(self._drafters) else self.size
             rows = few if self.units is None or self.units >= LAID_OUT_FROM else None
-            with quick_products(self.lm.model, rows=rows, instead=self.units is None):
+            lean = self.units is not None and rows is not None and self._together and can_be_lean(self.lm.model)
+            with quick_products(self.lm.model, rows=None if lean else rows, instead=self.units is None):
+                # A second copy of the weights, in few products; a server, which has one alone, goes without.
+                self._lean = LeanStep(self.lm.model, functools.partial(product, rows=rows)) if lean else None
                 yield
+                self._lean = None
 
     def join(self, asked: Continuation) -> Row:
         """Add a sequence; its first unit comes from one of the next steps.
@@ -148,7 +155,7 @@ class Batch:
                     at = len(row.new) + n
                     last = at + 1 >= len(row.asked.draws)  # nothing comes after it: what stands here is not looked at
                     guess.append(guess[-1] if last else row.asked.choose(logits, guess[-1], row.asked.draws[at]))
-        found = self._logits(rows, 0, guesses)
+        found = self._logits(rows, 0, guesses, self._lean)
         return [self._judged(row, guess, logits) for row, guess, logits in zip(rows, guesses, found, strict=True)]
 
     def _worth(self, rows: Sequence[Row]) -> int:
@@ -179,10 +186,12 @@ class Batch:
         row.done = ended or len(row.new) == len(row.asked.draws)
         return new
 
-    def _logits(self, rows: Sequence[Row], first: int, tokens: list[list[int]]) -> torch.Tensor:
+    def _logits(
+        self, rows: Sequence[Row], first: int, tokens: list[list[int]], lean: LeanStep | None = None
+    ) -> torch.Tensor:
         """Return [B, T, V] on the CPU: rows `first` … of the table read so many tokens behind what they have seen."""
         if self._together:
-            return read(self.lm, self._table, tokens, first=first, starts=[row.seen for row in rows])
+            return read(self.lm, self._table, tokens, first=first, starts=[row.seen for row in rows], lean=lean)
         row, places = rows[0], torch.arange(rows[0].seen, rows[0].seen + len(tokens[0]))
         row.alone = row.alone or DynamicCache(config=self.lm.model.config)
         return self.lm.model(

@@ -18,9 +18,10 @@ import torch
 
 from twistlm.compute import choices
 from twistlm.compute.products import bias_of, int8_may_help, int8_product, linears, multiplied_by, quick_products
+from twistlm.compute.threads import in_order
 from twistlm.lm.lean import LeanStep, can_be_lean
 from twistlm.lm.model import UnitLM
-from twistlm.lm.table import Table, placed, read
+from twistlm.lm.table import Table, read
 
 DRAFTS, FEWEST_DRAFTS = 6, 3  # units that one step judges: fewer after one in which few were right
 FIRST_DRAFTS = 8  # of a sequence's first such step: a listener waits for about so many
@@ -40,16 +41,13 @@ class Drafter:
         """Make int8 copies of the model's weights; whether `laid_out`: see `int8_product`."""
         make = functools.partial(int8_product, laid_out=laid_out)
         self.lm = lm
-        self.lean = LeanStep(lm.model, make) if can_be_lean(lm.model) else None
+        self.lean = LeanStep(lm.model, make, each=in_order) if can_be_lean(lm.model) else None
         self.products = {} if self.lean else {m: make(m.weight.detach(), bias_of(m)) for m in linears(lm.model)}
 
     def read(self, table: Table, tokens: Sequence[int], starts: Sequence[int]) -> torch.Tensor:
         """Let the first rows of the table read a token each, behind their starts: [B, V]."""
-        if self.lean is None:
-            with multiplied_by(self.products):
-                return read(self.lm, table, [[token] for token in tokens], first=0, starts=starts)[:, 0]
-        positions, mask = placed(table, 0, starts, 1, self.lm.device)
-        return self.lean(torch.tensor(tokens), positions[:, 0], table, mask)
+        with multiplied_by(self.products):
+            return read(self.lm, table, [[token] for token in tokens], first=0, starts=starts, lean=self.lean)[:, 0]
 
 
 def drafters(lm: UnitLM, *, rows: int, units: int | None) -> list[Drafter | None]:

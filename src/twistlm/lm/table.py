@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import Cache
 
+from twistlm.lm.lean import LeanStep
 from twistlm.lm.model import UnitLM
 
 COLUMNS = 256  # it grows by at least so many
@@ -92,14 +93,22 @@ def placed(
 
 
 def read(
-    lm: UnitLM, table: Table, tokens: Sequence[Sequence[int]], *, first: int, starts: Sequence[int]
+    lm: UnitLM,
+    table: Table,
+    tokens: Sequence[Sequence[int]],
+    *,
+    first: int,
+    starts: Sequence[int],
+    lean: LeanStep | None = None,
 ) -> torch.Tensor:
-    """Let rows `first` … of the table read so many tokens each, behind their starts.
+    """Let rows `first` … of the table read so many tokens each, behind their starts; by `lean` where it is given.
 
     Returns:
         The logits, [B, T, V], on the CPU.
     """
     positions, mask = placed(table, first, starts, len(tokens[0]), lm.device)
+    if lean is not None:
+        return lean(torch.tensor(tokens), positions, table, mask)
     if mask is not None and lm.model.config._attn_implementation != "sdpa":
         blocked = torch.finfo(lm.model.dtype).min
         mask = torch.zeros_like(mask, dtype=lm.model.dtype).masked_fill(~mask, blocked)
