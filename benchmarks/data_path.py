@@ -92,7 +92,7 @@ def training() -> tuple[float, str]:
     """Return tokens a second of the best of two updates, compiled, and in which precision."""
     config = dataclasses.replace(twist_125m().warm, batch_rows=ROWS, context=LONGEST + 1)
     ours = Ours("smollm2-135m", random_clips(400), config, time.perf_counter)
-    with compiled_layers(ours.lm, enabled=True):
+    with compiled_layers(ours.lm, enabled=True, context=config.context):
         ours.updates(1)
         return max(ours.updates(1)[0] for _ in range(2)), ours.precision
 

@@ -89,7 +89,8 @@ def speech(n: int, *, seconds: float | None, skip: int = 0) -> Clips:
     entries = iter(build(bundled("speech"))[skip:])
     made = []
     for _ in range(n):
-        wanted, parts = round((seconds or rng.uniform(2, 15)) * RATE), []
+        wanted = round((seconds or rng.uniform(2, 15)) * RATE)
+        parts: list[np.ndarray] = []
         while sum(map(len, parts)) < wanted:
             parts.append(Clip.read(next(entries).path, sample_rate=RATE).samples)
         made.append(np.concatenate(parts)[:wanted])

@@ -172,7 +172,7 @@ def main() -> None:
     )
     for shape in given.shapes:
         ours = Ours(shape, clips, config, clock)
-        with compiled_layers(ours.lm, enabled=config.compile):
+        with compiled_layers(ours.lm, enabled=config.compile, context=config.context):
             begun = clock()
             ours.updates(2)
             first = clock() - begun
