@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from standins import Tiny
-from twistlm.compute import choices, precision, products
+from twistlm.compute import choices, precision, products, remembered
 from twistlm.compute.choices import VARIABLE, choose, kept, race
 from twistlm.compute.precision import SMOLLM2_135M, choose_precision, linear_shapes
 from twistlm.corpus import manifest
@@ -26,9 +26,71 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(choices, "_made", {})
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choices, "beside", lambda: lambda: 0.0)
+
+
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "_made", {})
+
+
+def never() -> dict[str, float]:
+    raise AssertionError("timed again")
+
+
+def test_a_machine_remembers_what_it_has_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0}).because == "timed"
+    another_process(monkeypatch)
+    found = choose("products", "a", never)
+    assert (found.took, found.because, found.seconds) == (
+        "onednn",
+        "timed before on this machine",
+        {"mkl": 2.0, "onednn": 1.0},
+    )
+    for other in ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, {VARIABLE: "drafts=none"}):  # another machine; choices by name
+        another_process(monkeypatch)
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in other.items():
+                patched.setenv(name, value)
+            assert choose("products", "a", lambda: {"mkl": 1.0, "onednn": 2.0}).took == "mkl"
+    another_process(monkeypatch)
+    assert choose("products", "a", never).took == "onednn"
+
+
+def test_what_was_timed_beside_other_work_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "beside", lambda: lambda: 0.6)
+    choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0})
+    assert not remembered.file().exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[1]",
+        '{"products: a": 3}',
+        '{"products: a": {"took": "x", "seconds": {}}}',
+        '{"products: a": {"took": []}}',
+    ],
+)
+def test_a_damaged_memory_is_none(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered.file().parent.mkdir(parents=True)
+    remembered.file().write_text(content)
+    assert choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0}).took == "onednn"
+    another_process(monkeypatch)
+    assert choose("products", "a", never).because == "timed before on this machine"
+
+
+def test_a_cache_that_cannot_be_written_costs_a_trial_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    for _ in range(2):
+        another_process(monkeypatch)
+        assert choose("products", "a", lambda: {"mkl": 2.0, "onednn": 1.0}).because == "timed"
 
 
 def test_the_faster_way_is_taken_once_and_the_plain_one_within_the_margin() -> None:
@@ -70,7 +132,8 @@ def test_what_a_file_keeps_decides_and_what_is_new_is_written(tmp_path: Path, mo
         "products: a": "onednn",
         "products: b": "mkl",
     }
-    monkeypatch.setattr(choices, "_made", {})
+    another_process(monkeypatch)
+    remembered.file().unlink()
     choose("products", "a", lambda: {"mkl": 1.0, "onednn": 2.0})
     monkeypatch.setenv(VARIABLE, "products=mkl")
     with kept(path, write=False):

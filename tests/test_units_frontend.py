@@ -103,7 +103,8 @@ def test_quicken_keeps_weights_and_results():
 
 @pytest.mark.parametrize("rows", [1, 8, 256])
 @pytest.mark.parametrize("laid_out", [False, True])
-def test_both_libraries_are_timed_on_the_shape(rows, laid_out, monkeypatch):
+def test_both_libraries_are_timed_on_the_shape(rows, laid_out, monkeypatch, tmp_path):
+    monkeypatch.setenv("TWISTLM_CACHE", str(tmp_path))
     monkeypatch.setattr(choices, "_made", {})
     monkeypatch.delenv(choices.VARIABLE, raising=False)
     monkeypatch.setattr(products, "_BEHIND", 2**16)

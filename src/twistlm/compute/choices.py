@@ -5,9 +5,10 @@ is faster on one make is slower on another. So the first time that a choice is d
 piece a few times in turn, and the fastest is taken from then on, for that piece, number of threads and process. The
 plain way (the first of WAYS) stays unless another is faster by more than MARGIN, so that noise does not decide.
 
-Ways may round differently. Where that could move a number that must come again, `kept` holds the choices in a file. The
-environment variable TWISTLM_CHOICES makes choices by name, for tests and to repeat what another machine did:
-`TWISTLM_CHOICES=products=mkl,drafts=none`. What it does not name is timed.
+Ways may round differently. Where that could move a number that must come again, `kept` holds the choices in a file; a
+machine's own are remembered from one process to the next (`remembered`). The environment variable TWISTLM_CHOICES makes
+choices by name, for tests and to repeat what another machine did: `TWISTLM_CHOICES=products=mkl,drafts=none`. What it
+does not name is timed, and nothing is remembered then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twistlm.compute import remembered
+from twistlm.compute.waiting import BUSY, beside
 from twistlm.errors import CheckpointError, ConfigError
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import check_shape, read_json
@@ -43,7 +46,7 @@ class Choice:
 
     Attributes:
         took: one of the ways.
-        because: "timed", "asked for" (by the environment), or "the only way here".
+        because: "timed", "timed before on this machine", "asked for" (by the environment), or "the only way here".
         seconds: way -> what it took for the same piece of work; a caller may add times of parts. Empty when not timed.
     """
 
@@ -96,14 +99,29 @@ def choose(
         if found is None and asked and (way := asked_for(kind)):
             found = Choice(took=way, because="asked for")
         if found is None:
+            found = _remembered(key)
+        if found is None:
+            others = beside()
             seconds = {way: float(f"{s:.3g}") for way, s in measure().items()}
             fastest = min((way for way in WAYS[kind] if way in seconds), key=seconds.__getitem__)
             took = fastest if seconds[fastest] * MARGIN < seconds[plain] else plain
             found = Choice(took=took, because="timed", seconds=seconds)
+            if others() < BUSY and not os.environ.get(VARIABLE):
+                remembered.remember({key: found.to_dict()})
         _made.setdefault(key, found)
         for one in _kept:
             one.add(key, found)
     return found
+
+
+def _remembered(key: str) -> Choice | None:
+    """Return a choice that an earlier process made on this machine, unless the environment makes choices."""
+    fields = {} if os.environ.get(VARIABLE) else remembered.recalled().get(key, {})
+    try:
+        found = Choice(took=fields["took"], because="timed before on this machine", seconds=dict(fields["seconds"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if found.took in WAYS[key.partition(":")[0]] else None
 
 
 def _known(key: str) -> Choice | None:

@@ -1,4 +1,4 @@
-"""How threads wait for each other: awake, or asleep where other programs compute. Chosen before torch is loaded.
+"""Whether other programs compute, and how threads wait for each other then: awake or asleep, chosen before torch loads.
 
 Torch's threads (libgomp's) spin at the end of every product until the last one is there. Where other programs compute,
 the last one is often not running, and those that spin keep it from the core that it waits for. An update of
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 STAT = Path("/proc/stat")
@@ -32,6 +33,29 @@ def asleep_where_busy() -> None:
     idle, whole = later[0] - idle, later[1] - whole
     if whole > 0 and 1 - idle / whole > BUSY:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def beside() -> Callable[[], float]:
+    """Look at what other programs compute from now on.
+
+    Returns:
+        What tells their share of the cores' time since then; 0 where the system does not say.
+    """
+    begun = _all_and_own()
+
+    def share() -> float:
+        busy, whole, own = (now - then for now, then in zip(_all_and_own(), begun, strict=True))
+        return max(0.0, busy - own) / whole if whole > 0 else 0.0
+
+    return share
+
+
+def _all_and_own() -> tuple[float, float, float]:
+    """Return how long all cores were busy, the whole time, and how long this process computed, in jiffies."""
+    if not STAT.is_file():
+        return 0.0, 0.0, 0.0
+    idle, whole = _jiffies()
+    return whole - idle, whole, sum(os.times()[:2]) * os.sysconf("SC_CLK_TCK")
 
 
 def _jiffies() -> tuple[int, int]:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from twistlm.compute import remembered
 from twistlm.compute.choices import Choice
 from twistlm.compute.threads import cores
 from twistlm.corpus import manifest
@@ -64,6 +65,7 @@ def diagnose() -> Facts:
         "memory_gb": memory,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "precision": f"{precision} ({choice.in_words()})",
+        "choices": f"{len(remembered.recalled())} timed on this machine, kept in {remembered.file()}",
         "cache": str(cache),
         "cache_free_gb": shutil.disk_usage(nearest).free / 1e9,
         "fetched": fetched(),
