@@ -253,6 +253,10 @@ def test_a_table_is_not_buried_under_groups() -> None:
         (["--generation", "--protocol", "hers"], "there is no protocol 'hers'"),
         (["--generation", "--prompts", "libri"], "there are no prompts 'libri'"),
         (["--generation", "--quality", "ears"], "there is no judge of sound ears"),
+        (["--generation", "--judge-price", "1,2"], "name one with --judge"),
+        (["--generation", "--judge", "x", "--judge-price", "1"], "two prices of a million tokens"),
+        (["--generation", "--judge", "x", "--judge-price", "1,nan"], "two prices of a million tokens"),
+        (["--judge-price", "1,2"], "--judge-price"),
     ],
 )
 def test_generation_says_what_it_cannot_do(twist, bench: Path, tiny: Tiny, options: list[str], why: str):  # noqa: F811
@@ -276,6 +280,7 @@ def test_generation_from_prompts_to_a_page(
     monkeypatch.delenv("TWISTLM_CACHE")
     command = ["eval", bench / "a", f"storycloze={bench}/sSC", "--generation", "--against", bench / "b"]
     command += ["--n-prompts", 3, "--text-lm", text_lm, "--judge", text_lm, "--tokenizer", tiny.tokenizer]
+    command += ["--judge-price", "1,4"]
     command += ["--vocoder", tiny.vocoder, "--out", tmp_path]
     found = twist(*command, "--json")
     assert found.code == 0, found.err
@@ -284,6 +289,8 @@ def test_generation_from_prompts_to_a_page(
     assert told["prompts"]["n"] == 3 and told["differences"]["between"] == ["a", "b"]
     assert set(told["likelihoods"]["storycloze"]) == {"a", "b"}
     assert told["judge"]["pairwise"]["n"] == 3 and told["judge"]["unread"] == 0
+    bill = told["judge"]["bill"]
+    assert bill["cost"] == pytest.approx((bill["tokens_in"] + 4 * bill["tokens_out"]) / 1e6) and bill["tokens_in"] > 0
     page = results.with_suffix(".html").read_text()
     sounds = sorted(results.parent.glob("parts/*/*.flac"))
     assert len(sounds) == 3 * 4 and all(str(one.relative_to(results.parent)) in page for one in sounds)

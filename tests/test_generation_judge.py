@@ -82,7 +82,8 @@ def test_scores_are_asked_for_once_kept_with_their_text_and_billed(server, tmp_p
     assert server.headers[0]["Authorization"] == "Bearer secret"
     assert score() == rows and len(server.asked) == 3  # from the disk
     bill = judges.bill(tmp_path, endpoint(server))
-    assert (bill["replies"], bill["tokens_in"], bill["tokens_out"]) == (3, 300, 21)
+    assert (bill["replies"], bill["tokens_in"], bill["tokens_out"]) == (3, 300, 21) and "cost" not in bill
+    assert judges.bill(tmp_path, endpoint(server), price=(0.5, 2.0))["cost"] == pytest.approx(192e-6)
     assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
     assert judges.summary(rows, "judge") == {"mean": 11 / 3, "n": 3, "unread": 2}
 

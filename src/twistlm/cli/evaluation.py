@@ -84,6 +84,10 @@ def eval_(
         str | None, typer.Option(help="Judge of texts: address of an OpenAI-compatible server, or a text LM.")
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Model that the server of --judge is asked for.")] = None,
+    judge_price: Annotated[
+        str | None,
+        typer.Option(help="Price of a million tokens in and out, as 0.15,0.60: what the judge cost is told."),
+    ] = None,
     vocoder: FoundVocoder = None,
     search: Search = None,
     seed: Seed = 0,
@@ -103,6 +107,7 @@ def eval_(
         "embedder": embedder,
         "judge": judge,
         "judge_model": judge_model,
+        "judge_price": judge_price,
         "vocoder": vocoder,
     }
     if generation:
@@ -222,6 +227,7 @@ def _generation(
         embedder=options["embedder"] or WORDLLAMA,
         judge=options["judge"],
         judge_model=options["judge_model"],
+        judge_price=_price(options["judge_price"], judge=options["judge"]),
         out=out,
         tokenizer=tokenizer,
         vocoder=options["vocoder"],
@@ -230,3 +236,17 @@ def _generation(
         progress=progress,
     )
     return Result(values, table(values))
+
+
+def _price(given: str | None, *, judge: str | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    if judge is None:
+        raise BadInput("--judge-price is of a judge: name one with --judge.")
+    try:
+        tokens_in, tokens_out = (float(part) for part in given.split(","))
+    except ValueError:
+        tokens_in = tokens_out = -1.0
+    if not (0 <= tokens_in < math.inf and 0 <= tokens_out < math.inf):
+        raise BadInput(f"--judge-price {given}: give two prices of a million tokens, read and written, as 0.15,0.60.")
+    return tokens_in, tokens_out

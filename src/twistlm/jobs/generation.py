@@ -16,7 +16,7 @@ from twistlm.errors import BadInput
 from twistlm.evaluate.generation.embedding import WORDLLAMA, open_embedder
 from twistlm.evaluate.generation.hearing import open_listener
 from twistlm.evaluate.generation.journal import Journal
-from twistlm.evaluate.generation.judge import open_judge
+from twistlm.evaluate.generation.judge import Price, open_judge
 from twistlm.evaluate.generation.likelihood import accuracies, pair_scores
 from twistlm.evaluate.generation.measuring import Model, judged, read_all, require_judged_apart, results, speak_all
 from twistlm.evaluate.generation.prompts import open_prompts, select
@@ -72,6 +72,7 @@ def measure_generation(
     voices: str = RESEMBLYZER,
     judge: str | None = None,
     judge_model: str | None = None,
+    judge_price: Price | None = None,
     out: str | Path | None = None,
     tokenizer: str | Path | None = None,
     vocoder: str | Path | None = None,
@@ -90,6 +91,7 @@ def measure_generation(
         quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835).
         embedder, voices: as of `open_embedder` and `open_voices`.
         judge, judge_model: as of `open_judge`: scores every continuation, and two models' against each other.
+        judge_price: of a million tokens that the judge reads and of a million that it writes; what it cost is told.
         out: folder; None: `eval/` in the folder of the run. What is written lies in its `generation/`.
         tokenizer, vocoder, search: as of `parts_of_model`.
         seed: of sampling, of shuffling and of the bootstrap.
@@ -170,7 +172,7 @@ def measure_generation(
             "temperatures": sampled_at,
         }
         if asked is not None:
-            systems, facts["judge"] = judged(session, prompts, systems, asked)
+            systems, facts["judge"] = judged(session, prompts, systems, asked, price=judge_price)
         if spoken:
             facts["likelihoods"] = _likelihoods(models, spoken, tok.spec, home / PARTS / "likelihoods.jsonl", seed=seed)
         values = results(session, systems, corpora, facts=facts)
@@ -209,8 +211,11 @@ def table(values: Values) -> str:
             lines.append(f"{suite}, {name}: {scores}")
     told = values.get("judge")
     if told is not None:
+        bill = told["bill"]
+        cost = f"; cost {bill['cost']:.4g}" if "cost" in bill else ""
         lines.append(
-            f"judge {told['bill']['judge']}: {told['bill']['replies']} replies, {told['unread']} could not be read"
+            f"judge {bill['judge']}: {bill['replies']} replies, {told['unread']} could not be read; "
+            f"{bill['tokens_in']:,} tokens in, {bill['tokens_out']:,} out{cost}"
         )
     return "\n".join([*lines, f"results: {values['results']}, page: {values['page']}"])
 

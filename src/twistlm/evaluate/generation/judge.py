@@ -30,6 +30,7 @@ from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.reading import TextLM
 
 Values = dict[str, Any]
+Price = tuple[float, float]
 _NO_TEXT = re.compile("[\ud800-\udfff\0]")  # halves of characters, and NUL
 SCORE = """\
 Somebody began to say something, and a machine went on. Both were written down by a speech recogniser, so forgive \
@@ -260,15 +261,23 @@ def verdicts(
     return rows
 
 
-def bill(folder: Path, judge: Judge) -> Values:
-    """Return what a judge was asked so far: `replies`, and tokens in and out, which have a price elsewhere."""
+def bill(folder: Path, judge: Judge, *, price: Price | None = None) -> Values:
+    """Return what a judge was asked so far in this folder: `replies`, tokens in and out, and with a price their `cost`.
+
+    Args:
+        folder: of the replies.
+        judge: whose.
+        price: of a million tokens in and of a million out, in any currency.
+    """
     rows = list(Journal(_journal(folder, judge)).rows.values())
     tokens_in, tokens_out = (sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out"))
+    cost = {} if price is None else {"cost": (tokens_in * price[0] + tokens_out * price[1]) / 1e6, "price": list(price)}
     return {
         "judge": judge.identity,
         "replies": len(rows),
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
+        **cost,
     }
 
 

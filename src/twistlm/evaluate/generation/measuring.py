@@ -15,7 +15,7 @@ import numpy as np
 from twistlm.errors import BadInput
 from twistlm.evaluate.generation import perplexities
 from twistlm.evaluate.generation.embedding import Embedder
-from twistlm.evaluate.generation.judge import Judge, bill, scores, summary, verdicts
+from twistlm.evaluate.generation.judge import Judge, Price, bill, scores, summary, verdicts
 from twistlm.evaluate.generation.prompts import checksum
 from twistlm.evaluate.generation.protocols import Protocol
 from twistlm.evaluate.generation.reading import TextLM
@@ -164,10 +164,15 @@ def require_judged_apart(protocol: Protocol) -> None:
 
 
 def judged(
-    session: Session, prompts: Sequence[Values], systems: Sequence[System], judge: Judge
+    session: Session,
+    prompts: Sequence[Values],
+    systems: Sequence[System],
+    judge: Judge,
+    *,
+    price: Price | None = None,
 ) -> tuple[list[System], Values]:
     """Return the systems with a judge's scores of their continuations, and what it was asked; where there are two
-    models, how it finds the first one's continuations against the second's, in both orders.
+    models, how it finds the first one's continuations against the second's, in both orders. `price`: as of `bill`.
 
     Raises:
         BadInput: as `require_judged_apart`.
@@ -196,7 +201,7 @@ def judged(
         if len(known) > 1:
             told["pairwise"]["ci"] = bootstrap_ci(known, seed=session.seed)
         told["unread"] += told["pairwise"]["unread"]
-    return found, told | {"bill": bill(folder, judge)}
+    return found, told | {"bill": bill(folder, judge, price=price)}
 
 
 def results(
