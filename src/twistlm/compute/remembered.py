@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.compute.threads import cores
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, TwistError
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
 
+_TRIALS = 1  # raise when what is timed changes, so that older choices are left alone
 _INSTRUCTIONS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 _CPU = Path("/proc/cpuinfo")
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def recalled() -> dict[str, dict[str, Any]]:
     """Return "kind: what" -> the choice as JSON has it. Nothing where none is kept, or the file is damaged."""
     try:
         return read_json(file(), "this machine's choices", fix="Remove it.") if file().is_file() else {}
-    except (BadInput, OSError) as error:
+    except (BadInput, OSError, RuntimeError) as error:  # the last: there is no home folder
         _log.debug("choices of this machine are made anew: %s", error)
         return {}
 
@@ -48,7 +49,7 @@ def remember(new: Mapping[str, Mapping[str, Any]]) -> None:
         file().parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file()) as temporary:
             temporary.write_text(json.dumps({**recalled(), **new}, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
+    except (TwistError, OSError, RuntimeError) as error:
         _log.debug("choices of this machine are not kept: %s", error)
 
 
@@ -59,5 +60,12 @@ def _machine(instructions: tuple[str, ...]) -> str:
 
     told = _CPU.read_text().splitlines() if _CPU.is_file() else []
     cpu = "\n".join(sorted({line for line in told if line.startswith(("model", "flags"))}))
-    parts = (cpu or platform.processor(), platform.machine(), str(cores()), torch.__version__, *instructions)
+    parts = (
+        cpu or platform.processor(),
+        platform.machine(),
+        str(cores()),
+        torch.__version__,
+        str(_TRIALS),
+        *instructions,
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
