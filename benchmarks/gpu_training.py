@@ -178,7 +178,7 @@ def attend(*, small: bool) -> dict[str, Any]:
 
 def _attend(rows: int, context: int, heads: int, keys: int, width: int, *, small: bool) -> dict[str, Any]:
     where, module, scaling = device(), torch.nn.Module(), width**-0.5
-    module.num_key_value_groups = heads // keys
+    module.num_key_value_groups = heads // keys  # what transformers' attention looks at
     segments = PackedStream(corpus(SPEC), Vocab(500), rows=rows, context=context, seed=0).batch(0).segments
     made = partial(torch.randn, device=where, dtype=torch.float32 if small else torch.bfloat16, requires_grad=True)
     q, k, v = (made(rows, n, context, width) for n in (heads, keys, keys))

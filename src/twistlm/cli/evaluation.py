@@ -244,9 +244,9 @@ def _price(given: str | None, *, judge: str | None) -> tuple[float, float] | Non
     if judge is None:
         raise BadInput("--judge-price is of a judge: name one with --judge.")
     try:
-        tokens_in, tokens_out = (float(part) for part in given.split(","))
+        prices = [float(part) for part in given.split(",")]
     except ValueError:
-        tokens_in = tokens_out = -1.0
-    if not (0 <= tokens_in < math.inf and 0 <= tokens_out < math.inf):
+        prices = []
+    if len(prices) != 2 or not all(0 <= price < math.inf for price in prices):
         raise BadInput(f"--judge-price {given}: give two prices of a million tokens, read and written, as 0.15,0.60.")
-    return tokens_in, tokens_out
+    return prices[0], prices[1]

@@ -2,7 +2,7 @@
 
 No flag of a CPU says it: one with bf16 instructions may multiply bf16 at half of float32's rate, and the library that
 is faster on one make is slower on another. So the first time that a choice is due, each way computes the same small
-piece a few times in turn, and the fastest is taken from then on, for that piece, number of threads and process. The
+piece a few times in turn, and the fastest is taken from then on, for that piece and number of threads. The
 plain way (the first of WAYS) stays unless another is faster by more than MARGIN, so that noise does not decide.
 
 Ways may round differently. Where that could move a number that must come again, `kept` holds the choices in a file; a

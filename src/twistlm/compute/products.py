@@ -165,7 +165,7 @@ def int8_product(weight: torch.Tensor, bias: torch.Tensor | None, *, laid_out: b
         return functools.partial(_int8_product, weight=small, scales=scales.bfloat16(), bias=bias)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*quantize")  # to go in some later torch; there is no other way yet
+        warnings.filterwarnings("ignore", "torch.quantize_per_")  # to go in some later torch; there is no other way yet
         quantized = torch._make_per_channel_quantized_tensor(small, scales.double(), zeros, 0)
         packed = torch.ops.quantized.linear_prepack(quantized, bias)
     return functools.partial(_packed_product, packed=packed)
