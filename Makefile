@@ -32,6 +32,8 @@ $(READY): constraints.txt pyproject.toml
 quickstart: $(READY)
 	@$(BIN)/twist quickstart $(ARGS)
 
+# Python keeps what it has compiled, also where an image says it should not: else each of the tests' processes compiles it all again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not network"
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 twist=${TWIST:-.venv/bin/twist}
-out=docs/warm_vs_cold/tokenizers
+out=${OUT:-docs/warm_vs_cold/tokenizers} # another for units that were cut on another machine: some frames differ
 names=${NAMES:-"mini-25hz-100-fourth mini-25hz-200 mini-25hz-500 mini-50hz-100 mini-50hz-200 mini-50hz-500"}
 for name in $names; do
   units=runs/units-of/$name

@@ -113,6 +113,25 @@ def test_all_runs_of_an_arm_may_have_diverged(tmp_path: Path) -> None:
     assert "Lead: none, all diverged." in steady.text(found)
 
 
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    for arm, nll in (("warm", 4.0), ("cold", 5.0)):
+        rows.append(tmp_path, line(arm, 0, "bf16", nll))
+    assert "Lead: 1.000 nats a unit (one seed). Updates" in steady.text(steady.report(tmp_path))
+
+
+# Halves are of 30 layers, centroids of a tokenizer that is bundled.
+@pytest.mark.parametrize(
+    "arm", sorted(steady.ARMS.keys() - {"warm", "cold", "frozen_first_half", "frozen_last_half", "centroids_rows"})
+)
+def test_every_arm_is_a_command_that_trains(arm: str, short_pair, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(steady, "subprocess", SimpleNamespace(run=in_this_process))
+    recipe, units = short_pair
+    config = recipes.load_training(recipe)
+    steady.steady(str(recipe), config, units, tmp_path, seeds=[0], numerics=["float32"], arms=[arm], tell=print)
+    (row,) = rows.read(tmp_path).values()
+    assert row["cell"]["arm"] == arm and row["nll"] is not None
+
+
 def test_what_cannot_be_is_refused(finished, tmp_path: Path) -> None:
     recipe, units, _, _ = finished
     config = recipes.load_training(recipe)

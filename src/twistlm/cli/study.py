@@ -154,7 +154,11 @@ def steady(
         str, typer.Option(help="Ways of rounding, with commas: bf16, float32, avx2, avx512, float32-2-threads …")
     ] = "bf16,float32,avx2",
     arms: Annotated[
-        str, typer.Option(help="What is trained, with commas: warm, cold, tied_warm, tied_cold, paper_warm.")
+        str,
+        typer.Option(
+            help="What is trained, with commas: warm, cold, and, at one setting other than the recipe's, tied_warm, "
+            "tied_cold, paper_warm, mean_rows, lora_8 … (an unknown one is answered with all there are)."
+        ),
     ] = "warm,cold",
     report_only: Annotated[bool, typer.Option("--report", help="Train nothing: say what is finished.")] = False,
 ) -> Result:

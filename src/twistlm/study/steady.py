@@ -40,6 +40,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
 Arm = tuple[str, Mapping[str, str]]
 _TIED = {"--head": "as-is", "--head-start": "rows", "--rows": "covariance", "table_rate": "1.0"}
+_ADAPTERS = {"lr": "1e-3", "lr_floor": "1e-4", "table_rate": "2.0"}
 # The two sides of a recipe; both with the text LM's head and rows that are drawn one by one, as they were once, at the
 # rates of `recipes.paper`; and warm with the paper's random rows.
 ARMS: dict[str, Arm] = {
@@ -48,6 +49,17 @@ ARMS: dict[str, Arm] = {
     "tied_warm": ("warm", {**_TIED, "lr": "4e-4", "lr_floor": "4e-5"}),
     "tied_cold": ("cold", {**_TIED, "lr": "5e-4", "lr_floor": "5e-5"}),
     "paper_warm": ("warm", {**_TIED, "--rows": "random", "lr": "4e-4", "lr_floor": "4e-5"}),
+    # One thing other than the recipe has it, at the side's own rate (adapters: five times the body's, as is usual).
+    **{f"{rows}_rows": ("warm", {"--rows": rows}) for rows in ("random", "mean", "covariance", "centroids")},
+    "first_rows": ("warm", {"--rows": "first-rows"}),
+    "random_rows_cold": ("cold", {"--rows": "random"}),
+    "fitted_warm": ("warm", {"--head-start": "fitted"}),
+    "fitted_cold": ("cold", {"--head-start": "fitted"}),
+    "frozen_body": ("warm", {"--freeze": "body"}),
+    "frozen_first_half": ("warm", {"--freeze": "0-14"}),  # of 30 layers, SmolLM2-135M's
+    "frozen_last_half": ("warm", {"--freeze": "15-29"}),
+    "lora_8": ("warm", {"--lora-rank": "8", **_ADAPTERS}),
+    "lora_64": ("warm", {"--lora-rank": "64", **_ADAPTERS}),
 }
 
 
@@ -290,10 +302,15 @@ def text(found: Values) -> str:
     shares = "" if share is None else (
         f" Updates to {found['against']}'s final loss: {share['mean']:.1%} on average, {share['highest']:.1%} at most."
     )  # fmt: skip
-    leads = "none, all diverged." if lead is None else (
-        f"{lead['mean']:.3f} [{lead['ci'][0]:.3f}, {lead['ci'][1]:.3f}] nats a unit (t over seeds), "
-        f"{lead['lowest']:.3f} to {lead['highest']:.3f}."
-    )  # fmt: skip
+    if lead is None:
+        leads = "none, all diverged."
+    elif len({pair["seed"] for pair in found["pairs"] if pair["lead"] is not None}) == 1:
+        leads = f"{lead['mean']:.3f} nats a unit (one seed)."
+    else:
+        leads = (
+            f"{lead['mean']:.3f} [{lead['ci'][0]:.3f}, {lead['ci'][1]:.3f}] nats a unit (t over seeds), "
+            f"{lead['lowest']:.3f} to {lead['highest']:.3f}."
+        )
     lines += ["", (
         f"{found['arm']} is lower in {found['lower']} of {found['n']}; {found['failed']} of its runs failed. Lead: "
         f"{leads}{shares} Spread of the final loss: {spread}. Gradient norm, median / highest: {norms}."
