@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +24,27 @@ from twistlm.errors import ConfigError, Stopped
 from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.lm.score import score
-from twistlm.train import watch
+from twistlm.train import checkpoint, watch
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 
 CONFIG = with_(updates=8, batch_rows=4, accumulate=2, eval_every=1, checkpoint_every=3)
 
 
-def evaluation(*, stop: int | None = None) -> OnEval:
-    """Numbers that need the whole model; rank 1 alone (or the only one) is sent SIGTERM after update `stop`."""
+def evaluation(*, stop: int | None = None, killed: Path | None = None) -> OnEval:
+    """Numbers that need the whole model; rank 1 alone (or the only one) is sent SIGTERM after update `stop`.
+
+    All are ended at once when the checkpoint `killed` is there, written behind.
+    """
     clips = [np.arange(n) for n in (3, 9, 5, 12, 7, 11)]
 
     def on_eval(lm: UnitLM, update: int) -> dict[str, float]:
         if update == stop and os.environ.get("RANK", "1") == "1":
             os.kill(os.getpid(), signal.SIGTERM)
+        while killed is not None and update == CONFIG.checkpoint_every + 2:
+            if killed.exists():
+                os._exit(9)
+            time.sleep(0.01)
         found = {"logit": lm.forward_logits(torch.arange(2, 12)[None]).double().sum().item()}
         if update == CONFIG.updates:
             threads = torch.get_num_threads()
@@ -48,14 +57,36 @@ def evaluation(*, stop: int | None = None) -> OnEval:
 
 
 def run(
-    out: Path, *, stop: int | None = None, nan: bool = False, window: int = watch.WINDOW, **changes: object
+    out: Path,
+    *,
+    stop: int | None = None,
+    nan: bool = False,
+    window: int = watch.WINDOW,
+    behind: bool = False,
+    kill: bool = False,
+    full: bool = False,
+    **changes: object,
 ) -> None:
     watch.WINDOW = window
+    checkpoint.BEHIND = ("cpu",) if behind else ()
+    if full and os.environ["RANK"] == "1":
+        checkpoint.dcp.HuggingFaceStorageWriter.write_data = no_space  # type: ignore[method-assign]
+    killed = out / "checkpoint" / f"update-{CONFIG.checkpoint_every}" if kill else None
     lm = tiny_lm()
     if nan:
         with torch.no_grad():
             lm.model.model.norm.weight[0] = torch.inf
-    train(lm, corpus(), dataclasses.replace(CONFIG, **changes), out, on_eval=None if nan else evaluation(stop=stop))
+    train(
+        lm,
+        corpus(),
+        dataclasses.replace(CONFIG, **changes),
+        out,
+        on_eval=None if nan else evaluation(stop=stop, killed=killed),
+    )
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 # Forks ranks instead of starting them: torch is imported once, and pandas, which Arrow's first array asks for.
@@ -93,13 +124,15 @@ def ranks(world, out, times=1, **how):
 """
 USUAL = """
 ranks(2, "straight", times=2)
-ranks(2, "stopped", stop=4)
+ranks(2, "stopped", stop=4, behind=True)
 for other in ("to-one", "to-four", "damaged"):
     shutil.copytree(root / "stopped", root / other)
 ranks(2, "stopped")
 ranks(2, "from-one")
+ranks(2, "killed", behind=True, kill=True)
+ranks(2, "killed", behind=True)
 ranks(2, "nan", nan=True)
-ranks(2, "whole", sharing="whole")
+ranks(2, "whole", sharing="whole", behind=True)
 ranks(2, "whole-stopped", sharing="whole", stop=4)
 ranks(2, "whole-stopped", sharing="whole")
 (root / "damaged/checkpoint/update-4/shard-00002-model-00001-of-00001.safetensors").unlink()
@@ -107,6 +140,9 @@ ranks(2, "damaged")
 """
 MORE = """
 ranks(4, "to-four")
+ranks(2, "whole-killed", behind=True, kill=True, sharing="whole")
+ranks(2, "whole-killed", behind=True, sharing="whole")
+ranks(2, "full", behind=True, full=True)
 ranks(2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
 ranks(2, "again", checkpoint_activations=True)
 ranks(2, "bf16", sharing="slices-bf16", precision="bf16")
@@ -183,6 +219,27 @@ def test_a_signal_to_one_rank_stops_all_and_they_go_on_bit_for_bit(root: Path) -
     assert codes == [0, 0] and sorted(e["rank"] for e in errors) == [0, 1]
     assert all(e["kind"] == "Stopped" and "SIGTERM after update 4 of 8" in e["says"] for e in errors)
     assert_same_run(root / "straight", root / "stopped")
+
+
+def test_ranks_that_are_killed_go_on_from_what_was_written_behind_bit_for_bit(root: Path) -> None:
+    assert said(root, "killed") == ([0, 0], [])
+    assert (root / "killed" / "result.json").exists()
+    assert_same_run(root / "straight", root / "killed")
+
+
+@pytest.mark.slow
+def test_ranks_that_hold_the_whole_model_are_killed_and_go_on(more: Path) -> None:
+    assert said(more, "whole-killed") == ([0, 0], [])
+    assert_same_run(more / "whole", more / "whole-killed")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_behind_ends_all_ranks_by_name(more: Path) -> None:
+    codes, errors = said(more, "full")
+    assert codes == [1, 1] and {e["kind"] for e in errors} == {"TwistError"}, errors
+    said_by = {e["rank"]: e["says"] for e in errors}
+    assert "the disk is full: could not write" in said_by[0] and "could not be written: rank 1" in said_by[1]
+    assert not list((more / "full" / "checkpoint").glob("*"))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import json
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from twistlm.errors import CheckpointError, TwistError
@@ -63,7 +65,8 @@ def _write(
                 if ranks.first:  # DCP would copy all of it in memory, twice
                     save_file(tensors, temporary / "state.safetensors")
             else:
-                dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+                writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+                dcp.save(tensors, storage_writer=writer, process_group=ranks.group)
             if ranks.first:
                 run = {"fingerprint": fingerprint, "files": len(list(temporary.glob("*.safetensors")))}
                 (temporary / "run.json").write_text(json.dumps(run))
@@ -73,16 +76,25 @@ def _write(
         _remove_others(folder, new)
 
 
-class Behind:
-    """Writes checkpoints of one process while its GPU goes on; use as a context manager.
+BEHIND = ("cuda",)  # what goes on while its state is written; a CPU would share its cores with the writing
 
-    What is to be written is copied to the host's memory first, of which it takes 12 bytes a parameter. One is written
-    at a time.
+
+class Behind:
+    """Writes checkpoints while GPUs go on; use as a context manager.
+
+    What is to be written is copied to the host's memory first: 12 bytes for each parameter that a rank holds (where
+    each holds the whole model, the first writes for all). One is written at a time, by a thread on every rank; these
+    wait for each other through a group of their own, so that training's messages and theirs do not meet.
+
+    Args:
+        ranks: who write together. All must make one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks.apart()
         self._thread = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
+        self._on_host: dict[DeviceMesh, DeviceMesh] = {}
 
     def save(
         self, folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, update: int, fingerprint: str
@@ -93,8 +105,28 @@ class Behind:
             TwistError: the one before it could not be written.
         """
         self.finish()
-        copies = {name: torch.empty_like(t, device="cpu").copy_(t) for name, t in _tensors(model, optimizer).items()}
-        self._last = self._thread.submit(_write, folder, copies, update=update, fingerprint=fingerprint)
+        tensors = _tensors(model, optimizer)
+        shared = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+        copies = {name: self._copied(t) for name, t in tensors.items()} if shared or self._ranks.first else {}
+        write = partial(_write, update=update, fingerprint=fingerprint, ranks=self._ranks)
+        self._last = self._thread.submit(write, folder, copies)
+
+    def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what the host keeps of a tensor: of one that is shared out, this rank's slice."""
+        if not isinstance(tensor, DTensor):
+            return torch.empty_like(tensor, device="cpu").copy_(tensor)
+        mesh = tensor.device_mesh
+        if mesh not in self._on_host:
+            self._on_host[mesh] = init_device_mesh("cpu", tuple(mesh.shape))
+        mine = tensor.to_local()
+        return DTensor.from_local(
+            torch.empty_like(mine, device="cpu").copy_(mine),
+            self._on_host[mesh],
+            tensor.placements,
+            run_check=False,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+        )
 
     def finish(self) -> None:
         """Return when the last one is written.
@@ -113,6 +145,7 @@ class Behind:
         try:
             if kind is None:
                 self.finish()
+                self._ranks.part()
         finally:
             self._thread.shutdown()  # what was begun is written, whatever ended the run
 

@@ -145,8 +145,8 @@ def train(
         stack.enter_context(compiled_layers(lm, enabled=config.compile, context=config.context))
         send = stack.enter_context(open_trackers(trackers if ranks.first else (), out, record, done=done))
 
-        # A GPU goes on while its state is written; ranks that share the state write it together, and wait.
-        behind = stack.enter_context(checkpoint.Behind()) if where.type == "cuda" and ranks.world == 1 else None
+        # A GPU goes on while its state is written.
+        behind = stack.enter_context(checkpoint.Behind(ranks)) if where.type in checkpoint.BEHIND else None
 
         def keep(update: int, folder: Path = saved, *, wait: bool = True) -> None:
             log.sync()

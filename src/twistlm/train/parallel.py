@@ -45,11 +45,13 @@ class Ranks:
         rank: which one this is, from 0.
         world: how many there are.
         mesh: torch's name for them, over which a model is shared out; None alone.
+        group: through whom they compare and wait; None: torch's default, in which training sends gradients.
     """
 
     rank: int = 0
     world: int = 1
     mesh: DeviceMesh | None = None
+    group: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -72,6 +74,19 @@ class Ranks:
                 f"of ranks that divides batch_rows (the next lower one is {fit[-1]}), or other batch_rows."
             )
         return min(rows, -(-config.accumulate // self.world))
+
+    def apart(self) -> Ranks:
+        """Return the same ranks, who compare and wait among themselves: for a thread beside training. All must ask."""
+        return self if self.world == 1 else dataclasses.replace(self, group=dist.new_group(backend="gloo"))
+
+    def part(self) -> None:
+        """Return when every rank has come here, and nothing of what they compared before is on its way.
+
+        gloo's thread lets go of the numbers compared last a moment later, and wants Python's lock for that: a process
+        that is ending by then aborts (1 in 7 did). A barrier has no numbers, and who waits for it gives up the lock.
+        """
+        if self.world > 1:
+            dist.barrier(self.group)
 
     def sum(self, value: float) -> float:
         """Return the sum of every rank's `value`, in float64; the same on all."""
@@ -102,7 +117,7 @@ class Ranks:
         with ExitStack() as stack:
             temporary = [stack.enter_context(atomic_folder(path)) if self.first else path]
             if self.world > 1:
-                dist.broadcast_object_list(temporary, src=0)
+                dist.broadcast_object_list(temporary, src=0, group=self.group)
             yield temporary[0]
             self.wait()
         self.wait()
@@ -111,7 +126,7 @@ class Ranks:
         if self.world == 1:
             return value
         total = torch.tensor(float(value), dtype=torch.float64)
-        dist.all_reduce(total, how)
+        dist.all_reduce(total, how, group=self.group)
         return total.item()
 
 
@@ -149,10 +164,9 @@ def join(device: torch.device) -> Iterator[Ranks]:
             "address: name the network's interface (ip addr) in GLOO_SOCKET_IFNAME, and in NCCL_SOCKET_IFNAME for GPUs."
         ) from error
     try:
-        yield Ranks(rank, world, init_device_mesh(device.type, (world,)))
-        # gloo's thread lets go of the numbers compared last a moment later, and wants Python's lock for that: a process
-        # that is ending by then aborts (1 in 7 did). A barrier has no numbers, and who waits for it gives up the lock.
-        dist.barrier()
+        ranks = Ranks(rank, world, init_device_mesh(device.type, (world,)))
+        yield ranks
+        ranks.part()
     finally:
         dist.destroy_process_group()
 
