@@ -33,6 +33,7 @@ from twistlm.evaluate.suites.storycloze import storycloze
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy, write_submission
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.types import Units
+from twistlm.units.tokenizer import SpeechTokenizer
 
 
 class Tokenizer:
@@ -134,6 +135,26 @@ def test_sounds_are_cut_once_for_all_suites(tmp_path):
     assert (again.n_cut, again.checksum, tok.cut) == (0, first.checksum, 7)
     for i, units in again.units.items():
         assert np.array_equal(units.ids, tok(load(again.suite.clips[i], sample_rate=16_000, id=i)).ids)
+
+
+def test_words_are_cut_together_and_are_what_each_is_alone(tiny, tmp_path, monkeypatch):
+    tok, sizes = SpeechTokenizer.load(tiny.tokenizer), list[int]()
+    together = SpeechTokenizer.batch
+    monkeypatch.setattr(
+        SpeechTokenizer, "batch", lambda self, clips: [sizes.append(len(clips)), *together(self, clips)][1:]
+    )
+    shutil.copytree(tiny.suite, tmp_path / "words")
+    place = tmp_path / "words" / "lexical" / "dev"
+    wav(place / "3.wav", 77, seconds=2.5)  # among words: as before
+    found = tokenize_suite(open_suite(f"swuggy-dev={tmp_path / 'words'}"), tok, cache=tmp_path / "cache")
+    assert sorted(sizes) == [4, 7]  # of 12 sounds, taken by 8
+    for i, units in found.units.items():
+        assert np.array_equal(units.ids, tok(load(found.suite.clips[i], sample_rate=16_000, id=i)).ids)
+    wav(place / "5.wav", 78, seconds=0.01)
+    with pytest.raises(AudioError, match="1 of 12 sounds cannot be used"):
+        tokenize_suite(open_suite(f"swuggy-dev={tmp_path / 'words'}"), tok, cache=tmp_path / "new")
+    kept = tokenize_suite(open_suite(f"swuggy-dev={tiny.suite}"), tok, cache=tmp_path / "new")
+    assert kept.n_cut == 2  # 3 and 5 alone
 
 
 def test_a_killed_pass_goes_on(tmp_path, monkeypatch):

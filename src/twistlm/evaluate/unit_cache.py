@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
 from twistlm.audio.clip import Clip
 from twistlm.compute.batching import batches
 from twistlm.compute.threads import in_order
+from twistlm.corpus.cutting import Batching
 from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.shards import Row, ShardWriter, shard_paths
 from twistlm.errors import AudioError, BadInput, offenders
@@ -34,8 +35,12 @@ from twistlm.types import Units
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
 
+Thing = TypeVar("Thing")
 
 _POOL = 256  # clips among which those of one length are looked for
+# On a CPU a core takes so many sounds at a time, and those of at most so many seconds (words) as one batch: faster than
+# each by itself (benchmarks/tokenize_clips.py), which longer ones are not.
+_SOME, _SHORT = 8, 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +101,31 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
             named = dataclasses.replace(units, id=digests[i])
             return Row(units=named, seconds=clip.seconds, source_sha256=digests[i])
 
-        def cut(i: str) -> Row | AudioError:
+        def cut(clip: Clip) -> Units | AudioError:
             try:
-                clip = load(suite.clips[i], sample_rate=rate, id=i)
-                return row(i, clip, tok(clip))
+                return tok(clip)
             except AudioError as error:
                 return error
 
+        def cut_some(some: Sequence[str]) -> list[Row | AudioError]:
+            clips = {i: read(i) for i in some}
+            good = {i: clip for i, clip in clips.items() if not isinstance(clip, AudioError)}
+            short = [i for i, clip in good.items() if clip.seconds <= _SHORT]
+            units: dict[str, Units | AudioError] = {}
+            if len(short) > 1 and isinstance(tok, Batching):
+                units |= zip(short, tok.batch([good[i] for i in short]), strict=True)
+            units |= {i: cut(clip) for i, clip in good.items() if i not in units}
+            units |= {i: error for i, error in clips.items() if isinstance(error, AudioError)}
+            return [of if isinstance(of := units[i], AudioError) else row(i, good[i], of) for i in some]
+
+        def by_some() -> Generator[Row | AudioError]:
+            """A core takes some, one behind the other."""
+            with closing(in_order(cut_some, _batched(todo, _SOME))) as made:
+                for rows in made:
+                    yield from rows
+
         def by_batch() -> Generator[Row | AudioError]:
-            """What `cut` gives, but clips of about one length go to a GPU together, while threads read the next."""
+            """Clips of about one length go to a GPU together, while threads read the next."""
             with closing(in_order(read, todo, ahead=_POOL)) as reading:
                 for pool in _batched(zip(todo, reading, strict=True), _POOL):
                     yield from (found for _, found in pool if isinstance(found, AudioError))
@@ -117,12 +138,13 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
         def read(i: str) -> Clip | AudioError:
             try:
                 clip = load(suite.clips[i], sample_rate=rate, id=i)
-                tok.require(clip)
+                if isinstance(tok, Batching):
+                    tok.require(clip)
                 return clip
             except AudioError as error:
                 return error
 
-        made = by_batch() if getattr(tok, "batch_seconds", 0) else in_order(cut, todo)
+        made = by_batch() if getattr(tok, "batch_seconds", 0) else by_some()
         with (
             ShardWriter(folder, tok.spec, written=lambda path: seal(Path(str(path)))) as writer,
             closing(made) as rows,
@@ -140,7 +162,7 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
     return SpokenSuite(suite, units, _checksum(suite, digests), len(todo))
 
 
-def _batched(items: Iterable[tuple[str, Clip | AudioError]], n: int) -> Iterator[list[tuple[str, Clip | AudioError]]]:
+def _batched(items: Iterable[Thing], n: int) -> Iterator[list[Thing]]:
     iterator = iter(items)
     while some := list(islice(iterator, n)):
         yield some
