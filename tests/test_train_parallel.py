@@ -143,6 +143,12 @@ ranks(4, "to-four")
 ranks(2, "whole-killed", behind=True, kill=True, sharing="whole")
 ranks(2, "whole-killed", behind=True, sharing="whole")
 ranks(2, "full", behind=True, full=True)
+from twistlm.train import parallel
+one_group, parallel.replicas = parallel.replicas, lambda *_: 2
+ranks(4, "two-groups")
+ranks(4, "two-groups-killed", behind=True, kill=True)
+ranks(4, "two-groups-killed", behind=True)
+parallel.replicas = one_group
 ranks(2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
 ranks(2, "again", checkpoint_activations=True)
 ranks(2, "bf16", sharing="slices-bf16", precision="bf16")
@@ -231,6 +237,13 @@ def test_ranks_that_are_killed_go_on_from_what_was_written_behind_bit_for_bit(ro
 def test_ranks_that_hold_the_whole_model_are_killed_and_go_on(more: Path) -> None:
     assert said(more, "whole-killed") == ([0, 0], [])
     assert_same_run(more / "whole", more / "whole-killed")
+
+
+@pytest.mark.slow
+def test_groups_that_each_hold_all_slices_are_one_process_and_go_on_when_killed(more: Path) -> None:
+    assert said(more, "two-groups") == ([0, 0, 0, 0], []) == said(more, "two-groups-killed")
+    assert_close_run(more / "alone", more / "two-groups")
+    assert_same_run(more / "two-groups", more / "two-groups-killed")
 
 
 @pytest.mark.slow
