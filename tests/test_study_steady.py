@@ -113,6 +113,20 @@ def test_all_runs_of_an_arm_may_have_diverged(tmp_path: Path) -> None:
     assert "Lead: none, all diverged." in steady.text(found)
 
 
+def test_several_arms_are_one_table(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for arm, nll in (("warm", 4.0), ("cold", 5.0 + seed), ("lora_8", 3.5)):
+            rows.append(tmp_path, line(arm, seed, "bf16", nll))
+    rows.append(tmp_path, line("mean_rows", 0, "bf16", 4.25))
+    found = [steady.report(tmp_path, against=name) for name in ("cold", "lora_8", "mean_rows")]
+    low, high = t_interval([1.0, 2.0])
+    assert steady.overview(found).splitlines()[2:] == [
+        "| lora_8 | 2 | 3.500 | 4.000 | -0.500 [-0.500, -0.500] | 0 of 2 |",
+        "| mean_rows | 1 | 4.250 | 4.000 | +0.250 | 1 of 1 |",
+        f"| cold | 2 | 5.500 | 4.000 | +1.500 [{low:+.3f}, {high:+.3f}] | 2 of 2 |",
+    ]
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     for arm, nll in (("warm", 4.0), ("cold", 5.0)):
         rows.append(tmp_path, line(arm, 0, "bf16", nll))

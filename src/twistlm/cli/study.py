@@ -179,6 +179,8 @@ def steady(
         else made.text(one)
         for name, one in told.items()
     ]
+    if len(found) > 1:
+        texts.append(made.overview(found))
     return Result({"comparisons": found}, "\n\n".join(texts))
 
 

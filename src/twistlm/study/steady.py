@@ -11,6 +11,7 @@ moment, the next call does what is missing, and several processes may share the 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shutil
 import signal
@@ -316,6 +317,25 @@ def text(found: Values) -> str:
         f"{leads}{shares} Spread of the final loss: {spread}. Gradient norm, median / highest: {norms}."
     )]  # fmt: skip
     return "\n".join(lines)
+
+
+def overview(reports: Sequence[Values]) -> str:
+    """Return several reports of one arm as one table, the other arms by their loss, lowest first."""
+    arm = reports[0]["arm"]
+    table = []
+    for found in reports:
+        pairs, lead = [pair for pair in found["pairs"] if pair["lead"] is not None], found["lead"]
+        if pairs:
+            other, mine = (statistics.fmean(pair[name] for pair in pairs) for name in ("against_nll", "nll"))
+            low, high = lead["ci"]
+            interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+            cells = (found["against"], str(len(pairs)), f"{other:.3f}", f"{mine:.3f}", f"{lead['mean']:+.3f}{interval}")
+            table.append((other, f"| {' | '.join(cells)} | {found['lower']} of {found['n']} |"))
+    return "\n".join([
+        f"| arm | pairs | nats a unit | {arm}, same pairs | less {arm} [95 %, t over seeds] | {arm} lower in |",
+        "|---|---|---|---|---|---|",
+        *(line for _, line in sorted(table)),
+    ])  # fmt: skip
 
 
 def _summary(pairs: Sequence[Values], name: str) -> Values | None:
