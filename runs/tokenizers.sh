@@ -20,13 +20,13 @@ done
 "${PYTHON:-.venv/bin/python}" - "$out" $names <<'PY'
 import math, statistics, sys
 from twistlm.corpus.opened import open_corpus
-from twistlm.study import steady
+from twistlm.study import steady_table
 
 print("| tokenizer | units a second | warm, nats a unit | cold | lead, by seed | warm, bits a second | cold |\n|---|---|---|---|---|---|---|")
 for name in sys.argv[2:]:
     held = open_corpus(f"runs/units-of/{name}/units", split="heldout")
     rate = float(held.lengths.sum()) / sum(held.seconds)
-    found = steady.report(f"{sys.argv[1]}/{name}")
+    found = steady_table.report(f"{sys.argv[1]}/{name}")
     if found is None:
         continue
     losses = [statistics.fmean(pair[side] for pair in found["pairs"]) for side in ("nll", "against_nll")]

@@ -15,7 +15,7 @@ from twistlm import recipes
 from twistlm.cli.main import main
 from twistlm.errors import BadInput
 from twistlm.evaluate.stats import t_interval
-from twistlm.study import steady
+from twistlm.study import steady, steady_table
 from twistlm.study.grid import rows
 
 
@@ -93,7 +93,7 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
         line("warm", 2, "bf16", None), line("cold", 2, "bf16", 5.0), line("warm", 3, "bf16", 3.0),
     ):  # fmt: skip
         rows.append(tmp_path, row)
-    found = steady.report(tmp_path)
+    found = steady_table.report(tmp_path)
     assert (found["n"], found["lower"], found["failed"]) == (4, 2, 1)  # seed 3 has no cold
     leads = {(p["seed"], p["numerics"]): p["lead"] for p in found["pairs"]}
     assert leads == {(0, "bf16"): 1.0, (0, "avx2"): 0.75, (1, "bf16"): -0.25, (2, "bf16"): None}
@@ -102,15 +102,15 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
     assert found["share"] is None, "a mean over those that got there would be of other runs than the leads'"
     assert found["lead"]["ci"] == pytest.approx(t_interval([0.875, -0.25])) and found["lead"]["lowest"] == -0.25
     assert found["over_numerics"] == {"warm": 0.25, "cold": 0.0} and found["grad_norm"]["warm"]["highest"] == 6.0
-    assert "never" in steady.text(found) and "diverged" in steady.text(found)
+    assert "never" in steady_table.text(found) and "diverged" in steady_table.text(found)
 
 
 def test_all_runs_of_an_arm_may_have_diverged(tmp_path: Path) -> None:
     rows.append(tmp_path, line("warm", 0, "bf16", None) | {"grad_norm": None})
     rows.append(tmp_path, line("cold", 0, "bf16", 5.0))
-    found = steady.report(tmp_path)
+    found = steady_table.report(tmp_path)
     assert (found["lead"], found["share"], found["failed"], found["grad_norm"]["warm"]) == (None, None, 1, None)
-    assert "Lead: none, all diverged." in steady.text(found)
+    assert "Lead: none, all diverged." in steady_table.text(found)
 
 
 def test_several_arms_are_one_table(tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_several_arms_are_one_table(tmp_path: Path) -> None:
         for arm, nll in (("warm", 4.0), ("cold", 5.0 + seed), ("lora_8", 3.5)):
             rows.append(tmp_path, line(arm, seed, "bf16", nll))
     rows.append(tmp_path, line("mean_rows", 0, "bf16", 4.25))
-    found = [steady.report(tmp_path, against=name) for name in ("cold", "lora_8", "mean_rows")]
+    found = [steady_table.report(tmp_path, against=name) for name in ("cold", "lora_8", "mean_rows")]
     low, high = t_interval([1.0, 2.0])
-    assert steady.overview(found).splitlines()[2:] == [
+    assert steady_table.overview(found).splitlines()[2:] == [
         "| lora_8 | 2 | 3.500 | 4.000 | -0.500 [-0.500, -0.500] | 0 of 2 |",
         "| mean_rows | 1 | 4.250 | 4.000 | +0.250 | 1 of 1 |",
         f"| cold | 2 | 5.500 | 4.000 | +1.500 [{low:+.3f}, {high:+.3f}] | 2 of 2 |",
@@ -130,7 +130,7 @@ def test_several_arms_are_one_table(tmp_path: Path) -> None:
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     for arm, nll in (("warm", 4.0), ("cold", 5.0)):
         rows.append(tmp_path, line(arm, 0, "bf16", nll))
-    assert "Lead: 1.000 nats a unit (one seed). Updates" in steady.text(steady.report(tmp_path))
+    assert "Lead: 1.000 nats a unit (one seed). Updates" in steady_table.text(steady_table.report(tmp_path))
 
 
 # Halves are of 30 layers, centroids of a tokenizer that is bundled.
@@ -151,8 +151,8 @@ def test_what_cannot_be_is_refused(finished, tmp_path: Path) -> None:
     config = recipes.load_training(recipe)
     with pytest.raises(BadInput, match="unknown: fp4"):
         steady.steady(str(recipe), config, units, tmp_path, seeds=[0], numerics=["fp4"], tell=print)
-    assert steady.report(tmp_path) is None  # nothing is finished
+    assert steady_table.report(tmp_path) is None  # nothing is finished
     for key in ("of one recipe", "of another"):
         rows.append(tmp_path, line("warm", 0, "bf16", 4.0) | {"key": key})
     with pytest.raises(BadInput, match="holds two runs of warm, 0, bf16"):
-        steady.report(tmp_path)
+        steady_table.report(tmp_path)

@@ -165,22 +165,23 @@ def steady(
     """Train a recipe over seeds and ways of rounding; say how often warm wins, and what decides."""
     from twistlm import recipes
     from twistlm.study import steady as made
+    from twistlm.study import steady_table as table
 
     names = arms.split(",")
     if not report_only:
         config = recipes.load_training(recipe)
         how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}
         made.steady(recipe, config, units, out, **how, tell=tell)
-    told = {name: made.report(out, against=name) for name in names if name != "warm"}
+    told = {name: table.report(out, against=name) for name in names if name != "warm"}
     found = [one for one in told.values() if one is not None]
     texts = [
         f"{out} holds no pair of warm and {name} (one seed, one way of rounding) yet."
         if one is None
-        else made.text(one)
+        else table.text(one)
         for name, one in told.items()
     ]
     if len(found) > 1:
-        texts.append(made.overview(found))
+        texts.append(table.overview(found))
     return Result({"comparisons": found}, "\n\n".join(texts))
 
 
