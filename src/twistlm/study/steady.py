@@ -47,7 +47,7 @@ ARMS: dict[str, Arm] = {
     "tied_warm": ("warm", {**_TIED, "lr": "4e-4", "lr_floor": "4e-5"}),
     "tied_cold": ("cold", {**_TIED, "lr": "5e-4", "lr_floor": "5e-5"}),
     "paper_warm": ("warm", {**_TIED, "--rows": "random", "lr": "4e-4", "lr_floor": "4e-5"}),
-    # One thing other than the recipe has it, at the side's own rate (adapters: five times the body's, as is usual).
+    # One thing other than the recipe has it, at the side's own rate (adapters: five times the body's).
     **{f"{rows}_rows": ("warm", {"--rows": rows}) for rows in ("random", "mean", "covariance", "centroids")},
     "first_rows": ("warm", {"--rows": "first-rows"}),
     "random_rows_cold": ("cold", {"--rows": "random"}),
