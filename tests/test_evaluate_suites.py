@@ -138,11 +138,13 @@ def test_sounds_are_cut_once_for_all_suites(tmp_path):
 
 
 def test_words_are_cut_together_and_are_what_each_is_alone(tiny, tmp_path, monkeypatch):
-    tok, sizes = SpeechTokenizer.load(tiny.tokenizer), list[int]()
-    together = SpeechTokenizer.batch
-    monkeypatch.setattr(
-        SpeechTokenizer, "batch", lambda self, clips: [sizes.append(len(clips)), *together(self, clips)][1:]
-    )
+    tok, sizes, together = SpeechTokenizer.load(tiny.tokenizer), list[int](), SpeechTokenizer.batch
+
+    def counted(self, clips):
+        sizes.append(len(clips))
+        return together(self, clips)
+
+    monkeypatch.setattr(SpeechTokenizer, "batch", counted)
     shutil.copytree(tiny.suite, tmp_path / "words")
     place = tmp_path / "words" / "lexical" / "dev"
     wav(place / "3.wav", 77, seconds=2.5)  # among words: as before
