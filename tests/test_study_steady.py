@@ -37,7 +37,7 @@ def finished(
     (recipe, units), out = short_pair, tmp_path_factory.mktemp("steady")
     told: list[str] = []
     config = recipes.load_training(recipe)
-    ways = [(["warm"], subprocess.run), (["warm", "cold"], in_this_process), (["warm", "cold"], None)]
+    ways = [(["warm"], in_this_process), (["warm", "cold"], in_this_process), (["warm", "cold"], None)]
     with pytest.MonkeyPatch.context() as patch:
         for arms, run in ways:  # of the second call the first side is done, of the last one both are
             for key in rows.read(out):  # as of a process that ended between its line and tidying up

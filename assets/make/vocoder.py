@@ -111,6 +111,8 @@ def main() -> None:
     elif options.start_from:
         _, old = tokenized(entries, waves, options.start_tokenizer, options.work)
         start = carried_over(units, old, Vocoder.load(options.start_from))
+    if start and options.twins:
+        start = with_tables(start, with_voices(MODEL, [Voice(speaker=name) for name in options.twins])[0])
     pairs = list(zip(units, waves, strict=True))
     voices = [Voice(speaker=e.speaker) for e in entries] if options.twins and len(options.twins) > 1 else None
     if options.twins:
@@ -213,6 +215,18 @@ def carried_over(units: list[Units], old: list[Units], earlier: Vocoder) -> dict
     counts += 1e-3 * counts.sum(0) / counts.sum()  # a unit that is never heard begins with the mean of all
     shares = torch.from_numpy(counts / counts.sum(1, keepdims=True)).float()
     return {**weights, "dict.weight": shares @ weights["dict.weight"]}
+
+
+def with_tables(weights: dict[str, Tensor], shape: InputShape) -> dict[str, Tensor]:
+    """One voice's weights for a vocoder of several: it begins with speaking all of them in that one's voice."""
+    weights = dict(weights)
+    draws = torch.Generator().manual_seed(0)
+    for table in shape.tables:
+        if f"{table.name}.weight" not in weights:
+            weights[f"{table.name}.weight"] = torch.randn(table.rows, table.width, generator=draws)
+            first = weights["conv_pre.weight"]  # [out, in, kernel]; the tables' channels come last
+            weights["conv_pre.weight"] = torch.cat([first, first.new_zeros(len(first), table.width, first.shape[2])], 1)
+    return weights
 
 
 def resolve_config(run: Path, options: argparse.Namespace, train: list[Pair], spec: UnitSpec) -> VocoderConfig:
