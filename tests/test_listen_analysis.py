@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from test_cli import twist  # noqa: F401  a fixture
 from twistlm.errors import BadInput
 from twistlm.evaluate.stats import holm
 from twistlm.listen.agreement import krippendorff_alpha
@@ -417,18 +416,17 @@ def test_formulas_in_names_do_not_run_in_spreadsheets(tmp_path):
     assert "r,rating,'=cmd(),'+s,,-1.0" in (tmp_path / "r.csv").read_text()
 
 
-def test_the_verb_analyses_a_file_and_writes_all_there_is(tmp_path):
+def test_the_verb_analyses_a_file_and_writes_all_there_is(tmp_path, twist):  # noqa: F811
     rows = ["workerid,file,vote"]
     for one in ratings_of(World(), raters=8, items=10, per_system=4):
         if one.kind == "rating":
             rows.append(f"{one.rater},/{one.system}__{one.item}.wav,{one.score}")
     (tmp_path / "votes.csv").write_text("\n".join(rows) + "\n")
-    command = [sys.executable, "-m", "twistlm", "listen", "analyse", str(tmp_path / "votes.csv"), "--no-mixed"]
+    command = ["listen", "analyse", tmp_path / "votes.csv", "--no-mixed"]
     command += ["--clip-pattern", r"/(?P<system>[\w-]+)__(?P<item>[\w-]+)\.wav"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    said = twist(*command).out
     out = tmp_path / "votes-analysis"
     assert "system-3" in said and str(out / "report.html") in said
     assert {p.name for p in out.iterdir()} == {"results.json", "ratings.csv", "ratings.parquet", "report.html"}
     assert len((out / "ratings.csv").read_text().splitlines()) == len(rows)
-    again = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True)
-    assert again.returncode == 2 and "is there and is no analysis" in " ".join(again.stderr.split())
+    twist(*command, "--out", tmp_path).refused("is there and is no analysis")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import soundfile
 
 from listen_standins import RATE, SYSTEMS, make_samples, request
+from test_cli import twist  # noqa: F401  a fixture
 from twistlm.audio.clip import Clip, read
 from twistlm.errors import AudioError, BadInput
 from twistlm.files.jsonl import read_objects
@@ -235,27 +233,12 @@ def test_texts_are_there_in_every_language_and_html_in_them_is_only_shown(tmp_pa
         read_texts(tmp_path / "t", "en", clips=1, minutes=1, design="mos")
 
 
-def test_the_verb_plans_and_says_what(tmp_path):
+def test_the_verb_plans_and_says_what(tmp_path, twist):  # noqa: F811
     given = make_samples(tmp_path, {"warm": 100.0, "truth": 180.0}, items=12)
-    command = [
-        *(sys.executable, "-m", "twistlm", "listen", "plan", *given, "--out", str(tmp_path / "s"), "--design", "mos"),
-        *(
-            "--question",
-            "naturalness",
-            "--clips",
-            "2",
-            "--ratings",
-            "4",
-            "--truth",
-            "truth",
-            "--floor",
-            "noise",
-            "--json",
-        ),
-    ]
-    facts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = ["listen", "plan", *given, "--out", tmp_path / "s", "--design", "mos", "--question", "naturalness"]
+    command += ["--clips", 2, "--ratings", 4, "--truth", "truth", "--floor", "noise", "--json"]
+    facts = twist(*command).json
     assert facts["raters"] == 10 and facts["written"] and facts["systems"] == ["warm", "truth", "floor"]
     rows = [row for _, row in read_objects(Path(tmp_path / "s" / "trials.jsonl"), "trials")]
     assert len(rows) == 10
-    wrong = subprocess.run([*command[:-1], "--seed", "9"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "another study" in " ".join(wrong.stderr.split())
+    twist(*command[:-1], "--seed", 9).refused("another study")
