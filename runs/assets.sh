@@ -40,8 +40,15 @@ tokenizers() { # tokenizers NAME…: those that are missing, all of one frame ra
 }
 tokenizers mini-25hz-100-fourth mini-25hz-200 mini-25hz-500
 tokenizers mini-50hz-100 mini-50hz-200 mini-50hz-500
-[ -f assets/vocoder/mini-25hz-500/unit_spec.json ] || $python assets/make/vocoder.py --pairs-manifest $work/slt \
-  --updates 12000 --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
+# Its vocoder: one voice from random weights, then from there two, each from its own units and from those that another voice gives
+# for the same texts. What ships began with the one of one voice that was bundled up to aeb5272.
+if [ ! -f assets/vocoder/mini-25hz-500/unit_spec.json ]; then
+  [ -f $work/one-voice/CARD.md ] || $python assets/make/vocoder.py --pairs-manifest $work/slt --updates 12000 \
+    --tokenizer assets/tokenizer/mini-25hz-500 --out $work/one-voice
+  speak twins $work/twins 4
+  $python assets/make/vocoder.py --pairs-manifest $work/twins --twins slt awb --tokenizer assets/tokenizer/mini-25hz-500 \
+    --start-from $work/one-voice --frames 32 --updates 8000 --lr 7e-4 --threads 1 --out assets/vocoder/mini-25hz-500
+fi
 
 # The suites: four voices in turn, of which flite:rms is in nothing that anything was trained on. What bench check finds goes
 # into the cards; a shortcut stops the script.

@@ -1,9 +1,10 @@
-"""Make a vocoder of one synthetic voice or several, from recordings and a tokenizer. The bundled one is made by
+"""Make a vocoder of one synthetic voice or several, from recordings and a tokenizer. The bundled one, of two voices, is
+made by runs/assets.sh: one voice first,
 
     python assets/make/vocoder.py --pairs-manifest .assets-work/slt --updates 12000 \
-        --tokenizer assets/tokenizer/mini-25hz-500 --out assets/vocoder/mini-25hz-500
+        --tokenizer assets/tokenizer/mini-25hz-500 --out .assets-work/one-voice
 
-and the one of two voices that docs/results/vocoder_generators.md compares it with by
+then both from there. The faster one that docs/results/vocoder_generators.md compares it with, by
 
     python assets/make/speech.py twins --out .assets-work/twins --hours 4
     python assets/make/vocoder.py --pairs-manifest .assets-work/twins --twins slt awb --generator istft \
@@ -14,8 +15,9 @@ are named are learnt, in one vocoder, the first of them speaks where none is ask
 units and, again, from those of the other readings, laid where the voice says the same phone: so the vocoder hears what
 units other speakers give, and still says it in its own voice.
 
-It starts from random weights, or with --start-from and --start-tokenizer from the vocoder of another tokenizer: all of
-the generator stays, and each new unit begins with the mean embedding of the old units it is heard together with.
+It starts from random weights, or with --start-from from another vocoder: several voices begin as that one's. With
+--start-tokenizer it is one of another tokenizer: all of the generator stays, and each new unit begins with the mean
+embedding of the old units it is heard together with.
 
 Everything is kept in --work: a killed run goes on where it was, and --export writes what there is so far.
 """
