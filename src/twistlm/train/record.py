@@ -24,6 +24,10 @@ from twistlm.lm.model import UnitLM
 
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+_OTHER_START = (
+    " A model that was trained in place is no longer the starting model: make it again. New rows are rounded otherwise "
+    "by another number of threads: go on with the one it began with (OMP_NUM_THREADS)."
+)
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
 
 
@@ -93,8 +97,8 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if odd:
         raise CheckpointError(
             f"another run began in {path.parent}: {'; '.join(odd)}. Its results would be mixed with the new ones: "
-            "train in a new folder, or remove this one. (A model that was trained in place is no longer the starting "
-            "model: make it again.)"
+            "train in a new folder, or remove this one."
+            + (_OTHER_START if any(one.startswith("start_weights ") for one in odd) else "")
         )
     return record
 
