@@ -27,6 +27,7 @@ def test_everything_that_ships_has_a_line(monkeypatch, tmp_path):
     )
     assert set(things["suite"]) == set(BUNDLED) and things["suite"]["mini-swuggy"] == "560 pairs"
     assert "vocoder mini-25hz-500 (bundled)" in things["tokenizer"]["mini-25hz-500"]
+    assert things["vocoder"]["mini-25hz-500"].endswith("speakers awb, slt")
     assert things["tokenizer"]["mini-50hz-100"].endswith("no vocoder")
     assert "14 voices" in things["speech"]["speech"]
 

@@ -144,7 +144,9 @@ def main() -> None:
     vocoder = Vocoder.load(options.out)  # what is measured is what ships, rounded to half precision
     measured = measure(vocoder, heldout, voices and voices[-HELDOUT:], entries[-HELDOUT:], options.threads)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    text = card(vocoder, config, entries, measured, history[-1]["update"], stage_of(options))
+    text = card(
+        vocoder, config, entries, measured, history[-1]["update"], stage_of(options), options.threads
+    )  # fmt: skip
     vocoder.save(options.out, card=text)
     print(json.dumps({"updates": history[-1]["update"], "seconds": round(seconds), **measured}))
 
@@ -312,6 +314,7 @@ def card(
     measured: dict[str, float],
     updates: int,
     stage: str,
+    threads: int,
 ) -> str:
     """The model card."""
     own = [e for e in entries if not e.id.endswith(OTHER)]
@@ -329,7 +332,8 @@ def card(
     n_parameters = sum(p.numel() for p in vocoder.synthesizer.parameters())
     reach = vocoder.synthesizer.reach
     kind = {"hifigan": "Unit HiFi-GAN", "istft": "Blocks at the rate of frames and an inverse STFT"}[config.model.kind]
-    critics = max(0, updates - config.adversarial_from)
+    critics = updates - config.adversarial_from
+    judged = f", and critics in the last {critics} updates" if critics > 0 else " alone"
     return f"""# A vocoder for 25 Hz units
 
 Speaks the units of `{vocoder.spec.encoder}` (unit spec `{vocoder.spec.fingerprint}`) at {RATE} Hz in {some}, synthetic:
@@ -340,7 +344,7 @@ it hears {reach.left} frames back and {reach.right} ahead.
 - **Data**: {hours:.2f} h of {voices} of flite (its licence is BSD-like), in {len(own)} clips, of which
   the last {HELDOUT} were held out.{twins} Made by `assets/make/speech.py`.
 - **Training**: {updates} updates of {config.rows} crops of {config.frames * HOP / RATE:.2f} s on a CPU, {stage};
-  spectral losses, and critics in the last {critics} updates. Recipe: `assets/make/vocoder.py`.
+  spectral losses{judged}. Recipe: `assets/make/vocoder.py`.
 - **Licence**: MIT.
 
 Measured on the held-out clips (same {"voices" if several else "voice"}):
@@ -352,7 +356,7 @@ Measured on the held-out clips (same {"voices" if several else "voice"}):
 | … of the resynthesis, durations given | {measured["wer_given"]:.3f} |
 | … of the resynthesis, durations predicted | {measured["wer_predicted"]:.3f} |
 | predicted length / true length | {measured["predicted_length"]:.3f} |
-| seconds of speech made per second | {measured["times_real_time"]:.1f} |
+| seconds of speech made per second, threads: {threads} | {measured["times_real_time"]:.1f} |
 
 Limits: {some}, English read speech; pitch and emphasis of the source are not in the units and are made up.
 """

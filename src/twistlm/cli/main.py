@@ -26,7 +26,7 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line."""
-    # Modules and models are a hundred thousand objects that stay: looking among them for cycles, as often as Python
-    # does of itself, is a seventh of the time until a verb begins.
+    # Modules are some hundred thousand objects that stay: looking among them for cycles, as often as Python does of
+    # itself, is a seventh of the time until a verb begins.
     gc.set_threshold(20_000, 20, 50)
     command()()

@@ -22,6 +22,7 @@ from twistlm.files.jsonl import read_json
 from twistlm.lm import folders as models
 from twistlm.units import catalogue as tokenizers
 from twistlm.vocoder import catalogue as vocoders
+from twistlm.vocoder.voices import read_voices
 
 Facts = dict[str, Any]
 _PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "pyarrow", "scikit-learn", "faster-whisper", "gguf")
@@ -200,7 +201,10 @@ def _tokenizer(name: str) -> str:
 def _vocoder(name: str) -> str:
     spec = vocoders.read_spec(name)
     of = tokenizers.tokenizer_of(spec, fetch=False)
-    return f"{spec.n_units} units at {float(spec.frame_rate):g} Hz, {spec.fingerprint}, tokenizer {of or 'none here'}"
+    voices, _ = read_voices(vocoders.vocoder_folder(name))
+    who = f", speakers {', '.join(sorted(voices.speakers))}" if voices.speakers else ""
+    units = f"{spec.n_units} units at {float(spec.frame_rate):g} Hz, {spec.fingerprint}"
+    return f"{units}, tokenizer {of or 'none here'}{who}"
 
 
 def _model(name: str) -> str:

@@ -16,6 +16,7 @@ from twistlm.pages.report import SHAPE
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec, tokenizer_of
 from twistlm.vocoder.catalogue import vocoder_of
+from twistlm.vocoder.voices import read_voices
 
 Facts = dict[str, Any]
 
@@ -93,7 +94,7 @@ def _described(path: Path) -> Facts:
         told = _some(start, "start", "text_lm", "source", "rows", "seed", "kept", "new")
         return {"kind": "unit LM", **told, **_spec(path / "unit_spec.json")}
     if "unit_spec.json" in has:
-        return {"kind": "vocoder", **_spec(path / "unit_spec.json")}
+        return {"kind": "vocoder", **_spec(path / "unit_spec.json"), **_voices(path)}
     if any(name.startswith("shard-") for name in has):
         from twistlm.corpus.opened import open_corpus
 
@@ -115,6 +116,13 @@ def _described(path: Path) -> Facts:
         f"{path} is nothing twistlm knows: no sound file, units, tokenizer, vocoder, model or run. "
         "For a folder of sound files, use twist manifest."
     )
+
+
+def _voices(path: Path) -> Facts:
+    """Return the names that a vocoder can be asked for, and who speaks where none is named; nothing of one voice."""
+    voices, own = read_voices(path)
+    tables = {"languages": voices.languages, "speakers": voices.speakers, "styles": voices.styles}
+    return {kind: ", ".join(sorted(names)) for kind, names in tables.items() if names} | own.to_dict()
 
 
 def _results(path: Path) -> Facts:

@@ -25,7 +25,6 @@ from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
-from twistlm.files.jsonl import read_json
 from twistlm.files.regular import require_regular_files
 from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
@@ -35,7 +34,7 @@ from twistlm.vocoder.durations import durations as frames_of
 from twistlm.vocoder.generator import Reach
 from twistlm.vocoder.streaming import Stream
 from twistlm.vocoder.synthesizer import Synthesizer
-from twistlm.vocoder.voices import Voice, Voices
+from twistlm.vocoder.voices import Voice, Voices, read_voices
 from twistlm.vocoder.windows import through
 
 CHUNK = 250  # frames spoken at once; bounds the memory of an hour of units
@@ -142,9 +141,7 @@ class Vocoder:
             spec = read_unit_spec(folder / "unit_spec.json", "the units of a vocoder")
             shape = read_shape(read_text(folder / "config.json", "the shape of a vocoder"))
             weights = load_file(folder / "model.safetensors")
-            listed = folder / "voices.json"
-            named = read_json(listed, "voices of a vocoder") if listed.is_file() else None
-            voices, voice = (NO_VOICES, ANY) if named is None else (Voices.from_dict(named), Voice.from_dict(named))
+            voices, voice = read_voices(folder)
         except (OSError, ValueError, BadInput, SafetensorError) as error:
             raise ArtifactError(
                 f"the vocoder {folder} cannot be read: {error}. It needs model.safetensors, config.json and "
@@ -165,7 +162,9 @@ class Vocoder:
         try:
             return vocoder.speaking_as(language=voice.language, speaker=voice.speaker, style=voice.style)
         except BadInput as error:
-            raise ArtifactError(f"{listed}: its own voice is none of its voices: {error} Make it again.") from error
+            raise ArtifactError(
+                f"{folder / 'voices.json'}: its own voice is none of its voices: {error} Make it again."
+            ) from error
 
     def save(self, folder: str | Path, *, card: str = "", half: bool = True) -> None:
         """Write `model.safetensors` (fp16, or float32 if not `half`), `config.json` (published keys), `unit_spec.json`.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from twistlm.errors import BadInput, offenders
-from twistlm.files.jsonl import check_shape
+from twistlm.files.jsonl import check_shape, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,19 @@ class Voices:
         named = {name for speakers_of in self.of_language.values() for name in speakers_of}
         if unknown := sorted((named - set(self.speakers)) | (set(self.of_language) - set(self.languages))):
             raise BadInput(f"the vocoder's voices name speakers or languages that have no row: {offenders(unknown)}.")
+
+
+def read_voices(folder: Path) -> tuple[Voices, Voice]:
+    """Return a vocoder's voices, and the one that speaks where none is named, from its folder; no names of only one.
+
+    Raises:
+        BadInput: `voices.json` is something else. OSError: it cannot be read.
+    """
+    path = folder / "voices.json"
+    if not path.is_file():
+        return Voices(), Voice()
+    fields = read_json(path, "the voices of a vocoder")
+    return Voices.from_dict(fields), Voice.from_dict(fields)
 
 
 def _known(names: Mapping[str, int]) -> str:
