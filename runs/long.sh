@@ -4,7 +4,7 @@
 # HOURS=100 BUDGETS=40,128,256,512,1024,2048 SEEDS=0,1,2 SIDES=warm,cold bash runs/long.sh; RECIPE and OUT for another recipe: what
 # docs/warm_vs_cold/long_covariance holds, and mini-lm, were made with RECIPE=recipes/covariance.toml HOURS=16
 # OUT=docs/warm_vs_cold/long_covariance and a WORK of its own. Another recipe or other speech wants another OUT: its lines would not be of the table there.
-# SUITES names what every model is judged on (all four cost as much as 240 updates). An update
+# LAYERS=4 keeps the first 4 of the text LM's layers, on both sides. SUITES names what every model is judged on (all four cost as much as 240 updates). An update
 # is 512 tokens; a million tokens are 14 hours of speech. Needs the Debian packages of runs/assets.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,4 +17,4 @@ if [ ! -d "$work/units" ]; then
   "$twist" tokenize "$work/speech/manifest.jsonl" --tokenizer mini-25hz-500 --out "$work/units"
 fi
 "$twist" study long "$work/units" --out "$out" --recipe "${RECIPE:-quickstart}" --set precision="${PRECISION:-bf16}" --set eval_every=32 \
-    --suites "${SUITES:-mini-swuggy}" --budgets "${BUDGETS:-40,128,256,512,1024,2048}" --seeds "${SEEDS:-0,1,2}" --sides "${SIDES:-warm,cold}"
+    --suites "${SUITES-mini-swuggy}" --budgets "${BUDGETS:-40,128,256,512,1024,2048}" --seeds "${SEEDS:-0,1,2}" --sides "${SIDES:-warm,cold}" ${LAYERS:+--layers "$LAYERS"}

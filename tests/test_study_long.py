@@ -9,6 +9,7 @@ import pytest
 from test_cli import twist  # noqa: F401  a fixture
 from twistlm import recipes
 from twistlm.errors import BadInput
+from twistlm.lm.folders import load_model
 from twistlm.study import long
 from twistlm.study.grid import rows
 
@@ -44,6 +45,24 @@ def test_a_budget_by_way_of_shorter_ones_is_the_budget_alone(finished, tmp_path:
     long.long(recipes.load_training(recipe), units, tmp_path, budgets=[6], seeds=[0], sides=["warm"], tell=print)
     (alone,) = rows.read(tmp_path).values()
     assert alone["history"] == rows.read(out)[alone["key"]]["history"]
+
+
+def test_the_first_layers_alone_are_trained_and_are_a_table_of_their_own(finished, tmp_path: Path, twist) -> None:  # noqa: F811
+    recipe, units, out, _ = finished
+    options = ("--recipe", recipe, "--budgets", "2", "--seeds", "0", "--suites", "", "--layers", "1")
+    assert twist("study", "long", units, "--out", tmp_path, *options).code == 0
+    cut = rows.read(tmp_path)
+    assert {(r["cell"]["side"], r["cell"]["layers"]) for r in cut.values()} == {("warm", 1), ("cold", 1)}
+    for side in ("warm", "cold"):
+        assert load_model(tmp_path / "runs" / f"{side}-0" / "2").model.config.num_hidden_layers == 1
+    whole = [r for r in rows.read(out).values() if r["cell"]["updates"] == 2]
+    assert not cut.keys() & {r["key"] for r in whole} and "layers" not in whole[0]["cell"]
+    for row in whole:  # of the side that is missing, so that no two lines are of one cell
+        if row["cell"]["side"] == "warm":
+            rows.append(tmp_path / "mixed", row)
+    rows.append(tmp_path / "mixed", next(r for r in cut.values() if r["cell"]["side"] == "cold"))
+    with pytest.raises(BadInput, match="all, 1 layers"):
+        long.report(tmp_path / "mixed")
 
 
 def test_the_verb_reports_and_bad_budgets_are_refused(finished, twist) -> None:  # noqa: F811

@@ -196,6 +196,7 @@ def long(
     recipe: Recipe = "quickstart",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
     sides: Annotated[str, typer.Option(help="warm, cold, or both with a comma.")] = "warm,cold",
+    layers: Annotated[int | None, typer.Option(help="Of both sides, only the first so many layers.")] = None,
     suites: Annotated[
         str, typer.Option(help="Suites that every finished model is judged on, with commas; empty: none.")
     ] = "mini-swuggy,mini-sblimp,mini-storycloze,mini-topic-storycloze",
@@ -216,7 +217,7 @@ def long(
         if odd := sorted(set(sides.split(",")) - {"warm", "cold"}):
             raise BadInput(f"--sides are warm, cold or both with a comma, not {offenders(odd)}.")
         how: dict[str, Any] = {"sides": sides.split(","), "budgets": _numbers(budgets, "--budgets")}
-        how |= {"seeds": _numbers(seeds, "--seeds"), "progress": progress}
+        how |= {"seeds": _numbers(seeds, "--seeds"), "layers": layers, "progress": progress}
         config = recipes.load_training(recipe)
         changed = {side: override(getattr(config, side), set_ or []) for side in ("warm", "cold")}
         names = [name for name in suites.split(",") if name]

@@ -6,6 +6,7 @@ work (`benchmarks/tokenize_clips.py`).
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import os
@@ -56,8 +57,6 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
     begun: deque[tuple[Future[Result], underway.Piece]] = deque()
     ended = threading.Event()
     executor = ThreadPoolExecutor(threads)
-    torch.set_num_threads(1)
-    blas = one_blas_thread()
 
     def begin(item: Item) -> None:
         piece, context = underway.Piece(ended), contextvars.copy_context()
@@ -71,16 +70,33 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
             bar.finished(piece.share)
         return result
 
-    try:
-        for item in items:
-            begin(item)
-            if len(begun) > at_most:
+    with one_thread():
+        try:
+            for item in items:
+                begin(item)
+                if len(begun) > at_most:
+                    yield first()
+            while begun:
                 yield first()
-        while begun:
-            yield first()
+        finally:
+            ended.set()
+            executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Generator[None]:
+    """Inside the block, or the function it decorates, let torch and numpy compute on one thread.
+
+    For what must have the same digits with any number of threads: how a sum is shared out decides how it is rounded.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    blas = one_blas_thread()
+    try:
+        yield
     finally:
-        ended.set()
-        executor.shutdown(cancel_futures=True)
         blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
         torch.set_num_threads(threads)
 

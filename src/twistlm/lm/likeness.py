@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.compute.threads import one_thread
 from twistlm.config import Rows
 from twistlm.errors import BadInput
 
@@ -19,6 +20,7 @@ _SMOOTHED = 0.75  # power of the neighbours' counts: rare ones would otherwise s
 _RANK = 64  # of what is kept of the neighbours: the rest is mostly chance
 
 
+@one_thread()
 def by_centroids(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return vectors of length 1, float32 [K, d], of which two are as near as the units sound alike to the encoder.
 
@@ -28,6 +30,7 @@ def by_centroids(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
     return _directions(centroids.astype(np.float64))
 
 
+@one_thread()
 def by_neighbours(documents: Iterable[NDArray[np.integer]], n_units: int) -> NDArray[np.float32]:
     """Return vectors of length 1, float32 [K, K], of which two are as near as the units have the same neighbours.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from twistlm.compute.threads import one_thread
 from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
 from twistlm.files import artifacts
@@ -277,6 +278,7 @@ def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple
     return config, whole
 
 
+@one_thread()
 def _new_rows(
     text: torch.Tensor, n_rows: int, *, rows: Rows, std: float, generator: torch.Generator,
     alike: NDArray[np.float32] | None, offset: int,
@@ -296,6 +298,7 @@ def _new_rows(
     return noise * std if rows == "random" else text.mean(0) + noise * text.std(0)
 
 
+@one_thread()
 def _draw_together(
     drawn: torch.Tensor, alike: NDArray[np.float32], *, offset: int, std: float, generator: torch.Generator
 ) -> None:

@@ -43,6 +43,7 @@ def long(
     budgets: Sequence[int],
     seeds: Sequence[int],
     sides: Sequence[Side] = SIDES,
+    layers: int | None = None,
     spoken: Sequence[SpokenSuite] = (),
     progress: bool = False,
     tell: Callable[[str], None],
@@ -58,6 +59,7 @@ def long(
         budgets: updates, each of `batch_rows` x `context` tokens.
         seeds: of the new weights, the order of documents and the choice of held-out ones for the curve.
         sides: which; several processes may share the work, a side and seed each, and of several GPUs one each.
+        layers: the first so many of the text LM's, of a cold model as many; None for all.
         spoken: suites that every finished model is judged on.
         progress: show a bar for each training.
         tell: called with a line of text for every finished run.
@@ -74,7 +76,7 @@ def long(
             home.mkdir(parents=True, exist_ok=True)
             try:
                 with FileLock(home.with_suffix(".lock"), timeout=0):
-                    _climb(config, units, corpus, out, budgets, side, seed, spoken, progress, tell)
+                    _climb(config, units, corpus, out, budgets, side, seed, layers, spoken, progress, tell)
             except Timeout:  # another process is at it
                 continue
     return out
@@ -88,6 +90,7 @@ def _climb(
     budgets: Sequence[int],
     side: Side,
     seed: int,
+    layers: int | None,
     spoken: Sequence[SpokenSuite],
     progress: bool,
     tell: Callable[[str], None],
@@ -96,7 +99,7 @@ def _climb(
     home, before = out / "runs" / f"{side}-{seed}", None
     for updates in budgets:
         train: TrainConfig = dataclasses.replace(getattr(config, side), updates=updates, schedule="wsd", seed=seed)
-        line, run = key(config, train, corpus.fingerprint, side, spoken), home / str(updates)
+        line, run = key(config, train, corpus.fingerprint, side, spoken, layers), home / str(updates)
         if line not in rows.read(out):
             result = train_units(
                 units,
@@ -107,12 +110,13 @@ def _climb(
                 rows=config.rows,
                 head=config.head,
                 head_start=config.head_start,
+                layers=layers,
                 forked=before,
                 seed=seed,
                 progress=progress,
             )
             row = {**curve(result.history), **_scores(result.lm, units, train, spoken, seed=seed)}
-            cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens}
+            cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens, **_cut(layers)}
             rows.append(out, {"key": line, "cell": cell, **row})
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
         if (run / "stable").is_dir():
@@ -122,7 +126,12 @@ def _climb(
 
 
 def key(
-    config: QuickstartConfig | PairConfig, train: TrainConfig, corpus: str, side: Side, spoken: Sequence[SpokenSuite]
+    config: QuickstartConfig | PairConfig,
+    train: TrainConfig,
+    corpus: str,
+    side: Side,
+    spoken: Sequence[SpokenSuite],
+    layers: int | None = None,
 ) -> str:
     """Return 16 hex digits over everything that the line of a run depends on, see `keys`.
 
@@ -131,6 +140,7 @@ def key(
         train: of its `side`, with the run's updates, schedule and seed.
         corpus: fingerprint of the documents.
         spoken: suites that it is judged on.
+        layers: how many of the text LM's first ones it has; None for all.
     """
     return digest({
         "cell": [side, train.seed, train.updates],
@@ -139,7 +149,13 @@ def key(
         "text_lm": config.text_lm,
         "corpus": corpus,
         "suites": sorted((s.suite.name, s.checksum) for s in spoken),
+        **_cut(layers),
     })  # fmt: skip
+
+
+def _cut(layers: int | None) -> Values:
+    """Of a line and its key: nothing where all layers are kept, as in lines of before there was a choice."""
+    return {} if layers is None else {"layers": layers}
 
 
 def _scores(lm: UnitLM, units: str | Path, config: TrainConfig, spoken: Sequence[SpokenSuite], *, seed: int) -> Values:
@@ -164,11 +180,14 @@ def report(folder: str | Path) -> Values:
     other side is not finished, which no lead can be told of.
 
     Raises:
-        BadInput: no run is finished; as `rows.by_cell`.
+        BadInput: no run is finished; as `rows.by_cell`, or some have another number of layers.
     """
     cells = rows.by_cell(folder, "updates", "seed", "side")
     if not cells:
         raise BadInput(f"{folder} holds no finished run of a long study.")
+    if len(sizes := {row["cell"].get("layers") for row in cells.values()}) > 1:
+        names = ", ".join("all" if size is None else str(size) for size in sorted(sizes, key=lambda s: s or 0))
+        raise BadInput(f"{folder} holds runs of {names} layers, which no table may mix. Give each a folder of its own.")
     budgets, alone = [], []
     for updates in sorted({key[0] for key in cells}):
         of = {side: {s: row for (u, s, x), row in cells.items() if (u, x) == (updates, side)} for side in SIDES}

@@ -25,8 +25,8 @@ from twistlm.lm.model import UnitLM
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 _OTHER_START = (
-    " A model that was trained in place is no longer the starting model: make it again. New rows are rounded otherwise "
-    "by another number of threads: go on with the one it began with (OMP_NUM_THREADS)."
+    " A model that was trained in place is no longer the starting model: make it again. Another CPU or library rounds "
+    "new rows otherwise, and another number of threads (OMP_NUM_THREADS) a fitted head: go on where it began."
 )
 PACKAGES = ("twistlm", "torch", "transformers", "numpy", "safetensors", "pyarrow")
 
