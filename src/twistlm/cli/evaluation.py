@@ -72,7 +72,7 @@ def eval_(
     ] = None,
     text_lm: Annotated[str | None, typer.Option(help="Text LM (as of twist train) that reads what was said.")] = None,
     quality: Annotated[
-        list[str] | None, typer.Option(help="Judge of sound: distillmos, dnsmos-p808, dnsmos. Can be repeated.")
+        list[str] | None, typer.Option(help="Judge of sound: distillmos, dnsmos-p808, dnsmos, utmos. Can be repeated.")
     ] = None,
     voices: Annotated[
         str | None, typer.Option(help="Tells voices apart: resemblyzer, or a model of the hub, as WavLM-SV.")

@@ -248,6 +248,13 @@ ARTIFACTS = {
             note="Distill-MOS of Microsoft: how good speech sounds. The weights alone.",
         ),
         Artifact(
+            name="utmos",
+            kind="judge",
+            sources=(Hub(repo="Blinorot/UTMOS-PyTorch", patterns=("utmos_state_dict.pt",)),),
+            licence="see https://huggingface.co/Blinorot/UTMOS-PyTorch",
+            note="UTMOS' strong learner (UTMOS22), for the package utmos-pytorch: how good speech sounds.",
+        ),
+        Artifact(
             name="resemblyzer",
             kind="judge",
             sources=(

@@ -28,6 +28,7 @@ from twistlm.evaluate.generation.speaking import PARTS, Ears, JudgeOfSound, Sess
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
 from twistlm.evaluate.generation.texts import tokens_of
+from twistlm.evaluate.generation.utmos import Utmos
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_folder
@@ -45,7 +46,7 @@ from twistlm.vocoder.vocoder import Vocoder
 
 FOLDER = "generation"
 QUALITY = ("distillmos",)  # judges of sound by default; of seven seconds it takes 0.3 s of a core, DNSMOS P.835 2 s
-_JUDGES = {"distillmos", "dnsmos-p808", "dnsmos"}
+_JUDGES = {"distillmos", "dnsmos-p808", "dnsmos", "utmos"}
 Values = dict[str, Any]
 
 
@@ -88,7 +89,7 @@ def measure_generation(
         protocol: how.
         suites: of pairs, on which the models' local and normalised likelihoods are measured too.
         temperatures: sample at each of them, once, for curves; none: the protocol's.
-        quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835).
+        quality: judges of sound: "distillmos", "dnsmos-p808", "dnsmos" (P.808 and P.835), "utmos".
         embedder, voices: as of `open_embedder` and `open_voices`.
         judge, judge_model: as of `open_judge`: scores every continuation, and two models' against each other.
         judge_price: of a million tokens that the judge reads and of a million that it writes; what it cost is told.
@@ -264,6 +265,8 @@ def _judges(quality: Sequence[str]) -> tuple[JudgeOfSound, ...]:
         judges.append(DistillMos.load().judge)
     if {"dnsmos", "dnsmos-p808"} & set(quality):
         judges.append(DnsMos.load(p835="dnsmos" in quality))
+    if "utmos" in quality:
+        judges.append(Utmos.load())
     return tuple(judges)
 
 

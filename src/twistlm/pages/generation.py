@@ -28,6 +28,7 @@ SORTED = (
     ("distillmos", "Distill-MOS", ".2f"),
     ("dnsmos_ovrl", "DNSMOS overall", ".2f"),
     ("dnsmos_p808", "DNSMOS P.808", ".2f"),
+    ("utmos", "UTMOS", ".2f"),
     ("voice", "likeness of the voice", ".2f"),
     ("judge", "judge", ".0f"),
 )

@@ -113,6 +113,8 @@ MEASURES: tuple[Measure, ...] = (
             about="how good the speech in it sounds, 1 to 5"),
     Measure(name="dnsmos_bak", title="DNSMOS P.835 background", columns=("dnsmos_bak",),
             about="how little noise is behind it, 1 to 5"),
+    Measure(name="utmos", title="UTMOS", columns=("utmos",),
+            about="how good it sounds, about 1 to 5"),
     Measure(name="voice", title="likeness of the voice to the prompt's", columns=("voice",),
             about="cosine of Resemblyzer's embeddings; says nothing of a vocoder of one voice"),
     Measure(name="judge", title="judge, 1 to 5", columns=("judge",),
