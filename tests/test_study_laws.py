@@ -38,6 +38,9 @@ def test_only_what_both_sides_have_counts_and_seeds_give_an_interval() -> None:
     assert found["warm"].rms < 0.01 and found["crossing"] > BUDGETS[-1]
     assert found["crossing_ci"][0] <= found["crossing"] <= found["crossing_ci"][1]
     assert laws([r for r in runs if r["tokens"] in BUDGETS[:3]], seed=0) is None
+    apart = [{**r, "tokens": r["tokens"] + r["seed"]} for r in runs]  # as documents fall into rows
+    assert laws(apart, seed=0)["warm"].power == pytest.approx(found["warm"].power, rel=0.01)
+    assert laws([r for r in apart if r["tokens"] < BUDGETS[2]], seed=0) is None, "six numbers of tokens, two budgets"
     assert "crossing_ci" not in laws([r for r in runs if r["seed"] == 0], seed=0)
     with pytest.raises(BadInput, match="4 budgets"):
         fit(BUDGETS[:3], [1.0, 2.0, 3.0])

@@ -82,11 +82,13 @@ def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | No
 
     Returns:
         `warm`, `cold` (a Law), `crossing` (tokens, or None), and with two seeds or more `crossing_ci`: the 2.5th and
-        97.5th percentile (inf where it never comes). None where there are fewer than LEAST_BUDGETS budgets.
+        97.5th percentile (inf where it never comes). None where no seed has LEAST_BUDGETS budgets.
     """
     at = {(r["side"], r["seed"], r["tokens"]): r["nll"] for r in runs}
     both = sorted({(s, t) for side, s, t in at if all((x, s, t) in at for x in ("warm", "cold"))})
-    if len({t for _, t in both}) < LEAST_BUDGETS:
+    # A budget is other tokens to each seed, by how its documents fall into rows, so the points of one seed count.
+    enough = {s for s, _ in both if sum(one == s for one, _ in both) >= LEAST_BUDGETS}
+    if not enough:
         return None
 
     @functools.cache  # few seeds give the same draw again and again
@@ -103,7 +105,7 @@ def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | No
         rng, draws = np.random.default_rng(seed), []
         for _ in range(RESAMPLES):
             chosen = rng.choice(seeds, len(seeds)).tolist()
-            if len({t for s, t in both if s in chosen}) >= LEAST_BUDGETS:
+            if enough.intersection(chosen):
                 draws.append(of(tuple(sorted(chosen)))[2] or np.inf)
         found["crossing_ci"] = [float(v) for v in np.percentile(draws, [2.5, 97.5], method="nearest")]
     return found
