@@ -32,6 +32,7 @@ from twistlm.evaluate.generation.reading import TextLM, win_rates
 from twistlm.evaluate.generation.speaking import Ears, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
+from twistlm.files.jsonl import without_nan
 from twistlm.files.locks import held
 from twistlm.jobs import generation as job
 from twistlm.pages.generation import write_page
@@ -281,6 +282,12 @@ def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
             at_low + share * (at_high - at_low) if 0 <= share <= 1 else math.nan, nan_ok=True
         )
     assert values["differences"]["between"] == ["warm at 0.5", "cold at 0.5"]
+    shown = job.table({**without_nan(values), "results": "r", "page": "p"})
+    for of in curves.values():
+        low, high = of["points"]
+        assert f"VERT and PPX at temperature 0.5: {low['vert']:.4g}, {low['ppx']:.4g}; VERT and PPX" in shown
+        assert f"at temperature 1.5: {high['vert']:.4g}, {high['ppx']:.4g}; PPX at the recordings’ VERT" in shown
+    assert "{" not in shown and "null" not in shown and "nan" not in shown
 
 
 def test_where_both_are_scored_together_the_floor_is_spoken_and_the_transcripts_are_the_oracle(

@@ -38,7 +38,7 @@ from twistlm.jobs.evaluating import digest
 from twistlm.jobs.parts import parts_of_model
 from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.text_lms import text_lm_folder
-from twistlm.pages.generation import write_page
+from twistlm.pages.generation import curves, write_page
 from twistlm.pages.numbers import interval, percent, percent_interval, plain, with_interval
 from twistlm.types import UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -210,6 +210,8 @@ def table(values: Values) -> str:
         for name, found in by_model.items():
             scores = ", ".join(f"{score} {_percent(of)}" for score, of in found.items())
             lines.append(f"{suite}, {name}: {scores}")
+    for curve in curves(values):
+        lines.append("; ".join(f"{name}: {what}" for name, what in curve))
     told = values.get("judge")
     if told is not None:
         bill = told["bill"]

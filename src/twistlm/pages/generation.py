@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from twistlm.pages.numbers import finite, interval, plain
+from twistlm.pages.numbers import finite, interval, plain, with_interval
 from twistlm.pages.parts import Cell, Table, facts
 from twistlm.pages.rendering import render, write
 
@@ -64,7 +64,7 @@ def write_page(
         table=_table(results, measures),
         about=[(title, what) for name, title, what in measures if _shown(results, name)],
         differences=results["differences"],
-        curves=_curves(results),
+        curves=curves(results),
         sorted_by=[(key, title) for key, title, _ in SORTED if any(finite(r.get(key)) for s in heard for r in s.rows)],
         systems=[(system.name, _side(system.name)) for system in heard],
         samples=_samples(heard),
@@ -110,8 +110,42 @@ def _gap(found: Mapping[str, Any] | None) -> Cell:
     return Cell(text=f"{plain(found['mean']):+.4g}", small=f"{interval(found['ci'], '+.4g')} p {found['p']:.2g}")
 
 
-def _curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
-    return [facts(of) for of in results.get("curves", {}).get("models", {}).values()]
+def curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
+    """Return what each model's curve over temperatures says, as names and values; none where there is one temperature.
+
+    Args:
+        results: as of `write_page`.
+    """
+    found = results.get("curves") or {}
+    if "missing" in found:
+        return [[("no curve", found["missing"])]]
+    if not found:
+        return []
+    oracle, bounds = found["oracle"], found["area_between_verts"]
+    at = f"the recordings’ VERT, {oracle['vert']:.4g}"
+    told = []
+    for of in found["models"].values():
+        lines = [("model", str(of["model"]))]
+        lines += [
+            (f"VERT and PPX at temperature {p['temperature']:g}", f"{p['vert']:.4g}, {p['ppx']:.4g}")
+            for p in of["points"]
+        ]
+        lines.append((f"PPX at {at}", _on_curve(of["ppx_at_oracle_vert"])))
+        if len(of["points"]) >= 4:
+            lines.append((f"PPX at {at}, on a cubic", _on_curve(of["cubic_ppx_at_oracle_vert"])))
+        lines.append((f"VERT at the recordings’ PPX, {oracle['ppx']:.4g}", _on_curve(of["vert_at_oracle_ppx"])))
+        if bounds is not None:
+            lines.append((f"area from VERT {bounds[0]:.4g} to {bounds[1]:.4g}", _on_curve(of["area"])))
+        told.append(lines)
+    return told
+
+
+def _on_curve(found: Mapping[str, Any]) -> str:
+    """A number with its interval, and in how many of the resamples there is none."""
+    none = f" (none in {found['missing']} of 1,000 resamples)" if found.get("missing") else ""
+    if not finite(found["value"]):
+        return f"none: the curve does not get there{none}"
+    return with_interval(f"{found['value']:.4g}", interval(found["ci"], ".4g")) + none
 
 
 def _samples(systems: Sequence[System]) -> list[dict[str, Any]]:
