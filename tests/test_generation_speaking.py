@@ -288,6 +288,8 @@ def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
         assert f"VERT and PPX at temperature 0.5: {low['vert']:.4g}, {low['ppx']:.4g}; VERT and PPX" in shown
         assert f"at temperature 1.5: {high['vert']:.4g}, {high['ppx']:.4g}; PPX at the recordings’ VERT" in shown
     assert "{" not in shown and "null" not in shown and "nan" not in shown
+    silent = {**without_nan(values), "curves": {**values["curves"], "oracle": {"vert": None, "ppx": None}}}
+    assert "VERT, which is none: " in job.table({**silent, "results": "r", "page": "p"})
 
 
 def test_where_both_are_scored_together_the_floor_is_spoken_and_the_transcripts_are_the_oracle(

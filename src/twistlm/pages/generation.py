@@ -121,8 +121,9 @@ def curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
         return [[("no curve", found["missing"])]]
     if not found:
         return []
-    oracle, bounds = found["oracle"], found["area_between_verts"]
-    at = f"the recordings’ VERT, {oracle['vert']:.4g}"
+    bounds = found["area_between_verts"]
+    vert, ppx = (f"{n:.4g}" if finite(n) else "which is none" for n in (found["oracle"][k] for k in ("vert", "ppx")))
+    at = f"the recordings’ VERT, {vert}"
     told = []
     for of in found["models"].values():
         lines = [("model", str(of["model"]))]
@@ -133,7 +134,7 @@ def curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
         lines.append((f"PPX at {at}", _on_curve(of["ppx_at_oracle_vert"])))
         if len(of["points"]) >= 4:
             lines.append((f"PPX at {at}, on a cubic", _on_curve(of["cubic_ppx_at_oracle_vert"])))
-        lines.append((f"VERT at the recordings’ PPX, {oracle['ppx']:.4g}", _on_curve(of["vert_at_oracle_ppx"])))
+        lines.append((f"VERT at the recordings’ PPX, {ppx}", _on_curve(of["vert_at_oracle_ppx"])))
         if bounds is not None:
             lines.append((f"area from VERT {bounds[0]:.4g} to {bounds[1]:.4g}", _on_curve(of["area"])))
         told.append(lines)
