@@ -21,19 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch, ab
 
 @pytest.mark.slow  # 103 million parameters
 def test_scores_are_the_librarys_of_the_clip_at_16_khz(tmp_path: Path) -> None:
-    folder = tmp_path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(utmos_pytorch.UTMOSModel().state_dict(), folder / WEIGHTS)
-    ours, theirs = Utmos.load(folder), utmos_pytorch.UTMOSScoreTorch(os.fspath(folder / WEIGHTS))
+        torch.save(utmos_pytorch.UTMOSModel().state_dict(), tmp_path / WEIGHTS)
+    ours, theirs = Utmos.load(tmp_path), utmos_pytorch.UTMOSScoreTorch(os.fspath(tmp_path / WEIGHTS))
     sound = babble(1.5, seed=1).astype(np.float32)
-    assert ours(Clip(id="a", samples=sound, sample_rate=16_000)) == {
-        "utmos": float(theirs.score(torch.from_numpy(sound)))
-    }
+    score = ours(Clip(id="a", samples=sound, sample_rate=16_000))
+    assert score == {"utmos": float(theirs.score(torch.from_numpy(sound)))}
     again = Clip(id="b", samples=np.repeat(sound, 2), sample_rate=32_000)
-    assert ours(again)["utmos"] == pytest.approx(
-        ours(Clip(id="a", samples=sound, sample_rate=16_000))["utmos"], abs=0.1
-    )
+    assert ours(again)["utmos"] == pytest.approx(score["utmos"], abs=0.1)
     short = Clip(id="c", samples=sound[:10], sample_rate=16_000)
     assert np.isfinite(ours(short)["utmos"])
     with pytest.raises(AudioError, match="d has no samples"):
