@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forking import fork
 from twistlm.corpus.opened import UnitCorpus, open_corpus
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts, shard_paths
 from twistlm.errors import BadInput, ShardError, TwistError, UnitSpecMismatch
@@ -113,12 +113,10 @@ def test_cache_follows_the_shards(tmp_path: Path) -> None:
 
 def test_two_processes_open_at_once(tmp_path: Path) -> None:
     write(tmp_path, [row(f"c{i}", [i % 500] * (i % 7)) for i in range(300)], clips=30)
-    code = "import sys; from twistlm.corpus.opened import *; print(open_corpus(sys.argv[1], split=None).fingerprint)"
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    prints = {run.communicate(timeout=60)[0].strip() for run in runs}
-    assert prints == {open_corpus(tmp_path, split=None).fingerprint}
+    said = [tmp_path / name for name in ("one", "two")]
+    children = [fork(lambda to=to: to.write_text(open_corpus(tmp_path, split=None).fingerprint)) for to in said]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert {to.read_text() for to in said} == {open_corpus(tmp_path, split=None).fingerprint}
     assert not [p.name for p in (tmp_path / ".cache").iterdir() if p.name.startswith(".tmp")]
 
 

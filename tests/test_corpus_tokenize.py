@@ -7,8 +7,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import soundfile as sf
 import torch
 from filelock import FileLock
 
+from forking import fork
 from tokenizer_standins import SPEC, FakeTokenizer, by_id, sound
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
@@ -173,17 +172,13 @@ def test_two_writers_are_refused(speech: Path, tmp_path: Path) -> None:
 
 def test_kill_9_leaves_whole_shards_and_a_rerun_completes(speech: Path, tmp_path: Path) -> None:
     out = tmp_path / "units"
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from tokenizer_standins import FakeTokenizer, tokenize;"
-        "tokenize(sys.argv[1], sys.argv[2], FakeTokenizer(seconds_each=0.15), shard_clips=3)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, speech, out, Path(__file__).parent])
+    child = fork(lambda: tokenize(speech, out, FakeTokenizer(seconds_each=0.15), shard_clips=3))
     deadline = time.monotonic() + 60
     while len(shard_paths(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)  # into the third shard
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     there = [fact["id"] for fact in read_facts(out)]  # reads every shard: all are whole
     assert 6 <= len(there) < 12 and len(there) % 3 == 0
     tok = FakeTokenizer()

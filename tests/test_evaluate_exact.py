@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from suite_standins import make_multispeaker, make_prosaudit, make_salmon, make_sblimp, make_storycloze, make_swuggy
-from test_lm_families import FAMILIES, family, plain  # noqa: F401
+from test_lm_families import FAMILIES, families, family, plain  # noqa: F401
 from test_lm_model import make_spec
 from twistlm.evaluate.averages import ScoredPairs
 from twistlm.evaluate.pairs import score_sides
@@ -84,6 +84,7 @@ def require_equal(lm: UnitLM, suite: Suite, seed: int) -> None:
         assert clear.any() and same[clear].all()
 
 
+@pytest.mark.parametrize("family", families("opt-350m", "bloom", "smollm2", "gemma3", "mamba"), indirect=True)
 def test_every_family_on_every_suite(family: tuple[str, Path], suites: list[Suite]) -> None:  # noqa: F811
     _, folder = family
     lm = warm_start(folder, make_spec(deduplicate=False), rows="mean", seed=0)

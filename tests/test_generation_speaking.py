@@ -23,7 +23,7 @@ from twistlm.audio.clip import Clip
 from twistlm.compute import products
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import ArtifactError, AudioError, BadInput, TwistError
-from twistlm.evaluate.generation import hearing, prompts, reading, texts
+from twistlm.evaluate.generation import hearing, measuring, prompts, reading, texts
 from twistlm.evaluate.generation.continuing import cut_to, derangement, prompt_length, seed_of, speak
 from twistlm.evaluate.generation.journal import Journal
 from twistlm.evaluate.generation.measuring import Model, read_all, results, speak_all
@@ -31,13 +31,20 @@ from twistlm.evaluate.generation.protocols import OURS, PROTOCOLS, Protocol
 from twistlm.evaluate.generation.reading import TextLM, win_rates
 from twistlm.evaluate.generation.speaking import Ears, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
-from twistlm.evaluate.generation.table import MEASURES
+from twistlm.evaluate.generation.table import MEASURES, Resamples
 from twistlm.files.jsonl import without_nan
 from twistlm.files.locks import held
 from twistlm.jobs import generation as job
 from twistlm.pages.generation import write_page
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat")
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    """Of 10,000 and 1,000: what is tested here is the same with fewer."""
+    monkeypatch.setitem(Resamples.draw.__func__.__kwdefaults__, "n", 500)
+    monkeypatch.setattr(measuring, "_CURVE_RESAMPLES", 100)
 
 
 class Ear:

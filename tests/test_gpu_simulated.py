@@ -22,11 +22,9 @@ import torch
 GPU = Path(__file__).parent / "gpu"
 QUICK = (
     "train opt-350m",
-    "train bloom",
     "score smollm2-135m",
     "sample 3 qwen2.5",
     "serve smollm2-135m",
-    "tokenize 3 hubert-base",
     "quickstart",
 )
 SMALL = ("copy () ", "copy (0,) ")

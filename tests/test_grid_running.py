@@ -166,7 +166,7 @@ class Stopped(BaseException):
 
 
 # Dies before so many writes: within a training run, before a best model, before a line, after it.
-@pytest.mark.parametrize("nth", [3, 25, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("nth", [25, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 24))])
 def test_stopped_anywhere_and_run_again_adds_what_was_missing_and_nothing_else(nth, finished, tmp_path, monkeypatch):
     config = sides_only(finished[0], tmp_path)
     real, count = atomic.Atomic.__enter__, 0

@@ -77,7 +77,9 @@ def mix(lm: UnitLM, rng: np.random.Generator, *, drafts: float | None) -> None:
     assert len(batch) == 0
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "bloom", "window"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "window", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (*KINDS[1:], "bloom"))]
+)
 def test_each_is_what_it_is_alone(kind: str, tmp_path: Path) -> None:
     lm = build(kind, tmp_path)
     for i in range(4 if kind in KINDS else 2):

@@ -221,7 +221,7 @@ def test_drafts_change_speed_only(
     assert not any("forward" in vars(module) for module in lm.model.modules())
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("strength", [0.5, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_drafts_end_where_the_continuation_ends(lm: UnitLM, strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = range(8)
     plain = generate_batch(lm, [None] * 8, seeds=seeds, temperature=8.0, max_units=25)

@@ -5,9 +5,9 @@ import dataclasses
 import json
 import math
 import os
+import random
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from forking import fork
 from twistlm.config import TrainConfig
 from twistlm.corpus.opened import UnitCorpus
 from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError, TwistError, UnitSpecMismatch
@@ -287,47 +288,30 @@ def test_golden_loss_trace(tmp_path: Path) -> None:
     assert len(trace) == 20 and trace == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-5)
 
 
-KILLED = """
-import gc, os, random, signal, sys, time
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-from test_train_loop import corpus, tiny_lm, with_
-from twistlm.train.loop import train
-
-import numpy, pyarrow
-pyarrow.array(numpy.zeros(1))  # asks for pandas, once and not in each child
-gc.freeze()
-torch.set_num_threads(1)  # a forked child has no thread pool
-out, dice = Path(sys.argv[2]), random.Random(int(sys.argv[3]))
-config = with_(updates=20, checkpoint_every=4, eval_every=5)
-metrics = out / "metrics.jsonl"
-for killed in range(3):
-    child = os.fork()
-    if child == 0:
-        train(tiny_lm(), corpus(), config, out, on_eval=lambda lm, update: {"val_nll": 1.0})
-        os._exit(0)
-    # Not by the clock, which says nothing on a busy machine: after some growths of the metrics, and a moment more.
-    growths, size, done = dice.randint(1, 7) if killed < 2 else 10**9, 0, (0, 0)
-    while growths > 0 and not (done := os.waitpid(child, os.WNOHANG))[0]:
-        time.sleep(0.001)
-        now = metrics.stat().st_size if metrics.exists() else 0
-        growths, size = growths - (now > size), now
-    if done[0]:
-        sys.exit(os.waitstatus_to_exitcode(done[1]) or (killed == 0 and 9))
-    time.sleep(dice.uniform(0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-"""
+def killed_twice(out: Path, config: TrainConfig, dice: random.Random) -> None:
+    """Train in children of this process, two of which are killed at some moment, and a third that is left alone."""
+    metrics = out / "metrics.jsonl"
+    for killed in range(3):
+        child = fork(lambda: train(tiny_lm(), corpus(), config, out, on_eval=lambda lm, update: {"val_nll": 1.0}))
+        # Not by the clock, which says nothing on a busy machine: after some growths of the metrics, and a moment more.
+        growths, size, done = dice.randint(1, 7) if killed < 2 else 10**9, 0, (0, 0)
+        while growths > 0 and not (done := os.waitpid(child, os.WNOHANG))[0]:
+            time.sleep(0.001)
+            now = metrics.stat().st_size if metrics.exists() else 0
+            growths, size = growths - (now > size), now
+        if done[0]:
+            assert os.waitstatus_to_exitcode(done[1]) == 0 and killed > 0, "the first is killed long before its end"
+            return
+        time.sleep(dice.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 def test_killed_at_random_moments_and_rerun_is_the_straight_run(tmp_path: Path) -> None:
     config = with_(updates=20, checkpoint_every=4, eval_every=5)
     train(tiny_lm(), corpus(), config, tmp_path / "straight", on_eval=lambda lm, update: {"val_nll": 1.0})
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "killed"), "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    killed_twice(tmp_path / "killed", config, random.Random(0))
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
     assert not list(tmp_path.rglob(".tmp-*"))
 

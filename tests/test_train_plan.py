@@ -94,6 +94,7 @@ def test_compiled_layers_keep_no_more_of_every_architecture(name: str, tmp_path:
     assert compiled.activations <= plain.activations and compiled.flops == plain.flops
 
 
+@pytest.mark.slow
 def test_what_compiled_layers_keep_was_measured() -> None:
     """OPT-125M's shape without dropout, 40 x 705: 8.50e9 bytes at most on an H100 (docs/results/gpu.md)."""
     config = named_shape("opt-125m")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import soundfile as sf
 
 from encoders import LAYERS, encoder_state, stand_in
+from forking import fork
 from standins import Tiny
 from test_units_batch import PHASED, sound, tokenizer
 from tokenizer_standins import FakeTokenizer, Streamer, by_id
@@ -151,18 +151,18 @@ def test_tokenize_streams_what_is_long_and_stores_the_same(speech, tmp_path: Pat
 
 def test_a_killed_run_begins_a_long_file_again_and_leaves_no_part_of_it(speech, tmp_path: Path):
     out, mark = tmp_path / "units", tmp_path / "in-the-middle"
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "import tokenizer_standins as t; t.cutting.STREAM_SECONDS = 1;"
-        "t.tokenize(sys.argv[2], sys.argv[3], t.Streamer(Path(sys.argv[4])), shard_clips=1)"
-    )
-    arguments = [Path(__file__).parent, tmp_path / "speech", out, mark]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments])
+
+    def killed() -> None:
+        cutting.STREAM_SECONDS = 1
+        tokenize(tmp_path / "speech", out, Streamer(mark), shard_clips=1)
+
+    child = fork(killed)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None and not (mark.exists() and len(shard_paths(out)) == 2):
+    while time.monotonic() < deadline and not (mark.exists() and len(shard_paths(out)) == 2):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert mark.exists() and [fact["id"] for fact in read_facts(out)] == ["a.wav", "b.wav"]
     tok = Streamer()
     report = tokenize(tmp_path / "speech", out, tok, shard_clips=1)
