@@ -44,7 +44,8 @@ def logits(lm: UnitLM) -> torch.Tensor:
 
 # Tables that are narrower, tied and not, in each layout of the matrices, with either head.
 USUAL = {
-    ("opt-350m", "own"), ("bloom", "as-is"), ("bloom", "own"), ("pythia", "own"), ("smollm2", "as-is"), ("mamba", "own"),
+    ("opt-350m", "own"), ("bloom", "as-is"), ("bloom", "own"), ("pythia", "own"), ("smollm2", "as-is"),
+    ("mamba", "own"),
 }  # fmt: skip
 
 
