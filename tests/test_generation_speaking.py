@@ -270,7 +270,7 @@ def test_an_empty_text_has_no_loss_though_its_end_is_read(text_lm, tmp_path):
 
 def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
     one = session(parts, suite, tmp_path, ear=Ear((20, 40)))  # long enough that words come again
-    values, _ = measured(one, parts, text_lm, [], temperatures=(0.5, 1.5))
+    values, systems = measured(one, parts, text_lm, [], temperatures=(0.5, 1.5))
     names = [system["name"] for system in values["systems"] if system["kind"] == "model"]
     assert names == ["warm at 0.5", "warm at 1.5", "cold at 0.5", "cold at 1.5"]
     curves = values["curves"]["models"]
@@ -295,6 +295,15 @@ def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
         assert f"VERT and PPX at temperature 0.5: {low['vert']:.4g}, {low['ppx']:.4g}; VERT and PPX" in shown
         assert f"at temperature 1.5: {high['vert']:.4g}, {high['ppx']:.4g}; PPX at the recordings’ VERT" in shown
     assert "{" not in shown and "null" not in shown and "nan" not in shown
+    narrow = job.table({**without_nan(values), "results": "r", "page": "p"}, width=100)
+    heads = [line.split("  ") for line in narrow.splitlines() if line.startswith("  ")]
+    assert len(heads) > 1 and [cell.strip() for head in heads for cell in head if cell.strip()] == [
+        cell.strip() for cell in shown.splitlines()[1].split("  ") if cell.strip()
+    ]
+    numbers = [line for line in narrow.splitlines() if line.startswith(("GenPPL", "auto-BLEU"))]
+    assert numbers and all(len(line) <= 100 for line in numbers), "as many systems beside each other as there is room"
+    page = write_page(without_nan(values), systems, tmp_path / "page.html", measures=[("vert", "VERT", "")]).read_text()
+    assert "<dt>temperature</dt><dd>0.5, 1.5</dd>" in page, "not the protocol's, which nobody sampled at"
     silent = {**without_nan(values), "curves": {**values["curves"], "oracle": {"vert": None, "ppx": None}}}
     assert "VERT, which is none: " in job.table({**silent, "results": "r", "page": "p"})
 

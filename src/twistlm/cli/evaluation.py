@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -235,7 +236,7 @@ def _generation(
         seed=seed,
         progress=progress,
     )
-    return Result(values, table(values))
+    return Result(values, table(values, width=shutil.get_terminal_size((0, 0)).columns or None))
 
 
 def _price(given: str | None, *, judge: str | None) -> tuple[float, float] | None:

@@ -188,8 +188,11 @@ def measure_generation(
     return values | {"results": str(path), "page": str(page)}
 
 
-def table(values: Values) -> str:
-    """Return the numbers as text: a line for each measure, a column for each system."""
+def table(values: Values, *, width: int | None = None) -> str:
+    """Return the numbers as text: a line for each measure, a column for each system.
+
+    Systems that do not fit beside each other into `width` characters stand below each other; None: as wide as it gets.
+    """
     systems = [system for system in values["systems"] if system["measures"]]
     names = [system["name"] for system in systems]
     lines = [f"{values['protocol']['name']}: {values['prompts']['n']} prompts of {values['prompts']['name']}"]
@@ -204,8 +207,7 @@ def table(values: Values) -> str:
         gap = gaps.get(measure.name)
         more = [] if not gaps else [_gap(gap)]
         rows.append([measure.title, *cells, *more])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += _columns(rows, width)
     for suite, by_model in values.get("likelihoods", {}).items():
         for name, found in by_model.items():
             scores = ", ".join(f"{score} {_percent(of)}" for score, of in found.items())
@@ -221,6 +223,18 @@ def table(values: Values) -> str:
             f"{bill['tokens_in']:,} tokens in, {bill['tokens_out']:,} out{cost}"
         )
     return "\n".join([*lines, f"results: {values['results']}, page: {values['page']}"])
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return the lines of a table, the first column again beside each group of others that fits into `width`."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    groups: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if width and len(groups[-1]) > 1 and sum(widths[j] + 2 for j in groups[-1]) + widths[i] > width:
+            groups.append([0])
+        groups[-1].append(i)
+    blocks = (["  ".join(row[i].ljust(widths[i]) for i in group).rstrip() for row in rows] for group in groups)
+    return "\n\n".join("\n".join(block) for block in blocks).split("\n")
 
 
 def _cell(found: Values | None) -> str:

@@ -68,7 +68,7 @@ def write_page(
         sorted_by=[(key, title) for key, title, _ in SORTED if any(finite(r.get(key)) for s in heard for r in s.rows)],
         systems=[(system.name, _side(system.name)) for system in heard],
         samples=_samples(heard),
-        facts=facts(results["protocol"]),
+        facts=facts(_protocol(results)),
         made=facts({k: results[k] for k in ("heard_with", "read_by", "embedder", "seed") if k in results}),
     )
     return write(page, out)
@@ -90,6 +90,15 @@ def _table(results: Mapping[str, Any], measures: Sequence[tuple[str, str, str]])
             cells.append(_gap(gaps.get(name)))
         rows.append(tuple(cells))
     return Table(header=tuple(header), rows=tuple(rows))
+
+
+def _protocol(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol's fields, with the temperatures that were sampled at in the place of its own."""
+    fields = dict(results["protocol"])
+    sampled = list(dict.fromkeys(s.get("temperature") for s in results["systems"] if s["kind"] == "model"))
+    if "temperature" in fields and None not in sampled and len(sampled) > 1:
+        fields["temperature"] = ", ".join(f"{at:g}" for at in sampled)
+    return fields
 
 
 def _shown(results: Mapping[str, Any], name: str) -> bool:
@@ -143,7 +152,7 @@ def curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
 
 def _on_curve(found: Mapping[str, Any]) -> str:
     """A number with its interval, and in how many of the resamples there is none."""
-    none = f" (none in {found['missing']} of 1,000 resamples)" if found.get("missing") else ""
+    none = f" (none in {found['missing']:,} of 1,000 resamples)" if found.get("missing") else ""
     if not finite(found["value"]):
         return f"none: the curve does not get there{none}"
     return with_interval(f"{found['value']:.4g}", interval(found["ci"], ".4g")) + none
