@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -288,6 +288,15 @@ def test_golden_loss_trace(tmp_path: Path) -> None:
     assert len(trace) == 20 and trace == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-5)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a forked child computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def killed_twice(out: Path, config: TrainConfig, dice: random.Random) -> None:
     """Train in children of this process, two of which are killed at some moment, and a third that is left alone."""
     metrics = out / "metrics.jsonl"
@@ -308,7 +317,7 @@ def killed_twice(out: Path, config: TrainConfig, dice: random.Random) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
-def test_killed_at_random_moments_and_rerun_is_the_straight_run(tmp_path: Path) -> None:
+def test_killed_at_random_moments_and_rerun_is_the_straight_run(tmp_path: Path, one_thread: None) -> None:
     config = with_(updates=20, checkpoint_every=4, eval_every=5)
     train(tiny_lm(), corpus(), config, tmp_path / "straight", on_eval=lambda lm, update: {"val_nll": 1.0})
     killed_twice(tmp_path / "killed", config, random.Random(0))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import json
 import math
 import os
-import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +20,13 @@ import numpy as np
 import pytest
 import torch
 
-from forking import fork
 from test_train_loop import assert_same_run, corpus, losses, tiny_lm, weights, with_
 from twistlm.corpus.stream import PackedStream
 from twistlm.errors import ConfigError, Stopped
 from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.lm.score import score
-from twistlm.train import checkpoint, parallel, watch
+from twistlm.train import checkpoint, watch
 from twistlm.train.loop import OnEval, train
 from twistlm.train.parallel import ALONE, Ranks
 
@@ -99,28 +98,71 @@ def no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def ranks(root: Path, world: int, out: str, times: int = 1, **how: Any) -> None:
-    """Run as `world` ranks, children of this process, `times` times: they meet again behind a run that is finished.
+# Forks ranks instead of starting them: torch is imported once, and pandas, which Arrow's first array asks for.
+# A line a rank: its exit code and what it raised.
+RANKS = """
+import gc, json, os, shutil, sys
+from pathlib import Path
+import numpy, pyarrow
+sys.path.insert(0, sys.argv[1])
+import torch
+from torch.distributed.tensor import DTensor
+torch.set_num_threads(1)
+from test_train_parallel import free_port, run
+pyarrow.array(numpy.zeros(1))
+root = Path(sys.argv[2])
+run(root / "warm-up", updates=1)  # what a process imports and compiles in its first run
+gc.freeze()
 
-    What they said goes to said.jsonl: a line a rank that raised, and one of their exit codes.
-    """
-    port, said = str(free_port()), root / "said.jsonl"
-
-    def one(rank: int) -> None:
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        try:
-            for _ in range(times):
-                run(root / out, **how)
-        except Exception as error:  # noqa: BLE001  whatever a rank raised is told to the test
-            line = {"rank": rank, "out": out, "kind": type(error).__name__, "says": str(error)}
-            with said.open("a") as file:
-                file.write(json.dumps(line) + "\n")  # in one piece: ranks write at once
-            os._exit(getattr(error, "exit_code", 99))
-
-    children = [fork(functools.partial(one, rank)) for rank in range(world)]
+def ranks(world, out, times=1, **how):
+    port, children = str(free_port()), []
+    for rank in range(world):
+        if (child := os.fork()) == 0:
+            os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            try:
+                for _ in range(times):  # processes that meet again, whose first run is finished
+                    run(root / out, **how)
+            except Exception as error:
+                said = {"rank": rank, "out": out, "kind": type(error).__name__, "says": str(error)}
+                os.write(1, (json.dumps(said) + '\\n').encode())  # in one piece: ranks write at once
+                os._exit(getattr(error, "exit_code", 99))
+            os._exit(0)
+        children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    with said.open("a") as file:
-        file.write(json.dumps({"out": out, "codes": codes}) + "\n")
+    os.write(1, (json.dumps({"out": out, "codes": codes}) + '\\n').encode())
+"""
+USUAL = """
+ranks(2, "straight", times=2)
+ranks(2, "stopped", stop=4, behind=True)
+for other in ("to-one", "to-four", "damaged"):
+    shutil.copytree(root / "stopped", root / other)
+ranks(2, "stopped")
+ranks(2, "from-one")
+ranks(2, "nan", nan=True)
+ranks(2, "whole", sharing="whole", behind=True)
+ranks(2, "whole-stopped", sharing="whole", stop=4)
+ranks(2, "whole-stopped", sharing="whole")
+(root / "damaged/checkpoint/update-4/shard-00002-model-00001-of-00001.safetensors").unlink()
+ranks(2, "damaged")
+"""
+MORE = """
+ranks(4, "to-four")
+ranks(2, "killed", behind=True, kill=True)
+ranks(2, "killed", behind=True)
+ranks(2, "whole-killed", behind=True, kill=True, sharing="whole")
+ranks(2, "whole-killed", behind=True, sharing="whole")
+ranks(2, "full", behind=True, full=True)
+from twistlm.train import parallel
+one_group, parallel.replicas = parallel.replicas, lambda *_: 2
+ranks(4, "two-groups")
+ranks(4, "two-groups-killed", behind=True, kill=True)
+ranks(4, "two-groups-killed", behind=True)
+parallel.replicas = one_group
+ranks(2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
+ranks(2, "again", checkpoint_activations=True)
+ranks(2, "bf16", sharing="slices-bf16", precision="bf16")
+ranks(2, "bf16-whole", sharing="whole", precision="bf16")
+"""
 
 
 def free_port() -> int:
@@ -131,23 +173,12 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two ranks, and of one; what the ranks said is in said.jsonl."""
+    """Runs of two and four ranks, and of one; what the ranks said is in said.jsonl."""
     root = tmp_path_factory.mktemp("ranks")
     run(root / "alone")
     with pytest.raises(Stopped):
         run(root / "from-one", stop=4)
-    ranks(root, 2, "straight", times=2)
-    ranks(root, 2, "stopped", stop=4, behind=True)
-    for other in ("to-one", "to-four", "damaged"):
-        shutil.copytree(root / "stopped", root / other)
-    ranks(root, 2, "stopped")
-    ranks(root, 2, "from-one")
-    ranks(root, 2, "nan", nan=True)
-    ranks(root, 2, "whole", sharing="whole", behind=True)
-    ranks(root, 2, "whole-stopped", sharing="whole", stop=4)
-    ranks(root, 2, "whole-stopped", sharing="whole")
-    (root / "damaged/checkpoint/update-4/shard-00002-model-00001-of-00001.safetensors").unlink()
-    ranks(root, 2, "damaged")
+    launch(USUAL, root)
     run(root / "to-one")
     return root
 
@@ -155,22 +186,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def more(root: Path) -> Path:
     """As `root`, and what is run in the slow tests alone."""
-    ranks(root, 4, "to-four")
-    ranks(root, 2, "killed", behind=True, kill=True)
-    ranks(root, 2, "killed", behind=True)
-    ranks(root, 2, "whole-killed", behind=True, kill=True, sharing="whole")
-    ranks(root, 2, "whole-killed", behind=True, sharing="whole")
-    ranks(root, 2, "full", behind=True, full=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "replicas", lambda *_: 2)
-        ranks(root, 4, "two-groups")
-        ranks(root, 4, "two-groups-killed", behind=True, kill=True)
-        ranks(root, 4, "two-groups-killed", behind=True)
-    ranks(root, 2, "spike", window=3, max_loss_rise=1e-3, lr=1e-9, lr_floor=0.0)
-    ranks(root, 2, "again", checkpoint_activations=True)
-    ranks(root, 2, "bf16", sharing="slices-bf16", precision="bf16")
-    ranks(root, 2, "bf16-whole", sharing="whole", precision="bf16")
+    launch(MORE, root)
     return root
+
+
+def launch(runs: str, root: Path) -> None:
+    command = [sys.executable, "-c", RANKS + runs, str(Path(__file__).parent), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    with (root / "said.jsonl").open("a") as file:
+        file.write(done.stdout)
 
 
 def said(root: Path, out: str, *, launch: int = -1) -> tuple[list[int], list[dict]]:
