@@ -25,6 +25,7 @@ QUICK = (
     "score smollm2-135m",
     "sample 3 qwen2.5",
     "serve smollm2-135m",
+    "vocode, given durations",
     "quickstart",
 )
 SMALL = ("copy () ", "copy (0,) ")

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from twistlm.audio.clip import Clip
-from twistlm.compute.devices import full_float32
+from twistlm.compute.devices import full_float32, send
 from twistlm.compute.threads import in_order
 from twistlm.compute.underway import heard
 from twistlm.errors import ArtifactError, BadInput, offenders
@@ -343,7 +343,7 @@ class Vocoder:
         full, whose = (voice or ANY).over(self.voice), f"the vocoder {self.name}"
         tables = self.synthesizer.shape.tables
         rows = [self.voices.row(table.kind, full, rows=table.rows, whose=whose) for table in tables]
-        return torch.tensor([rows], device=self.device) if rows else None
+        return send(np.array([rows]), self.device) if rows else None
 
     def _require(self, many: Sequence[Units], durations: Durations, voices: Sequence[Voice | None]) -> None:
         if len(voices) != len(many):
