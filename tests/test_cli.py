@@ -161,6 +161,8 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     last = twist("train", units, "--out", run, "--more", 1, "--set", "batch_rows=4", "--set", "accumulate=4", "--json")
     assert last.code == 0, last.err
     assert json.loads((run / "more-3" / "config.json").read_text())["inputs"]["first_batch"] == 2
+    twist("train", units, "--out", run, "--more", 1, "--set", "context=48")
+    assert twist("eval", run, "--units", units, "--json").json["context"] == 48, "as the last of it was trained"
 
 
 def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):

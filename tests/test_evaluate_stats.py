@@ -1,5 +1,6 @@
 """Bootstrap and permutation against slow loops, known coverage, and exact cases."""
 
+import itertools
 import math
 
 import numpy as np
@@ -143,6 +144,23 @@ def test_drawing_counts_is_the_same_bootstrap_and_the_same_test():
     assert outcome_difference([1.0, 0.5], [1.0, 0.5], seed=0) == (0.0, (0.0, 0.0), 1.0)
     with pytest.raises(BadInput, match="same items"):
         outcome_difference([1.0], [1.0, 0.0], seed=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=7), st.sampled_from([3, 5, 7]))
+def test_equal_sums_of_fractions_are_equal(pairs, whole):
+    """Thirds of an item with three pairs: rounded, they do not add up to the same digits in every order."""
+    a, b = (np.array(side) / whole for side in zip(*pairs, strict=True))
+    by = [x - y for x, y in pairs]
+    flips = itertools.product((1, -1), repeat=len(by))
+    exact = np.mean([abs(sum(f * d for f, d in zip(flip, by, strict=True))) >= abs(sum(by)) for flip in flips])
+    for compare in (outcome_difference, paired_difference):
+        assert compare(a, b, seed=0, n=4000).p == pytest.approx(exact, abs=0.04)
+
+
+def test_differences_that_cancel_are_no_difference():
+    thirds = np.array([1 / 3, 2 / 3 - 1]), np.zeros(2)
+    assert outcome_difference(*thirds, seed=0).p == paired_difference(*thirds, seed=0).p == 1.0
 
 
 def test_strata_weigh_the_same_and_are_resampled_by_themselves():

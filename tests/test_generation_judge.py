@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from twistlm.errors import BadInput, TwistError
 from twistlm.evaluate.generation import judge as judges
+from twistlm.evaluate.generation import measuring
 from twistlm.evaluate.generation.judge import Endpoint, read_score, read_verdict
+from twistlm.evaluate.generation.protocols import OURS
+from twistlm.evaluate.generation.speaking import System
 
 
 class Server(ThreadingHTTPServer):
@@ -99,6 +104,37 @@ def test_pairs_are_judged_in_both_orders(server, tmp_path):
     rows = judges.verdicts(endpoint(server), triples, folder=tmp_path, description="", progress=False)
     assert [row["verdict"] for row in rows] == [0.75, -0.75, None, 0.0]
     assert rows[2]["replies"] == ["none", "none"] and len(server.asked) == 4
+
+
+def test_the_interval_of_verdicts_is_over_prompts(tmp_path):
+    """Ten samples that depend on the prompt alone tell no more than one."""
+
+    class Prefers:
+        identity = "stub"
+
+        def ask(self, question: str) -> judges.Reply:
+            if "[[A>>B]]" not in question:
+                return judges.Reply("\\boxed{3}")
+            even = int(re.search(r"prompt(\d+)", question)[1]) % 2 == 0
+            return judges.Reply("[[A>B]]" if even == (re.search(r"\nA: (\w)", question)[1] == "w") else "[[B>A]]")
+
+    def interval(samples: int) -> tuple[float, float]:
+        def system(name: str) -> System:
+            rows = [
+                {"prompt": f"p{i}", "sample": k, "group": "", "recording": "", "text": f"{name[0]} {i} {k}"}
+                for i in range(20)
+                for k in range(samples)
+            ]
+            return System(
+                name=name, kind="model", n_samples=samples, model=name, model_sha256=name, temperature=0.8, rows=rows
+            )
+
+        protocol = OURS.changed(samples=samples)
+        session = SimpleNamespace(protocol=protocol, out=tmp_path / str(samples), progress=False, seed=0)
+        said = [{"text": f"prompt{i}"} for i in range(20)]
+        return measuring.judged(session, said, [system("warm"), system("cold")], Prefers())[1]["pairwise"]["ci"]
+
+    assert interval(5) == pytest.approx(interval(1)) and interval(1)[1] > 0.15
 
 
 def test_a_judge_that_answers_the_first_in_any_order_is_undecided(server, tmp_path):

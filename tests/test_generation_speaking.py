@@ -12,6 +12,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -295,6 +296,11 @@ def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
         assert f"VERT and PPX at temperature 0.5: {low['vert']:.4g}, {low['ppx']:.4g}; VERT and PPX" in shown
         assert f"at temperature 1.5: {high['vert']:.4g}, {high['ppx']:.4g}; PPX at the recordings’ VERT" in shown
     assert "{" not in shown and "null" not in shown and "nan" not in shown
+    gaps = values["differences"]["measures"]
+    one = {**values["differences"], "measures": {**gaps, "words": {**gaps["words"], "p": math.nan, "n": 1}}}
+    of_one = {**without_nan(values), "differences": without_nan(one), "results": "r", "page": "p"}
+    assert "p nan" not in job.table(of_one)  # of one prompt there is a difference, and no test
+    assert write_page(of_one, systems, tmp_path / "one.html", measures=[("words", "words", "")]).is_file()
     narrow = job.table({**without_nan(values), "results": "r", "page": "p"}, width=100)
     heads = [line.split("  ") for line in narrow.splitlines() if line.startswith("  ")]
     assert len(heads) > 1 and [cell.strip() for head in heads for cell in head if cell.strip()] == [
@@ -377,6 +383,15 @@ def test_prompts_of_the_same_sound_are_heard_each_by_itself(parts, suite, tmp_pa
     one = session(parts, twice, tmp_path, SHORT)
     rows = one.model("warm", lambda: parts[2][0], one.hear_prompts(), folder="", sha256="0", temperature=1.0).rows
     assert len({row["sound"] for row in rows}) == len(rows) > 1
+
+
+def test_a_folder_that_holds_another_recogniser_is_another_one(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    one = hearing.version(str(tmp_path), None)
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert one.startswith("sha256 ") and hearing.version(str(tmp_path), None) != one
+    assert hearing.version("owner/name", SimpleNamespace(_commit_hash="abc")) == "revision abc"
 
 
 def test_silence_is_not_given_to_the_recogniser():

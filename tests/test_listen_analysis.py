@@ -26,6 +26,7 @@ from twistlm.listen.resampling import sign_flip, two_way
 from twistlm.listen.scores import crowdmos, differences, mean_scores
 from twistlm.listen.simulate import World, as_ratings, simulate
 from twistlm.listen.table import tabulate
+from twistlm.pages import listening
 from twistlm.pages.listening import text, write_page
 
 NAN = math.nan
@@ -154,6 +155,17 @@ def test_sign_flips_are_exact_where_they_can_be(values):
     signs = list(itertools.product((1, -1), repeat=len(values)))
     far = sum(abs(sum(s * v for s, v in zip(sign, values, strict=True))) >= abs(sum(values)) for sign in signs)
     assert found == pytest.approx(far / len(signs))
+    assert sign_flip(np.array(values) / 3, seed=0) == pytest.approx(far / len(signs)), "thirds, which are rounded"
+
+
+def test_a_drawing_keeps_systems_apart_whose_names_begin_alike():
+    def row(system: str, mean: float) -> dict:
+        return {"system": system, "mean": mean, "low": mean - 0.2, "high": mean + 0.2}
+
+    systems = [row("runs/quickstart/warm", 3.9), row("runs/quickstart/cold", 2.4)]
+    drawn = str(listening._figure({"design": "mos", "kept": {"systems": systems}, "all": {"systems": systems}}).wide)
+    assert drawn.count(">…quickstart/warm<") == drawn.count(">…quickstart/cold<") == 1
+    assert "<title>runs/quickstart/cold, raters who are kept: 2.4" in drawn
 
 
 def test_holm_is_stepwise_and_passes_over_what_is_missing():

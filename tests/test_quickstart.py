@@ -222,6 +222,13 @@ def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     assert results["resynthesis"]["wer_original"] == pytest.approx(1 / 4)
     assert len(results["samples"]) == 3
     assert results["samples"][0]["warm_text"] in ("two", "two words")
+    for row in rows:
+        row["text"] = "two"  # transcripts were corrected
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(speech), n_resynth=50))
+    assert again["resynthesis"]["wer_original"] == pytest.approx(1 / 2)
+    assert {sample["text"] for sample in again["samples"]} == {"two"}
+    assert [s["units"] for s in again["samples"]] == [s["units"] for s in results["samples"]], "nothing else moved"
 
 
 def test_unusable_held_out_clips_within_tolerance_end_nothing(tiny, tmp_path, monkeypatch):

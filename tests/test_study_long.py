@@ -10,7 +10,7 @@ from test_cli import twist  # noqa: F401  a fixture
 from twistlm import recipes
 from twistlm.errors import BadInput
 from twistlm.lm.folders import load_model
-from twistlm.study import long
+from twistlm.study import keys, long
 from twistlm.study.grid import rows
 
 
@@ -38,6 +38,14 @@ def test_each_budget_is_made_once_and_the_last_one_stays(finished) -> None:
         assert row["nll"] == row["heldout"]["val_nll"] and row["suites"] == {}
     left = sorted(str(p.relative_to(out / "runs")) for p in (out / "runs").glob("*/*"))
     assert left == ["cold-0/6", "warm-0/6"], "shorter runs are not needed once a longer one has gone on from them"
+
+
+def test_a_folder_that_holds_another_text_lm_is_another_start(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = keys.starting(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert keys.starting(str(tmp_path)) != before and keys.starting("smollm2-135m") == "smollm2-135m"
 
 
 def test_a_budget_by_way_of_shorter_ones_is_the_budget_alone(finished, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def paired_difference(
     weight = np.ones_like(a) if sizes is None else _vector(sizes, "sizes")
     ci = ratio_ci(difference, weight, seed=seed, n=n)
     # Under the null hypothesis each item's difference is as likely to have the other sign. The total size is the same
-    # in every flip, so sums are compared. The tolerance lets equal sums in another order of addition count as equal.
-    observed = abs(difference.sum()) * (1 - 1e-12)
+    # in every flip, so sums are compared.
+    observed = _least(difference.sum(), np.abs(difference).sum())
     rng = np.random.default_rng([seed, 1])
     extreme = sum(int((np.abs(signs @ difference) >= observed).sum()) for signs in _sign_flips(len(difference), n, rng))
     return Paired(float(difference.sum() / weight.sum()), ci, (extreme + 1) / (n + 1))
@@ -138,16 +138,18 @@ def outcome_difference(
     a, b = _vector(a, "a"), _vector(b, "b")
     if len(a) != len(b):
         raise BadInput(f"a has {len(a)} values and b {len(b)}: a paired comparison needs the same items in both.")
-    parts = _strata(a - b, strata)
-    rng, flipped, total = np.random.default_rng([seed, 1]), np.zeros(n), 0.0
+    difference = _alike(a - b)
+    parts = _strata(difference, strata)
+    rng, flipped, total, size = np.random.default_rng([seed, 1]), np.zeros(n), 0.0, 0.0
     for part in parts:
         # Heads among m fair flips of items that differ by v: their signed sum is v (2 heads - m).
         values, counts = _levels(np.abs(part))
         heads = rng.binomial(counts, 0.5, size=(n, len(counts)))
         flipped += (2 * heads - counts) @ values / len(part)
         total += float(part.sum()) / len(part)
-    extreme = int((np.abs(flipped) >= abs(total) * (1 - 1e-12)).sum())
-    return Paired(total / len(parts), outcome_ci(a - b, strata=strata, seed=seed, n=n), (extreme + 1) / (n + 1))
+        size += float(np.abs(part).sum()) / len(part)
+    extreme = int((np.abs(flipped) >= _least(total, size)).sum())
+    return Paired(total / len(parts), outcome_ci(difference, strata=strata, seed=seed, n=n), (extreme + 1) / (n + 1))
 
 
 def t_interval(values: ArrayLike) -> tuple[float, float]:
@@ -237,8 +239,19 @@ def _strata(values: NDArray[np.float64], labels: ArrayLike | None) -> list[NDArr
 
 
 def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distinct values and how often each occurs; means of the same outcomes in another order are one value."""
-    return np.unique(np.round(values, 12), return_counts=True)
+    """Return distinct values and how often each occurs."""
+    return np.unique(_alike(values), return_counts=True)
+
+
+def _alike(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values in which means of the same outcomes in another order are one and the same."""
+    return np.round(values, 12)
+
+
+def _least(total: float, size: float) -> float:
+    """Return what the sum of a flip must have to be as far from zero as `total`: a little less, since equal sums differ
+    in their last digits when they are added up in another order. `size`: the sum of what is added up, without signs."""
+    return float(abs(total) - 1e-12 * size)
 
 
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:

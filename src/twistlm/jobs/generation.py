@@ -39,7 +39,7 @@ from twistlm.jobs.parts import parts_of_model
 from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.generation import curves, write_page
-from twistlm.pages.numbers import interval, percent, percent_interval, plain, with_interval
+from twistlm.pages.numbers import finite, interval, percent, percent_interval, plain, with_interval
 from twistlm.types import UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
@@ -247,7 +247,7 @@ def _gap(found: Values | None) -> str:
     if found is None or found["mean"] is None or math.isnan(found["mean"]):
         return ""
     mean = with_interval(f"{plain(found['mean']):+.4g}", interval(found["ci"], "+.4g"))
-    return f"{mean} p {found['p']:.2g}"
+    return f"{mean} p {found['p']:.2g}" if finite(found["p"]) else mean  # of one prompt there is none
 
 
 def _percent(found: Values) -> str:

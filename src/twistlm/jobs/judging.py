@@ -21,6 +21,7 @@ from twistlm.jobs.carding import note_scores
 from twistlm.jobs.evaluating import digest, evaluate
 from twistlm.jobs.parts import parts_of_model, tokenizer_for
 from twistlm.lm.folders import is_bundled, lm_folder, load_model, model_spec, run_folder
+from twistlm.lm.phases import phases
 from twistlm.progress import task
 from twistlm.study.judging import Values, perplexity, perplexity_values
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -175,8 +176,8 @@ def units_of_run(run: Path, *, split: str) -> tuple[Path | None, str]:
 
 
 def context_of_run(run: Path) -> int:
-    """Return the window in tokens that a run was trained with."""
-    record = _record(run)
+    """Return the window in tokens that a run was trained with, by the last it went on to."""
+    record = _record(phases(run)[-1])
     return CONTEXT if record is None else record["config"]["context"]
 
 

@@ -116,7 +116,8 @@ def _number(found: Mapping[str, Any] | None) -> Cell:
 def _gap(found: Mapping[str, Any] | None) -> Cell:
     if found is None or not finite(found["mean"]):
         return Cell(text="")
-    return Cell(text=f"{plain(found['mean']):+.4g}", small=f"{interval(found['ci'], '+.4g')} p {found['p']:.2g}")
+    p = f" p {found['p']:.2g}" if finite(found["p"]) else ""  # of one prompt there is none
+    return Cell(text=f"{plain(found['mean']):+.4g}", small=interval(found["ci"], "+.4g") + p)
 
 
 def curves(results: Mapping[str, Any]) -> list[list[tuple[str, str]]]:

@@ -142,7 +142,7 @@ def _figure(results: Mapping[str, Any]) -> Drawing:
             side: {name(row): row for row in results[which][key]} for side, which in (("warm", "kept"), ("cold", "all"))
         }
         return [
-            (label[:_LABEL], side, both[side][label][value], _ends(both[side][label]))
+            (label, side, both[side][label][value], _ends(both[side][label]))
             for label in both["warm"]
             for side in _SIDES
         ]
@@ -151,17 +151,30 @@ def _figure(results: Mapping[str, Any]) -> Drawing:
         rows = points("systems", lambda row: row["system"], "mean")
         label = "Mean scores with 95% intervals"
         return drawing(
-            lambda width: plots.intervals(rows, chance=None, width=width, names=_SIDES, label=label, scale=1.0, unit="")
+            lambda width: plots.intervals(
+                rows, chance=None, width=width, names=_SIDES, label=label, scale=1.0, unit="", longest=_LABEL
+            )
         )
     rows = points("pairs", lambda row: f"{row['a']} > {row['b']}", "rate")
     label = "How often a system was preferred, with 95% intervals"
-    return drawing(lambda width: plots.intervals(rows, chance=0.5, width=width, names=_SIDES, label=label, mark="even"))
+    return drawing(
+        lambda width: plots.intervals(
+            rows, chance=0.5, width=width, names=_SIDES, label=label, mark="even", longest=_LABEL
+        )
+    )
 
 
 def _strength_drawing(strengths: Sequence[Mapping[str, Any]], width: int) -> Any:
-    rows = [(row["system"][:_LABEL], "warm", row["strength"], _ends(row)) for row in strengths]
+    rows = [(row["system"], "warm", row["strength"], _ends(row)) for row in strengths]
     return plots.intervals(
-        rows, chance=None, width=width, names=_SIDES, label="Strengths with 95% intervals", scale=1.0, unit=""
+        rows,
+        chance=None,
+        width=width,
+        names=_SIDES,
+        label="Strengths with 95% intervals",
+        scale=1.0,
+        unit="",
+        longest=_LABEL,
     )
 
 

@@ -106,6 +106,7 @@ def intervals(
     mark: str = "chance",
     scale: float = 100.0,
     unit: str = "%",
+    longest: int | None = None,
 ) -> Markup:
     """Draw values with their intervals as dots and whiskers, and a line for chance.
 
@@ -117,6 +118,7 @@ def intervals(
         label: what the drawing shows, for those who do not see it.
         mark: what stands at the line.
         scale, unit: how values are written: times `scale`, then `unit`.
+        longest: of labels, in characters; of one that has more the end is shown, and all of it when pointed at.
     """
     spans = [end for _, _, value, ci in rows for end in (value, *ci) if math.isfinite(end)]
     spans += [] if chance is None else [chance]
@@ -131,7 +133,9 @@ def intervals(
     for row, side, value, ci in rows:
         at += 10 if row != before and before else 0
         if row != before:
-            marks.append(_text(left - 10, at + gap + 1, row, "axis", "end"))
+            cut = longest is not None and len(row) > longest
+            shown = f"…{row[-(longest or 0) + 1 :]}" if cut else row
+            marks.append(_text(left - 10, at + gap + 1, shown, "axis", "end"))
         before, centre = row, at + gap / 2
         called = (names or {}).get(side, side)
         shown, ends = f"{scale * value:.4g}{unit}", ", ".join(f"{scale * end:.4g}" for end in ci)

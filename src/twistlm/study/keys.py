@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from twistlm.config import TrainConfig, to_dict
+from twistlm.lm.phases import text_lm_files, weights_folder
 
 # They move no number; the last two, of a run of one process, at most which rounding a GPU takes.
 STILL = ("checkpoint_every", "max_loss_rise", "sharing", "deterministic")
@@ -23,6 +25,12 @@ def moving(config: TrainConfig) -> dict[str, Any]:
     before = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | _BEFORE
     left_out = {*STILL, *(name for name, value in before.items() if getattr(config, name) == value)}
     return {name: value for name, value in to_dict(config).items() if name not in left_out}
+
+
+def starting(text_lm: str) -> str | dict[str, str]:
+    """Return what counts of a text LM: its name, and of a folder, which may hold others tomorrow, its files' hashes."""
+    folder = Path(text_lm)
+    return text_lm_files(weights_folder(folder)) if folder.is_dir() else text_lm
 
 
 def digest(values: Any) -> str:

@@ -26,7 +26,7 @@ from twistlm.evaluate.unit_cache import SpokenSuite
 from twistlm.lm.model import UnitLM
 from twistlm.study.grid import rows
 from twistlm.study.judging import compared, curve, pair_values, perplexity, perplexity_values
-from twistlm.study.keys import digest, moving
+from twistlm.study.keys import digest, moving, starting
 from twistlm.study.laws import laws
 from twistlm.study.run import train_units
 
@@ -146,7 +146,7 @@ def key(
         "cell": [side, train.seed, train.updates],
         "train": moving(train),
         "start": [config.rows, config.head, config.head_start],
-        "text_lm": config.text_lm,
+        "text_lm": starting(config.text_lm),
         "corpus": corpus,
         "suites": sorted((s.suite.name, s.checksum) for s in spoken),
         **_cut(layers),

@@ -222,7 +222,7 @@ class _Job:
                 chosen, self.tok, self.voc, listener, seed=self.config.seed, progress=self.progress
             )
 
-        key = {"clips": [e.id for e in chosen], "seed": self.config.seed, **self._speaking()}
+        key = {"clips": [(e.id, e.text) for e in chosen], "seed": self.config.seed, **self._speaking()}
         return self.stages.run("resynthesise", key, work)
 
     def speak(self, entries: Sequence[Entry], runs: Values) -> list[Values]:
@@ -242,7 +242,8 @@ class _Job:
             )
             return {"samples": samples}
 
-        key = {"runs": runs, "clips": [e.id for e in prompts], "seed": self.config.seed, **self._speaking()}
+        said = [(e.id, e.text) for e in prompts]
+        key = {"runs": runs, "clips": said, "seed": self.config.seed, **self._speaking()}
         return self.stages.run("speak", key, work, folder=self.out / "samples")["samples"]
 
     def say(self, entries: Sequence[Entry], runs: Values, text_lm: Path) -> Values | None:
@@ -261,7 +262,7 @@ class _Job:
 
         key = {
             "runs": runs,
-            "clips": [p.id for p in suite.prompts],
+            "prompts": suite.version,
             "protocol": protocol.facts(),
             "text_lm": text_lm_files(text_lm),
             "seed": self.config.seed,

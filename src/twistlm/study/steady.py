@@ -32,7 +32,7 @@ from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
 from twistlm.study.grid.rows import Row
 from twistlm.study.judging import compared, curve
-from twistlm.study.keys import digest, moving
+from twistlm.study.keys import digest, moving, starting
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Values = dict[str, Any]
@@ -165,7 +165,7 @@ def key(config: QuickstartConfig | PairConfig, corpus: str, *, arm: str, seed: i
         "train": moving(override(getattr(config, side), changed)),
         "options": {name: value for name, value in settings.items() if name.startswith("--")},
         "start": [config.rows, config.head, config.head_start],
-        "text_lm": config.text_lm,
+        "text_lm": starting(config.text_lm),
         "corpus": corpus,
         "how": to_plain(NUMERICS[numerics]),
     })  # fmt: skip

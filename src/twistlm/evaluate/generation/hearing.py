@@ -7,6 +7,7 @@ model of `audio.vad`: a sound without speech has an empty transcript and is not 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -136,7 +137,17 @@ def open_listener(name: str, *, language: str | None, workers: int) -> tuple[Lis
             "models of the hub need the hub. Offline, --asr whisper-tiny.en works, as another protocol."
         ) from error
     said = f"transformers, {'greedy CTC' if of.type == 'ctc' else 'its own generation settings'}"
-    return Pipeline(of, name, language), f"{name} revision {getattr(of.model.config, '_commit_hash', None)}, {said}"
+    return Pipeline(of, name, language), f"{name} {version(name, of.model.config)}, {said}"
+
+
+def version(name: str, config: Any) -> str:
+    """Return which weights a model of transformers has: the hub's commit, or of a folder, in which others may lie
+    tomorrow, the hash of its files."""
+    if not Path(name).is_dir():
+        return f"revision {getattr(config, '_commit_hash', None)}"
+    files = sorted(p for p in Path(name).iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
+    told = "".join(f"{p.name} {file_sha256(p)} " for p in files)
+    return f"sha256 {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 
 def _download(size: str) -> Path:

@@ -42,7 +42,7 @@ from twistlm.evaluate.generation.texts import (
     shuffled_words,
     with_numbers,
 )
-from twistlm.evaluate.stats import bootstrap_ci
+from twistlm.evaluate.stats import ratio_ci
 from twistlm.lm.model import UnitLM
 
 _CURVE_RESAMPLES = 1000
@@ -197,9 +197,13 @@ def judged(
         ]
         rows = verdicts(judge, triples, folder=folder, description="both, judged", progress=session.progress)
         told["pairwise"] = {"between": [one.name, other.name], **summary(rows, "verdict")}
-        known = [row["verdict"] for row in rows if row["verdict"] is not None]
-        if len(known) > 1:
-            told["pairwise"]["ci"] = bootstrap_ci(known, seed=session.seed)
+        by_prompt: dict[int, list[float]] = {}
+        for i, row in enumerate(rows):
+            if row["verdict"] is not None:
+                by_prompt.setdefault(i // one.n_samples, []).append(row["verdict"])
+        if len(by_prompt) > 1:
+            sums, counts = [sum(known) for known in by_prompt.values()], [len(known) for known in by_prompt.values()]
+            told["pairwise"]["ci"] = ratio_ci(sums, counts, seed=session.seed)
         told["unread"] += told["pairwise"]["unread"]
     return found, told | {"bill": bill(folder, judge, price=price)}
 

@@ -5,6 +5,7 @@ Shapes: B texts, T tokens, V vocabulary. Losses are in nats, summed over tokens,
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ class TextLM:
         folder: Path = text_lm_folder(name)
         tokenizer = load_text_tokenizer(folder)
         model: Any = load_causal_lm(folder)
-        sha256 = next((s for file, s in text_lm_files(folder).items() if file.endswith(".safetensors")), "")
+        of = [sha256 for file, sha256 in text_lm_files(folder).items() if file.endswith(".safetensors")]
+        sha256 = of[0] if len(of) == 1 else hashlib.sha256("".join(of).encode()).hexdigest()
         return cls(model.to(device()), tokenizer, name, f"{name} weights sha256 {sha256[:16]}, float32")
 
     @property

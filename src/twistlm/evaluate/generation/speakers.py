@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from twistlm.audio.clip import Clip, resample
 from twistlm.compute.devices import device
 from twistlm.errors import ArtifactError, AudioError
+from twistlm.evaluate.generation.hearing import version
 from twistlm.evaluate.generation.mels import mel_power
 from twistlm.files.artifacts import resolve
 from twistlm.files.torch_files import Tensor as Stored
@@ -131,8 +132,7 @@ def open_voices(name: str) -> tuple[Voices, str]:
             model: Any = AutoModelForAudioXVector.from_pretrained(name, trust_remote_code=False, use_safetensors=None)
     except REFUSALS as error:
         raise ArtifactError(f"the voice encoder {name} cannot be had: {first_line(error)}") from error
-    commit = getattr(model.config, "_commit_hash", None)
-    return XVectors(extractor, model.eval().to(device())), f"{name} revision {commit}"
+    return XVectors(extractor, model.eval().to(device())), f"{name} {version(name, model.config)}"
 
 
 def louder(samples: NDArray[np.float32]) -> NDArray[np.float32]:

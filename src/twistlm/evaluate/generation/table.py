@@ -194,12 +194,14 @@ def difference(measure: Measure, a: Columns, b: Columns, draws: Resamples) -> di
         for name in measure.columns:
             columns[name] = np.where(missing[:, None], np.nan, columns[name])
     n = int((~missing).sum())
-    gap = value(measure, ours) - value(measure, theirs)
+    both = value(measure, ours), value(measure, theirs)
+    gap = both[0] - both[1]
     if math.isnan(gap) or n < 2:
         return {"mean": gap, "ci": (math.nan, math.nan), "p": math.nan, "n": n}
     drawn = drawn_values(measure, ours, draws) - drawn_values(measure, theirs, draws)
     null = _swapped(measure, ours, theirs, draws)
-    extreme = int((np.abs(null) >= abs(gap) * (1 - 1e-12)).sum())
+    rounding = 1e-12 * (abs(both[0]) + abs(both[1]))  # the same sum in another order of addition is the same
+    extreme = int((np.abs(null) >= abs(gap) - rounding).sum())
     return {"mean": gap, "ci": _ends(drawn), "p": (extreme + 1) / (len(null) + 1), "n": n}
 
 
