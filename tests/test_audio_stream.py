@@ -79,6 +79,17 @@ def test_blocks_are_what_read_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(8_000, 31.11), (16_000, 9.3), (16_000, 0.4)])
+def test_parts_of_vorbis_are_slices_of_the_whole(tmp_path: Path, rate: int, seconds: float):
+    """libsndfile 1.2 seeks to a wrong place within a stream's last page."""
+    sf.write(tmp_path / "a.ogg", noise(round(seconds * rate)), rate, format="OGG", subtype="VORBIS")
+    whole, _ = sf.read(tmp_path / "a.ogg", dtype="float32")
+    for behind in np.arange(0.05, min(seconds, 2.5), 0.05):
+        first = len(whole) - round(behind * rate)
+        part = np.concatenate(list(blocks(tmp_path / "a.ogg", sample_rate=rate, start=first / rate)))
+        np.testing.assert_allclose(part, whole[first:], atol=1e-4)
+
+
 def test_a_part_is_a_file_of_its_own(tmp_path: Path):
     samples = noise(5 * 22_050)
     sf.write(tmp_path / "a.wav", samples, 22_050, subtype="FLOAT")

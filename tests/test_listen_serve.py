@@ -231,6 +231,7 @@ def test_prolific_and_mechanical_turk_come_and_go():
         "https://mturk.com.evil.org",
         "http://www.mturk.com",
         "https://a@www.mturk.com",
+        "https://[",
         "javascript:alert(1)",
         "",
     ):

@@ -62,6 +62,10 @@ def test_addresses() -> None:
     assert Address().local and Address(host="::1").local and not Address(host="0.0.0.0").local
     assert job._url(Address(host="10.0.0.1", token="t"), 80) == "http://10.0.0.1:80/#token=t"
     assert job._url(Address(host="::1", certificate=Path("c")), 443) == "https://[::1]:443/"
+    assert job._url(Address(host="10.0.0.1", token="a+b#c&d"), 80) == "http://10.0.0.1:80/#token=a%2Bb%23c%26d"
+    for token, said in (("", "it is empty"), ("xK/9a2==", "this one has others"), ("пароль", "this one has others")):
+        with pytest.raises(BadInput, match=f"a token is letters.*{said}"):
+            job.serve(None, Address(token=token), limits=None, room=None, kept=None, ready=print)
     with bound("127.0.0.1", 0) as taken, pytest.raises(BadInput, match="cannot be had"):
         bound("127.0.0.1", taken.getsockname()[1] if not taken.listen() else 0)
 

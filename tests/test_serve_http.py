@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import io
 import json
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -237,6 +239,13 @@ def test_pages_of_others_and_other_names_are_refused(server: str, prompt: bytes)
     assert not any(name.startswith("access-control") for name in headers)
 
 
+def test_a_model_may_have_any_name(served: Served, prompt: bytes) -> None:
+    named = dataclasses.replace(served, models={"моя модель": served.models["warm"]})
+    with serving(named) as address:
+        status, headers, data = ask(address, "POST", "/v1/continue?seconds=0.5", prompt)
+    assert (status, unquote(headers["x-twist-model"])) == (200, "моя модель") and len(samples(data)) > 4000
+
+
 def test_a_token_is_asked_for(served: Served, prompt: bytes) -> None:
     with serving(served, token="secret") as address:
         assert ask(address, "GET", "/")[0] == ask(address, "GET", "/health")[0] == 200
@@ -246,6 +255,8 @@ def test_a_token_is_asked_for(served: Served, prompt: bytes) -> None:
                 assert ask(address, "GET", path, headers={"authorization": wrong})[0] == 401
             assert ask(address, "GET", path, headers={"authorization": "Bearer secret"})[0] == 200
         assert ask(address, "POST", "/v1/units", prompt)[0] == 401
+    with serving(served, token="") as address:  # of a variable that nobody set
+        assert ask(address, "GET", "/v1/models")[0] == 401
 
 
 def test_what_is_done_beside_continuing_is_bounded(

@@ -287,6 +287,41 @@ def test_one_of_two_is_written_down_where_there_is_no_room_for_both(browser: Any
         context.close()
 
 
+def test_what_is_written_down_may_be_asked_for_later(browser: Any, served: Served) -> None:
+    with serving(dataclasses.replace(served, asr=Scribe())) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://{address}/?seconds=1")
+        api.expect(page.locator("#record")).to_be_enabled(timeout=SLOWLY)
+        page.click("#use-example")
+        states(page, "done")
+        page.check("[name=transcript]")
+        page.click("#again")  # of a recording that the server has
+        states(page, "done", "done")
+        api.expect(page.locator(".transcript").first).to_have_text(re.compile(r"“\d\.\d\d seconds”"))
+        context.close()
+
+
+def test_a_second_press_while_the_browser_asks_opens_no_second_microphone(page: Any) -> None:
+    page.evaluate("""() => {
+      const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      window.opened = [];
+      navigator.mediaDevices.getUserMedia = async (how) => {
+        await new Promise((done) => setTimeout(done, 400));
+        const stream = await ask(how);
+        window.opened.push(...stream.getTracks());
+        return stream;
+      };
+      document.getElementById("record").click();
+      document.getElementById("record").onclick();  // as a press before the button was drawn as disabled
+    }""")
+    api.expect(page.locator("#record")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(600)
+    page.click("#record")
+    states(page, "done")
+    assert page.evaluate("window.opened.map((track) => track.readyState)") == ["ended"]
+
+
 def test_everything_has_a_name_for_who_cannot_see(page: Any) -> None:
     page.fill("[name=seconds]", "0.5")
     page.click("#use-example")

@@ -133,6 +133,20 @@ def test_a_recording_that_is_not_heard_is_not_taken_for_the_one_before(client: C
     say(client, "response.create", event_id="take")
     error = hear(client)["error"]
     assert "nothing to continue" in error["message"] and error["event_id"] == "take"
+    commit(client)
+    say(client, "input_audio_buffer.clear")
+    hear(client, "input_audio_buffer.cleared")
+    say(client, "input_audio_buffer.commit")  # of nothing
+    assert "no audio" in hear(client)["error"]["message"]
+    say(client, "response.create")
+    assert "nothing to continue" in hear(client)["error"]["message"]
+
+
+def test_a_session_says_which_model_it_has(server: str) -> None:
+    with connect(f"ws://{server}/v1/realtime?model=cold") as socket:
+        assert hear(socket)["session"]["model"] == "cold"
+        say(socket, "session.update", session={"twist": {"model": "warm"}})
+        assert hear(socket)["session"]["model"] == "warm"
 
 
 def test_a_response_changes_what_it_names_and_nothing_else(client: ClientConnection) -> None:

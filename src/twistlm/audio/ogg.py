@@ -30,6 +30,12 @@ def check_pages(window: Window, name: object) -> None:
         )
 
 
+def last_pages(window: Window, n: int) -> int:
+    """Return how many samples the last `n` pages of the first stream end, or all where there are not so many."""
+    times = [0, *_page_times(window)]
+    return times[-1] - times[max(0, len(times) - 1 - n)]
+
+
 def _page_times(window: Window) -> list[int]:
     """Return the granule positions of the first stream's pages, but of those on which no packet ends (-1)."""
     times, first, at = [], None, _find(window, 0)

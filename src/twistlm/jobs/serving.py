@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from twistlm.corpus import manifest
 from twistlm.errors import ArtifactError, BadInput
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from twistlm.vocoder.vocoder import Vocoder
 
 RUNS = Path("runs")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]+")  # RFC 7230: a WebSocket's subprotocol has no other
 EXAMPLES = ("heldout_voice-rms-0000", "heldout_text-slt-0000", "heldout_text-awb-0001", "librivox-0930")
 
 
@@ -223,6 +226,11 @@ def serve(
 
     if (address.certificate is None) != (address.key is None):
         raise BadInput("https needs both a certificate and its key.")
+    if address.token is not None and not _TOKEN.fullmatch(address.token):
+        raise BadInput(
+            f"a token is letters, digits and any of !#$%&'*+.^_|~- , one at least (browsers send nothing else); "
+            f"{'it is empty' if not address.token else 'this one has others'}. Leave --token out and one is made."
+        )
     if not address.local and address.token is None:
         address = replace(address, token=secrets.token_urlsafe(24))
     if kept is not None:
@@ -262,7 +270,8 @@ def _uvicorn() -> Any:
 def _url(address: Address, port: int) -> str:
     scheme = "http" if address.certificate is None else "https"
     # Behind "#": browsers send that to nobody, and no log has it.
-    return f"{scheme}://{reachable(address.host)}:{port}/{f'#token={address.token}' if address.token else ''}"
+    token = f"#token={quote(address.token, safe='')}" if address.token else ""
+    return f"{scheme}://{reachable(address.host)}:{port}/{token}"
 
 
 def _examples() -> Iterator[Example]:

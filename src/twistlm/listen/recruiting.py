@@ -9,6 +9,7 @@ workerId and turkSubmitTo in its address, and wants a form posted to turkSubmitT
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def external_question(public_url: str, *, height: int = 800) -> str:
     Raises:
         BadInput: another kind of address.
     """
-    if urlsplit(public_url).scheme != "https":
+    if not _https(public_url):
         raise BadInput(f"Mechanical Turk shows https pages only, not {public_url!r}: give --public-url https://….")
     space = "http://mechanicalturk.amazonaws.com/AWSMechanicalTurkDataSchemas/2006-07-14/ExternalQuestion.xsd"
     url = public_url.replace("&", "&amp;").replace("<", "&lt;")
@@ -167,8 +168,16 @@ def _id(query: Mapping[str, str], name: str) -> str:
 
 def _mturk(url: str) -> str:
     """Return where Mechanical Turk wants its form, if it is Mechanical Turk."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme != "https" or not (host == "mturk.com" or host.endswith(".mturk.com")) or parts.netloc != host:
+    host = _https(url)
+    if not re.fullmatch(r"(?:[a-z0-9-]+\.)*mturk\.com", host):
         raise BadInput("turkSubmitTo is not an address of Mechanical Turk.")
     return f"https://{host}"
+
+
+def _https(url: str) -> str:
+    """Return what stands for the host, with port and names, in an https address; "" in any other."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # "https://["
+        return ""
+    return parts.netloc if parts.scheme == "https" else ""

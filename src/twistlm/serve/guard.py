@@ -86,12 +86,15 @@ class Guard:
             return HTTPStatus.FORBIDDEN, "pages of other sites may not use this server.", {}
         if not path.startswith(("/v1", "/metrics")):
             return self._full()
-        if self.token is not None and not secrets.compare_digest(_token(headers).encode(), self.token.encode()):
+        if self.token is not None and not self._knows(_token(headers)):
             challenge = {"www-authenticate": "Bearer"}
             return HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN.", challenge
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return self._full()
         return self._too_many(scope) or self._full()
+
+    def _knows(self, token: str) -> bool:
+        return bool(token) and secrets.compare_digest(token.encode(), (self.token or "").encode())
 
     def _full(self) -> tuple[HTTPStatus, str, dict[str, str]] | None:
         if self.open < self.limits.connections:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -145,7 +146,7 @@ async def continue_(request: Request, asked: Annotated[Continue, Query()]) -> An
         clip = Clip(np.concatenate([before.samples, clip.samples]), clip.sample_rate, id=clip.id)
     told = last["response"]["twist"]
     headers = {
-        "x-twist-model": response.model,
+        "x-twist-model": quote(response.model),  # headers are Latin-1
         "x-twist-seed": str(asked.seed),
         "x-twist-units": str(end.units),
         "x-twist-first-sound-seconds": f"{told['first_sound_seconds'] or 0:.3f}",

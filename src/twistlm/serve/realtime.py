@@ -225,11 +225,11 @@ class Conversation:
     async def _commit(self) -> None:
         data = bytes(self.held)
         self.held.clear()
+        before = None if self.prompt is None else self.prompt.item_id
+        self.prompt = None  # where this one cannot be heard, nobody means the one before it
         if not data:
             raise BadInput("there is no audio: append some before the commit.")
         form = self.session.audio.input.format
-        before = None if self.prompt is None else self.prompt.item_id
-        self.prompt = None  # where this one cannot be heard, nobody means the one before it
         if form.type == "audio/pcm":
             prompt = await self.studio.hear_pcm(data, rate=form.rate)
         else:
@@ -330,7 +330,7 @@ class Conversation:
             "id": self._id,
             "object": "realtime.session",
             "type": "realtime",
-            "model": self.studio.served.model(None)[0],
+            "model": self.studio.served.model(self.session.twist.model)[0],
             "output_modalities": ["audio"],
             **self.session.model_dump(),
         }

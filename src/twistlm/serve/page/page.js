@@ -12,6 +12,7 @@ let ordered = []; // takes that were asked for and have no response yet
 const takes = new Map(); // response id -> take that is being made
 const everyTake = [];
 let microphone = null;
+let opening = false; // the browser asks whether the microphone may be used
 let retry = 0;
 
 // ---- what is said to the user
@@ -158,6 +159,18 @@ function hear(event) {
 // ---- prompts
 
 async function record() {
+  if (opening) return;
+  opening = true;
+  enable();
+  try {
+    await openMicrophone();
+  } finally {
+    opening = false;
+    enable();
+  }
+}
+
+async function openMicrophone() {
   complain("");
   await player.ready();
   const opened = new Microphone();
@@ -188,7 +201,6 @@ async function record() {
   $("record").setAttribute("aria-pressed", "true");
   $("record-text").textContent = "Stop, and go on";
   say("Recording. Press the button again to stop: it goes on at once.");
-  enable();
 }
 
 function stopRecording(goOn) {
@@ -250,6 +262,7 @@ function order({ promptFirst }) {
   for (const take of both) take.node.classList.toggle("paired", both.length === 2);
   $("takes").prepend(...both.map((take) => take.node));
   $("empty").hidden = true;
+  send("session.update", { session: { transcript: settings.transcript.checked } }); // the prompt may have been sent before
   for (const take of both) {
     ordered.push(take);
     if (prompt.samples) take.setPrompt(prompt);
@@ -311,7 +324,7 @@ async function goOn(change) {
 // ---- what can be pressed now
 
 function enable() {
-  const busy = ordered.length > 0 || takes.size > 0;
+  const busy = ordered.length > 0 || takes.size > 0 || opening;
   const open = connected();
   const heard = Boolean(prompt?.samples);
   const canRecord = window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
@@ -320,7 +333,7 @@ function enable() {
   for (const id of ["file", "example", "use-example"]) $(id).disabled = !open || busy || Boolean(microphone);
   if (told && !told.examples.length) $("use-example").disabled = true;
   $("go").disabled = $("again").disabled = !open || !heard || busy || Boolean(microphone);
-  $("stop").disabled = !busy && !player?.take && !microphone;
+  $("stop").disabled = (!busy || opening) && !player?.take && !microphone;
 }
 
 $("record").onclick = () => (microphone ? stopRecording(true) : record());
