@@ -24,7 +24,8 @@ def test_what_is_bundled_is_shown_by_its_name(twist, tmp_path: Path, monkeypatch
     assert (shown["kind"], shown["n_units"], shown["vocoder"]) == ("tokenizer", 500, "mini-25hz-500 (bundled)")
     shown = twist("show", bundled("vocoder/mini-25hz-500"), "--json").json
     assert (shown["kind"], shown["speakers"], shown["voice"]) == ("vocoder", "awb, slt", {"speaker": "slt"})
-    twist("show", "mini-25hz").refused("no such file or folder", "mini-25hz-500")
+    assert twist("show", "mini-25hz", "--json").json["kind"] == "encoder"
+    twist("show", "mini-26hz").refused("no such file or folder", "mini-25hz-500", "mini-sblimp", "speech")
     (tmp_path / "mini-lm").mkdir()  # a folder of that name comes first
     twist("show", "mini-lm").refused("is nothing twistlm knows")
 

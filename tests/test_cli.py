@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +104,8 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
     assert soundfile.info(tmp_path / "r.wav").duration == pytest.approx(soundfile.info(prompt).duration, abs=0.1)
 
     kinds = {"m": prompt, "units": units, "training run": run, "unit LM": run / "lm", "tokenizer": tiny.tokenizer}
-    kinds |= {"vocoder": tiny.vocoder, "text LM": tiny.text_lm}
+    kinds |= {"vocoder": tiny.vocoder, "text LM": tiny.text_lm, "manifest": tmp_path / "m.jsonl"}
+    kinds |= {"suite": "mini-topic-storycloze", "encoder": "mini-25hz"}
     kinds["sound file"] = kinds.pop("m")
     for kind, path in kinds.items():
         facts = twist("show", path, *voice, "--json").json
@@ -110,6 +113,20 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
         if kind in ("units", "training run", "unit LM", "vocoder"):
             assert facts["tokenizer"] == f"{tiny.tokenizer} (searched)"
     assert twist("show", run, "--json").json["vocoder"].startswith("none here")
+    assert twist("show", "speech", "--json").json["clips"] == 630
+    twist("show", next(units.glob("*.parquet"))).refused("nothing twistlm knows", "A shard is shown with its folder")
+    assert stat.S_IMODE((run / "lm" / "model.safetensors").stat().st_mode) == stat.S_IMODE(
+        (run / "lm" / "config.json").stat().st_mode
+    ), "weights may be read by whom the rest may be read by"
+
+    mine = tmp_path / "mine.wav"
+    mine.write_bytes(prompt.read_bytes())
+    (tmp_path / "again.wav").symlink_to(mine)
+    for verb in (["generate", run], ["resynth"]):
+        twist(*verb, mine, "--out", tmp_path / "again.wav", *voice).refused("the recording itself")
+    assert mine.read_bytes() == prompt.read_bytes()
+    for seconds in ("nan", "0", "inf"):
+        twist("generate", run, prompt, "--out", tmp_path / "n.wav", "--seconds", seconds, *voice).refused("--seconds")
 
 
 def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
@@ -161,6 +178,8 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     last = twist("train", units, "--out", run, "--more", 1, "--set", "batch_rows=4", "--set", "accumulate=4", "--json")
     assert last.code == 0, last.err
     assert json.loads((run / "more-3" / "config.json").read_text())["inputs"]["first_batch"] == 2
+    assert "gone on with" in twist("show", run, "--json").json["state"]
+    assert twist("show", run, "--json").json["state"].endswith("more-3: 2 + 3 + 3 + 1 updates")
     twist("train", units, "--out", run, "--more", 1, "--set", "context=48")
     assert twist("eval", run, "--units", units, "--json").json["context"] == 48, "as the last of it was trained"
 
@@ -289,6 +308,27 @@ def test_a_model_of_other_units(twist, tiny: Tiny, other_tokenizer: Path, tmp_pa
 
 def test_a_text_lm_is_no_model_to_judge(twist, tiny: Tiny):
     twist("eval", tiny.text_lm).refused("not a trained model", "twist train")
+    twist("eval", "nobody").refused("nobody: no such folder", "mini-lm")
+
+
+def test_a_run_that_was_stopped_is_called_one(twist, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("metrics.jsonl", "config.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    twist("eval", tmp_path / "run").refused("has not come to its end", "twist train command again")
+
+
+def test_the_version_is_told(twist):
+    assert twist("--version").out == f"twistlm {metadata.version('twistlm')}\n"
+
+
+def test_one_clip_has_no_interval(twist):
+    from twistlm.cli.evaluation import _perplexity
+
+    ends = (None, None)
+    of = {"val_ppl": 2.0, "val_ppl_ci": ends, "nll_per_second": 3.0, "nll_per_second_ci": ends}
+    said = _perplexity({**of, "bits_per_second": 4.0, "bits_per_second_ci": ends, "n_documents": 1})
+    assert "nan" not in said and said.endswith("4.00 bits a second; on 1 clip, so there is no interval")
 
 
 def test_a_run_without_results(twist, tmp_path):

@@ -76,7 +76,7 @@ def test_only_what_is_new_or_changed_is_done(speech: Path, tmp_path: Path) -> No
     sound(speech / "voice9" / "new.flac", 101, rate=44_100)
     tok = FakeTokenizer()
     report = tokenize(speech, out, tok)
-    assert (report.n_done, report.n_skipped) == (2, 11)
+    assert (report.n_done, report.n_skipped, report.n_replaced) == (2, 11, 1)
     assert tok.heard == ["voice0/00.wav", "voice9/new.flac"]
     new = by_id(out)
     assert new.keys() == old.keys() | {"voice9/new.flac"}

@@ -223,7 +223,7 @@ def test_refusals_come_before_any_work(twist, tiny: Tiny, other_tokenizer: Path,
     rest = ["--tokenizer", tiny.tokenizer, "--out", tmp_path / "out"]
     twist("eval", bench / "a", "sblimp", *rest).refused("no suite 'sblimp'", "sblimp-dev")
     twist("eval", bench / "a", suite, suite, *rest).refused("named twice: sblimp-dev")
-    twist("eval", bench / "none", suite, *rest).refused("not a trained model")
+    twist("eval", bench / "none", suite, *rest).refused("no such folder")
     twist("eval", bench / "a", suite, *rest[2:], "--tokenizer", other_tokenizer).refused("do not speak the same units")
     one = ["--submission", tmp_path / "sub", "--normalize", "sum"]
     twist("eval", bench / "a", f"salmon={bench}/salmon", *rest, *one).refused("none of the")

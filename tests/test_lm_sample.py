@@ -140,8 +140,9 @@ def test_bad_requests_are_named(lm: UnitLM) -> None:
         ({"temperature": -1.0, "max_units": 3}, "temperature is -1.0"),
         ({"temperature": float("nan"), "max_units": 3}, "temperature is nan"),
         ({"temperature": 1.0, "max_units": 3, "top_k": 0}, "top_k is 0"),
-        ({"temperature": 1.0}, "seconds or max_units"),
-        ({"temperature": 1.0, "seconds": 0.0}, "at least one unit"),
+        ({"temperature": 1.0}, "max_units, long enough"),
+        ({"temperature": 1.0, "seconds": 0.0}, "a number above 0: got 0"),
+        ({"temperature": 1.0, "seconds": 1e-6}, "at least one unit"),
         ({"temperature": 1.0, "max_units": 62}, "65 tokens; the model has positions for 64"),
     ]:
         with pytest.raises(BadInput, match=message):

@@ -13,6 +13,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -57,6 +58,25 @@ UnitsOf = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting: lr=1e-3. Can be repeated.")]
 Recipe = Annotated[str, typer.Option(help="Recipe, or a TOML file with what differs from one.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"twistlm {metadata.version('twistlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def clips(n: int) -> str:
+    return f"{n} clip" if n == 1 else f"{n} clips"
 
 
 class Result(NamedTuple):

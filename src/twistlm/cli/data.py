@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import MINI, Channel, Result, Search, Seed, verb
+from twistlm.cli.command import MINI, Channel, Result, Search, Seed, clips, verb
 
 
 @verb
@@ -154,13 +154,19 @@ def tokenize(
         "units": str(out),
         "done": report.n_done,
         "skipped": report.n_skipped,
+        "replaced": report.n_replaced,
         "failed": len(report.failures),
         "notes": {note.id: note.note for note in report.notes},
         "unit_spec": tok.spec.fingerprint,
         "tokenizer": part.facts,
     }
-    text = f"{out}: {report.n_done} clips cut, {report.n_skipped} were there, {len(report.failures)} failed"
+    text = f"{out}: {clips(report.n_done)} cut, {report.n_skipped} were there, {len(report.failures)} failed"
     text += f"; tokenizer {part}"
+    if report.n_replaced:
+        text += (
+            f"; {clips(report.n_replaced)} replaced others of the same id, whose sound, split, speaker or text was "
+            "different (sounds of several folders want ids of their own: one --out each, or one folder above all)"
+        )
     if report.notes:
         text += f"; noted: {offenders([f'{note.id} ({note.note})' for note in report.notes])}"
     return Result(facts, text)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import FoundTokenizer, FoundVocoder, Result, Search, Seed, verb
+from twistlm.cli.command import FoundTokenizer, FoundVocoder, Result, Search, Seed, clips, verb
 from twistlm.errors import BadInput
 
 
@@ -30,7 +30,12 @@ def eval_(
     against: Annotated[
         Path | None, typer.Option(help="Second model, compared on SUITES (then of the same units) and in perplexity.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: eval/ in MODEL.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results; default: eval/ in the model's run, of a bundled one runs/NAME/eval."
+        ),
+    ] = None,
     submission: Annotated[
         Path | None, typer.Option(help="Folder for a ZeroSpeech submission, where SUITES have one.")
     ] = None,
@@ -162,9 +167,10 @@ def eval_(
         lines.append(_perplexity(facts["perplexity"]))
     if "perplexity_against" in facts:
         gap = facts["bits_per_second_difference"]
-        low, high = (math.nan if end is None else end for end in gap["ci"])
         lines.append(f"against {_perplexity(facts['perplexity_against'])}")
-        lines.append(f"difference {gap['mean']:+.2f} [{low:+.2f}, {high:+.2f}] bits a second, p = {gap['p']:.2g}")
+        around = _interval(gap["ci"], "+.2f")
+        p = "no test of one clip" if gap["p"] is None or not around else f"p = {gap['p']:.2g}"
+        lines.append(f"difference {gap['mean']:+.2f} {around + ' ' if around else ''}bits a second, {p}")
     if "suites" in facts:
         lines.append(table(facts))
         lines.append("tokenizer {name} ({found})".format(**facts["tokenizer"]))
@@ -173,14 +179,20 @@ def eval_(
 
 def _perplexity(p: Mapping[str, Any]) -> str:
     """Per unit, and what compares across tokenizers; the perplexity of a second is too large a number to read."""
-    ppl, nats, bits = (
-        "[{:.2f}, {:.2f}]".format(*(math.nan if end is None else end for end in p[f"{name}_ci"]))
-        for name in ("val_ppl", "nll_per_second", "bits_per_second")
-    )
+
+    def told(name: str) -> str:
+        return f"{p[name]:.2f} {_interval(p[f'{name}_ci'], '.2f')}".rstrip()
+
+    n = p["n_documents"]
     return (
-        f"perplexity {p['val_ppl']:.2f} {ppl} a unit; {p['nll_per_second']:.2f} {nats} nats and "
-        f"{p['bits_per_second']:.2f} {bits} bits a second; on {p['n_documents']} clips"
+        f"perplexity {told('val_ppl')} a unit; {told('nll_per_second')} nats and {told('bits_per_second')} bits "
+        f"a second; on {clips(n)}{'' if n > 1 else ', so there is no interval'}"
     )
+
+
+def _interval(ci: Sequence[float | None], form: str) -> str:
+    low, high = ci
+    return "" if low is None or high is None or math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
 def _generation(

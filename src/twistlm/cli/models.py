@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from twistlm.train.loop import TrainResult
     from twistlm.train.plan import Plan
 
-Model = Annotated[Path, typer.Argument(help="Folder of a trained model or of its run.")]
+Model = Annotated[Path, typer.Argument(help="Folder of a trained model or of its run, or a bundled name (mini-lm).")]
 
 
 @verb
@@ -159,7 +159,12 @@ def train(
         trackers=track or (),
         progress=progress,
     )
-    return _trained(result)
+    trained, note = _trained(result), ""
+    if config.warmup > config.updates:
+        note = (
+            f"\nnote: warm-up is {config.warmup} of {config.updates} updates: the rate never got to lr, {config.lr:g}"
+        )
+    return Result(trained.facts, trained.text + note)
 
 
 def _trained(result: TrainResult) -> Result:
@@ -237,9 +242,10 @@ def generate(
     from twistlm.lm.folders import model_spec
 
     model_spec(model)  # what is no model is told before torch is imported, for five seconds
-    from twistlm.jobs.speaking import continue_recording
+    from twistlm.jobs.speaking import continue_recording, require_other
     from twistlm.vocoder.voices import Voice
 
+    require_other(out, prompt)
     clip, parts = continue_recording(
         model,
         prompt,
@@ -280,9 +286,10 @@ def resynth(
     progress: bool,
 ) -> Result:
     """Speak a recording again from its units."""
-    from twistlm.jobs.speaking import resynthesise
+    from twistlm.jobs.speaking import require_other, resynthesise
     from twistlm.vocoder.voices import Voice
 
+    require_other(out, recording)
     clip, units, parts = resynthesise(
         recording,
         tokenizer=tokenizer,

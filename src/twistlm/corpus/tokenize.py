@@ -44,6 +44,7 @@ class Report:
         out: the folder of the shards.
         n_done: clips tokenized now.
         n_skipped: clips that were there already.
+        n_replaced: clips of `n_done` that took the place of another of the same id, whose sound or marks were others.
         failures: clips that could not be done; also in `failures.jsonl`.
         notes: what was done to read files that are not as they should be, of clips tokenized now; those of clips that
             were there already are with them in `notes.jsonl`.
@@ -53,6 +54,7 @@ class Report:
     n_done: int
     n_skipped: int
     failures: tuple[Failure, ...]
+    n_replaced: int = 0
     notes: tuple[Note, ...] = ()
 
 
@@ -134,13 +136,14 @@ def tokenize(
         raise TwistError(
             f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "
             f"All are listed in {out / FAILURES}; the good clips are stored. Mend or remove the bad ones and run "
-            f"the same command again, or allow a share of failures (max_failures, now {max_failures})."
+            f"the same command again, or allow a share of failures (--max-failures, now {max_failures:g})."
         )
     return Report(
         out=out,
         n_done=len(entries) - n_skipped - len(failures),
         n_skipped=n_skipped,
         failures=tuple(failures),
+        n_replaced=len(stale - {failure.id for failure in failures}),
         notes=tuple(notes),
     )
 

@@ -150,9 +150,14 @@ def _measured(run: Path) -> list[Row]:
             f"{len(broken)} results cannot be read: {offenders(broken)}. Delete them and run twist eval again."
         )
     if not rows:
+        has = (
+            "a perplexity, and nothing about suites"
+            if (folder / "perplexity.json").is_file()
+            else "no results.json of a quickstart and nothing judged"
+        )
         raise BadInput(
-            f"{run} holds neither the results.json of a quickstart nor what twist eval writes about suites: run "
-            f"twist eval {run} first."
+            f"{run} holds {has}, so no table has a place for it: "
+            f"run twist eval {run} mini-swuggy (or other suites) first."
         )
     return rows
 

@@ -26,6 +26,8 @@ from twistlm.files.urls import UrlPath
 # What the system says of a disk, and not of a name that is wrong.
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE)
 _RUST = re.compile(r"\(os error (\d+)\)")  # how Rust's libraries (safetensors) end the text of theirs
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 _COPIED = re.compile(r"\[Errno (\d+)\]")  # how each of those of `shutil.copytree` begins
 
 
@@ -165,10 +167,12 @@ def _remove(path: Path) -> None:
 
 
 def _make_durable(path: Path) -> None:
-    """fsync a file, or every file and folder below a folder."""
+    """fsync a file, or every file and folder below a folder; weights get the permissions that other new files have."""
     inner = [Path(top) / name for top, _, names in os.walk(path) for name in names] if path.is_dir() else []
     folders = [Path(top) for top, _, _ in os.walk(path)] if path.is_dir() else []
     for item in [*inner, *reversed(folders)] or [path]:
+        if item.suffix == ".safetensors":  # the library lets nobody else read what it writes
+            item.chmod(0o666 & ~_UMASK)
         descriptor = os.open(item, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -25,7 +25,18 @@ from twistlm.vocoder import catalogue as vocoders
 from twistlm.vocoder.voices import read_voices
 
 Facts = dict[str, Any]
-_PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "pyarrow", "scikit-learn", "faster-whisper", "gguf")
+_PACKAGES = (
+    "twistlm",
+    "torch",
+    "transformers",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "pyarrow",
+    "scikit-learn",
+    "faster-whisper",
+    "gguf",
+)
 _NEEDED_GB = 6.0  # of memory by the quickstart at most
 _NVIDIA, _AMD = Path("/proc/driver/nvidia/version"), Path("/sys/class/kfd/kfd/topology/nodes")
 

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.audio import decoding
+from twistlm.audio.finding import is_sound
+from twistlm.corpus.manifest import read
 from twistlm.errors import BadInput
+from twistlm.evaluate.suites.catalogue import BUNDLED as SUITES
+from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
 from twistlm.jobs.parts import named_by_run, spec_of
+from twistlm.lm.phases import phases
 from twistlm.pages.report import SHAPE
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec, tokenizer_of
@@ -24,8 +29,9 @@ Facts = dict[str, Any]
 def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """Return what a file or folder is and what it says of itself; `kind` comes first.
 
-    Knows sound files, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs, and text LMs.
-    Where nothing lies at `path`, it may be the name of a bundled model, tokenizer or vocoder.
+    Knows sound files, manifests, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs, and
+    text LMs.
+    Where nothing lies at `path`, it may be the name of something bundled.
     What has a UnitSpec is said with the tokenizer and vocoder here that fit it, looked for below `search` too.
 
     Raises:
@@ -33,11 +39,21 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """
     path = Path(path)
     if path.is_file():
+        if path.suffix.lower() in (".jsonl", ".json"):
+            return _manifest(path)
+        if not is_sound(path.name):
+            shard = " A shard is shown with its folder." if path.suffix == ".parquet" else ""
+            raise BadInput(f"{path} is nothing twistlm knows: no sound file by its suffix, and no manifest.{shard}")
         seconds, rate, channels, note = decoding.info(path)
         told = {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
         return {**told, "note": note} if note else told
     facts: Facts = {}
     if not path.exists():
+        if str(path) in SUITES:
+            suite, folder = open_suite(str(path)), bundled(SUITES[str(path)])
+            return {"kind": "suite", "folder": str(folder), "pairs": len(suite.pairs), "version": suite.version}
+        if str(path) == "speech":
+            return _manifest(bundled("speech/manifest.jsonl"))
         path = _bundled(str(path))
         facts = {"kind": "", "folder": str(path)}
     if not path.is_dir():
@@ -53,10 +69,10 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
 
 def _bundled(name: str) -> Path:
     """Return the folder of what is bundled under a name; of a tokenizer and its vocoder, the tokenizer's."""
-    ships = [folder for kind in ("lm", "tokenizer", "vocoder") for folder in sorted(bundled(kind).iterdir())]
+    ships = [folder for kind in ("lm", "tokenizer", "vocoder", "encoder") for folder in sorted(bundled(kind).iterdir())]
     found = next((folder for folder in ships if folder.name == name and folder.is_dir()), None)
     if found is None:
-        names = dict.fromkeys(folder.name for folder in ships if folder.is_dir())
+        names = dict.fromkeys([*(folder.name for folder in ships if folder.is_dir()), *SUITES, "speech"])
         raise BadInput(f"{name}: no such file or folder, and nothing bundled has that name: {', '.join(names)}.")
     return found
 
@@ -88,6 +104,9 @@ def _described(path: Path) -> Facts:
         record = _json(path / "config.json")
         state = "finished" if "result.json" in has else "unfinished"
         told = _some(record, "fingerprint", "run_fingerprint", "precision", "precision_because", "config", "inputs")
+        if more := phases(path)[1:]:  # its folder stands for the model that came last
+            updates = [_json(run / "config.json")["config"]["updates"] for run in (path, *more)]
+            state += f"; gone on with, and stands for {more[-1]}: {' + '.join(map(str, updates))} updates"
         return {"kind": "training run", "state": state, **told}
     if "provenance.json" in has and "unit_spec.json" in has:
         start = _json(path / "provenance.json")
@@ -109,13 +128,26 @@ def _described(path: Path) -> Facts:
             "fingerprint": corpus.fingerprint,
             **_flat_spec(corpus.spec),
         }
+    if "encoder.json" in has:
+        return {"kind": "encoder", **_scalars(_json(path / "encoder.json"))}
     if "config.json" in has:
-        config = _json(path / "config.json")
-        return {"kind": "text LM", **{k: v for k, v in config.items() if isinstance(v, str | int | float)}}
+        return {"kind": "text LM", **_scalars(_json(path / "config.json"))}
     raise BadInput(
         f"{path} is nothing twistlm knows: no sound file, units, tokenizer, vocoder, model or run. "
         "For a folder of sound files, use twist manifest."
     )
+
+
+def _manifest(path: Path) -> Facts:
+    entries = read(path)
+    return {
+        "kind": "manifest",
+        "file": str(path),
+        "clips": len(entries),
+        "speakers": len({entry.speaker for entry in entries}),
+        "clips_by_split": dict(Counter(entry.split for entry in entries)),
+        "with_text": sum(bool(entry.text) for entry in entries),
+    }
 
 
 def _voices(path: Path) -> Facts:
@@ -139,6 +171,10 @@ def _headline(results: Facts) -> Facts:
         "wer_resynth": results["resynthesis"]["wer_resynth"],
         "minutes_taken": results["seconds"]["total"] / 60,
     }
+
+
+def _scalars(facts: Facts) -> Facts:
+    return {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
 
 
 def _some(facts: Facts, *names: str) -> Facts:

@@ -92,12 +92,14 @@ def _limit(lm: UnitLM, start: Units, seconds: float | None, mean_run: float | No
     """Return how many units one continuation may have."""
     limits = [] if max_units is None else [max_units]
     if seconds is not None:
+        if not 0 < seconds < math.inf:
+            raise BadInput(f"seconds (--seconds) is how long a continuation is, a number above 0: got {seconds:g}.")
         if mean_run is None and lm.spec.deduplicate and not len(start):
             raise BadInput("seconds become units through mean_run, and without a prompt it must be given.")
         run = mean_run or (float(start.runs.mean()) if lm.spec.deduplicate else 1.0)
         limits.append(round(seconds * float(lm.spec.frame_rate) / run))
     if not limits or min(limits) < 1:
-        raise BadInput("give seconds or max_units, long enough for at least one unit.")
+        raise BadInput("give seconds (--seconds) or max_units, long enough for at least one unit.")
     return min(limits)
 
 

@@ -67,6 +67,15 @@ def model_spec(folder: str | Path) -> UnitSpec:
     """
     path = lm_folder(folder) / "unit_spec.json"
     if not path.is_file():
+        place = Path(folder)
+        if not place.exists():
+            raise CheckpointError(
+                f"{folder}: no such folder, and no bundled model of that name ({', '.join(BUNDLED)})."
+            )
+        if (place / "metrics.jsonl").is_file() and not (place / "lm").is_dir():
+            raise CheckpointError(
+                f"{folder} is a run that has not come to its end: give the twist train command again, and it goes on."
+            )
         raise CheckpointError(
             f"{folder} is not a trained model: it has no {path.name}. Give the folder of a run of twist train, or what "
             "UnitLM.save or twist import wrote."

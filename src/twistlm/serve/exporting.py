@@ -14,6 +14,7 @@ import torch
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_folder
 from twistlm.lm.model import UnitLM
+from twistlm.lm.pretrained import quiet
 from twistlm.lm.trainable import merged_state
 from twistlm.lm.unit_tokenizer import words
 
@@ -48,7 +49,8 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
     """
     with atomic_folder(folder) as temporary:
         if server == "vllm":
-            lm.model.save_pretrained(temporary, state_dict=merged_state(lm.model))
+            with quiet():
+                lm.model.save_pretrained(temporary, state_dict=merged_state(lm.model))
         else:
             write_gguf(lm, temporary / "model.gguf")
             (temporary / "request.json").write_text(json.dumps(request_rules(lm)))
