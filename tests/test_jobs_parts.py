@@ -132,7 +132,8 @@ def test_eval_alone_judges_the_whole(twist, tiny: Tiny, two_runs: Path, tmp_path
         assert groups[f"heard={heard}"]["accuracy"] == report[heard]["accuracy"]
 
     text = twist("eval", warm).out
-    assert "mini-swuggy: version" in text and text.startswith("perplexity ") and f"results: {warm / 'eval'}" in text
+    assert "of other against, and was replaced" in text and "\nperplexity " in text
+    assert "mini-swuggy: version" in text and f"results: {warm / 'eval'}" in text
     shown = twist("generate", warm, tiny.speech / "low" / "0.wav", "--out", tmp_path / "x.wav", "--seconds", 1)
     assert "(named by the run)" in shown.out
 

@@ -118,8 +118,10 @@ def judge(
     if held is not None:
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
+        asked |= {} if against is None else {"against": str(against)}
         with choices.kept(out / choices.FILE):
             found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
+        notes += _replaced(out / "perplexity.json", asked)
         with atomic_write(out / "perplexity.json") as temporary:
             about = {name: values[name] for name in ("model", "unit_spec")} | {"model_sha256": digest(lm_folder(model))}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
@@ -127,6 +129,17 @@ def judge(
     if not is_bundled(model) and (why := note_scores(lm_folder(model), digest(lm_folder(model)), [out, run / "eval"])):
         notes.append(why)
     return values | {"notes": notes}
+
+
+def _replaced(path: Path, asked: Values) -> list[str]:
+    """Return what to say of numbers that stood at `path` and were of something else."""
+    if not path.is_file():
+        return []
+    before = read_json(path, "what twist eval measured", nan=True)
+    others = [name for name in ("units", "split", "context", "against") if before.get(name) != asked.get(name)]
+    return (
+        [f"{path} held a perplexity of other {', '.join(others)}, and was replaced: --out keeps both"] if others else []
+    )
 
 
 def hear(
