@@ -64,6 +64,11 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
     made = twist("manifest", tiny.speech, "--out", tmp_path / "m.jsonl", "--json")
     assert made.json["clips"] == 24 and set(made.json["splits"]) == {"train", "heldout"}
 
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "manifest.jsonl").write_bytes((tmp_path / "m.jsonl").read_bytes())
+    again = twist("manifest", tmp_path / "listed", "--out", tmp_path / "n.jsonl", "--heldout", 0)
+    assert f"as {tmp_path / 'listed' / 'manifest.jsonl'} lists them" in again.out
+
     cut = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer, "--json")
     assert (cut.json["done"], cut.json["failed"]) == (24, 0)
     again = twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--search", tiny.root, "--json")

@@ -76,6 +76,20 @@ def test_another_configuration_is_refused_and_the_field_named(speech, tmp_path):
         pretrain(speech, tiny_config(updates=2, lr=5e-4, compile=False), tmp_path)
 
 
+def test_other_speech_is_not_gone_on_with(speech, tmp_path):
+    pretrain(speech, tiny_config(updates=1, compile=False), tmp_path, made_of={"speech": "a", "teacher": "mfcc"})
+    with pytest.raises(CheckpointError, match="was made with another speech"):
+        pretrain(speech, tiny_config(updates=1, compile=False), tmp_path, made_of={"speech": "b", "teacher": "mfcc"})
+
+
+def test_less_speech_than_a_crop_is_refused(speech, tmp_path):
+    config = tiny_config(updates=1, compile=False)
+    few = round(config.crop_seconds * 25)
+    short = LabelledSpeech(speech.samples[: few * 640], speech.targets[:, :few], 640)
+    with pytest.raises(BadInput, match="of speech are less than one crop"):
+        pretrain(short, config, tmp_path)
+
+
 def test_it_learns(speech, tmp_path):
     config = tiny_config(updates=60, lr=5e-3, warmup=5, batch=4, augment=0.0, compile=False)
     pretrain(speech, config, tmp_path)

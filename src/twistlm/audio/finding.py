@@ -79,10 +79,14 @@ def visible(folder: Path, pattern: str, suffixes: Iterable[str] = ()) -> list[Pa
 
     Args:
         folder: where to look.
-        pattern: as of `Path.glob`.
+        pattern: as of `Path.glob`; one that begins with "**/" goes into folders that are links, too.
         suffixes: in any case; none takes every name.
     """
-    found = (path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder).as_posix()))
+    below, _, rest = pattern.rpartition("**/")
+    tops = folder.glob(below.rstrip("/")) if below else [folder]
+    places = (Path(top) for home in tops for top, _, _ in _walk(home)) if "**/" in pattern else [folder]
+    matched = (path for place in places for path in place.glob(rest if "**/" in pattern else pattern))
+    found = (path for path in matched if not is_hidden(path.relative_to(folder).as_posix()))
     return sorted(path for path in found if not suffixes or has_suffix(path.name, suffixes))
 
 
@@ -108,6 +112,12 @@ def _below_url(folder: UrlPath) -> list[UrlPath]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
+    for top, _, names in _walk(folder):
+        yield from (Path(top) / name for name in names if is_sound(name))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, into links too, but no link back up and nothing hidden."""
     seen: set[str] = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(top)
@@ -116,4 +126,4 @@ def _below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(top) / name for name in names if is_sound(name))
+        yield top, folders, names

@@ -64,11 +64,12 @@ def manifest(
 ) -> Result:
     """List a corpus's clips and hold some out."""
     from twistlm.audio.finding import UNREAD, is_misnamed, is_sound
-    from twistlm.corpus.manifest import on_channel, write
+    from twistlm.corpus.manifest import NAME, on_channel, write
     from twistlm.corpus.readers import Options, read_corpus
     from twistlm.corpus.readers.named import unread_tables
     from twistlm.errors import offenders
 
+    listed = (Path(speech) / NAME).is_file()  # before it may be written
     options = Options(
         max_seconds=max_seconds, subset=subset, path=path_column, text=text_column, speaker=speaker_column,
         split=split_column, id=id_column,
@@ -78,6 +79,12 @@ def manifest(
         entries = on_channel(entries, channel)
     facts: dict[str, Any] = {}
     notes = ""
+    if corpus == "folder" and listed:
+        facts["listed_by"] = str(Path(speech) / NAME)
+        notes = (
+            f"; as {Path(speech) / NAME} lists them, whatever other files there are, --heldout and --seed (without it "
+            "the folder is listed anew)"
+        )
     if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
         facts["unread"] = unread
         notes = f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"

@@ -229,11 +229,11 @@ def open_parquet(path: Path | UrlPath) -> pq.ParquetFile:
         file = pq.ParquetFile(open_regular(path), buffer_size=_BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a whole Parquet file ({error}). Fetch it again.") from error
-    facts = file.metadata
+    facts, size = file.metadata, path.stat().st_size  # once: behind a URL, each is a question
     for group in (facts.row_group(g) for g in range(facts.num_row_groups)):
         for column in (group.column(c) for c in range(group.num_columns)):
             packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
-            if unpacked > max(_FREE, _RATIO * packed) or group.num_rows > max(_FREE, _RATIO * path.stat().st_size):
+            if unpacked > max(_FREE, _RATIO * packed) or group.num_rows > max(_FREE, _RATIO * size):
                 file.close()
                 raise BadInput(
                     f"{path}: the column {column.path_in_schema!r} unpacks {packed} bytes to {unpacked}, in "

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twistlm.audio.finding import visible
 from twistlm.corpus.manifest import held_out
 from twistlm.corpus.readers.tables import objects
 from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
@@ -25,8 +26,8 @@ from twistlm.types import Units, UnitSpec
 SUFFIXES = (".jsonl", ".jsonl.gz")
 PADDING = 40  # samples that SlamKit puts before and behind each clip
 _MOST_SECONDS = 24 * 3600  # of a clip; longer ones are durations of something else
-_ONE = re.compile(r"<Un(\d+)>")
-_ALL = re.compile(r"(?:<Un\d+>)+")
+_ONE = re.compile(r"<Un(\d{1,9})>")
+_ALL = re.compile(r"(?:<Un\d{1,9}>)+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def import_units(
 def _paths(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
-    found = sorted(path for path in source.rglob("*") if path.name.endswith(SUFFIXES))
+    found = visible(source, "**/*", SUFFIXES)
     if not found:
         raise BadInput(f"{source}: no {' or '.join(SUFFIXES)} files below it. Give the file or folder of the units.")
     return found

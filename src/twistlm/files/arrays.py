@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from twistlm.errors import TwistError
 from twistlm.files.jsonl import read_json
 
-_INDEX = "arrays.json"
+INDEX = "arrays.json"
 _SHAPE = {str: {"dtype": str, "length": int, "sha256": str}}
 _verified: set[tuple[object, ...]] = set()
 
@@ -61,7 +61,7 @@ class ArrayWriter:
             pass
         if kind is None:
             index = {name: facts | {"sha256": self._hashes[name].hexdigest()} for name, facts in self._facts.items()}
-            (self._folder / _INDEX).write_text(json.dumps(index, indent=1))
+            (self._folder / INDEX).write_text(json.dumps(index, indent=1))
 
 
 def open_arrays(folder: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -73,7 +73,7 @@ def open_arrays(folder: Path, names: Collection[str]) -> dict[str, NDArray[Any]]
         Unfit: these are not the arrays that are there, or a file is missing or not what was written.
     """
     try:
-        index = read_json(folder / _INDEX, "the list of the arrays beside it", shape=_SHAPE)
+        index = read_json(folder / INDEX, "the list of the arrays beside it", shape=_SHAPE)
         if set(index) != set(names):
             raise Unfit(f"{folder}: it lists {sorted(index)} instead of {sorted(names)}")
         arrays = {name: _map(folder / name, index[name]) for name in names}

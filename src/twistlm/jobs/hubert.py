@@ -14,9 +14,10 @@ from safetensors.torch import save
 
 from twistlm.audio.clip import Clip
 from twistlm.compute.devices import device as device_of_rank
-from twistlm.errors import BadInput, offenders
-from twistlm.files.arrays import ArrayWriter, open_arrays
+from twistlm.errors import AudioError, BadInput, offenders
+from twistlm.files.arrays import INDEX, ArrayWriter, open_arrays
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.jsonl import read_json
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.train.parallel import join
 from twistlm.units import kmeans
@@ -133,7 +134,9 @@ def pretrain_hubert(
             if ranks.first:
                 _label(speech, config, teacher, out / "speech", device, progress=progress)
         labelled = _load_labelled(out / "speech", RATE // config.frame_rate)
-        model = pretrain(labelled, config, out, device=str(device), on_log=on_log)
+        arrays = read_json(out / "speech" / INDEX, "which arrays these are", shape={"samples": {"sha256": str}})
+        made_of = {"speech": arrays["samples"]["sha256"], "teacher": teacher}
+        model = pretrain(labelled, config, out, device=str(device), on_log=on_log, made_of=made_of)
         if ranks.first:
             _save_encoder(model, config, out / "encoder")
     return out / "encoder"
@@ -160,6 +163,8 @@ def _label(
 
     def features_of(clip: Clip) -> NDArray[np.float32]:
         n = frames_of(len(clip.samples), *FRONT_ENDS[config.front_end, config.frame_rate])
+        if n < 1:
+            raise AudioError(f"{clip.id}: {clip.seconds:g} s are too short for a frame. Leave it out.")
         return mfcc(clip.samples, n, hop=hop)
 
     if tok is None:

@@ -65,6 +65,25 @@ def augment(wave: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.
     return (wave * 10 ** (rng.uniform(-10, 6) / 20)).astype(np.float32)
 
 
+def require_a_crop(speech: LabelledSpeech, config: HubertPretrainConfig) -> None:
+    """Raise BadInput where there is less speech than one crop wants."""
+    if _starts(speech, _longest(speech, config)) < 1:
+        raise BadInput(
+            f"{speech.targets.shape[1] * speech.hop / 16_000:.2f} s of speech are less than one crop of "
+            f"{config.crop_seconds:g} s, with what faster speech needs: give more speech, or shorter crops."
+        )
+
+
+def _longest(speech: LabelledSpeech, config: HubertPretrainConfig) -> int:
+    """Return the samples that a crop may be made from."""
+    return round(round(config.crop_seconds * 16_000) * (1 + config.warp)) + speech.hop
+
+
+def _starts(speech: LabelledSpeech, longest: int) -> int:
+    """Return at how many frames a crop may begin."""
+    return speech.targets.shape[1] - longest // speech.hop - 1
+
+
 def draw_batch(
     speech: LabelledSpeech, config: HubertPretrainConfig, update: int, *, rank: int = 0, ranks: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,12 +96,12 @@ def draw_batch(
     hubert = config.hubert()
     n = round(config.crop_seconds * 16_000)
     frames = frames_of(n, hubert.conv_kernel, hubert.conv_stride)
-    longest = round(n * (1 + config.warp)) + speech.hop
+    longest = _longest(speech, config)
     waves = np.empty((n_crops, n), np.float32)
     targets = np.empty((len(speech.targets), n_crops, frames), np.int64)
     masks = np.zeros((n_crops, frames + config.mask_frames), bool)
     for row in range(n_crops):
-        first = int(rng.integers(0, speech.targets.shape[1] - longest // speech.hop - 1))
+        first = int(rng.integers(0, _starts(speech, longest)))
         begin = first * speech.hop
         source = np.arange(frames)
         if rng.random() < config.augment:

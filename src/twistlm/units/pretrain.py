@@ -36,7 +36,7 @@ from twistlm.files.jsonl import read_json
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog
 from twistlm.files.regular import require_regular_files
-from twistlm.units.crops import LabelledSpeech, draw_batch
+from twistlm.units.crops import LabelledSpeech, draw_batch, require_a_crop
 from twistlm.units.masked_prediction import HubertPretrainConfig, MaskedUnitPredictor, loss_of
 
 
@@ -44,6 +44,7 @@ def pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: str | Path, *,
     device: str = "cpu", initial: Mapping[str, Tensor] | None = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
+    made_of: Mapping[str, str] | None = None,
 ) -> MaskedUnitPredictor:  # fmt: skip
     """Train, or go on from the checkpoint in `out`, and return the model; one rank of several in a process group.
 
@@ -57,22 +58,24 @@ def pretrain(
         initial: weights of an encoder of this very shape to begin from (names as in transformers' `HubertModel`); the
             heads are new all the same. None: random weights.
         on_log: called with the metrics of every 20th update.
+        made_of: what speech and targets are; a checkpoint that was made of something else is refused.
 
     Raises:
-        BadInput: the ranks cannot share the batch evenly.
-        CheckpointError: the checkpoint in `out` belongs to another configuration.
+        BadInput: the ranks cannot share the batch evenly, or the speech is shorter than a crop.
+        CheckpointError: the checkpoint in `out` belongs to another configuration, or to other speech.
         TrainingError: the loss is not finite.
         TwistError: another process is training in `out`.
     """
     first = _rank()[0] == 0
     with held(Path(out), "training") if first else nullcontext():
-        return _pretrain(speech, config, Path(out), device, initial, on_log)
+        return _pretrain(speech, config, Path(out), device, initial, on_log, dict(made_of or {}))
 
 
 def _pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: Path, device: str, initial: Mapping[str, Tensor] | None,
-    on_log: Callable[[dict[str, Any]], None] | None,
+    on_log: Callable[[dict[str, Any]], None] | None, made_of: dict[str, str],
 ) -> MaskedUnitPredictor:  # fmt: skip
+    require_a_crop(speech, config)
     rank, ranks = _rank()
     where = torch.device(device)
     if config.accumulate < 1:
@@ -90,7 +93,7 @@ def _pretrain(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=config.weight_decay, fused=True
     )
-    update = _restore(out / "checkpoint", config, model, optimizer)
+    update = _restore(out / "checkpoint", config, model, optimizer, made_of)
     log = MetricsLog(out / "metrics.jsonl", keep=update or None, every=False, write=rank == 0)
     model.train()
     step_model: nn.Module = model
@@ -133,7 +136,7 @@ def _pretrain(
                 on_log(line)
         if rank == 0 and (update % config.checkpoint_every == 0 or update == config.updates):
             log.sync()
-            _checkpoint(out / "checkpoint", config, model, optimizer, update)
+            _checkpoint(out / "checkpoint", config, model, optimizer, update, made_of)
     return model.eval()
 
 
@@ -183,7 +186,12 @@ def learning_rate(config: HubertPretrainConfig, update: int) -> float:
 
 
 def _checkpoint(
-    folder: Path, config: HubertPretrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, update: int
+    folder: Path,
+    config: HubertPretrainConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    update: int,
+    made_of: dict[str, str],
 ) -> None:
     moments = {
         f"{index}.{name}": value
@@ -195,16 +203,23 @@ def _checkpoint(
             {name: value.contiguous() for name, value in model.state_dict().items()}, temporary / "model.safetensors"
         )
         save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"update": update, "config": dataclasses.asdict(config)}))
+        state = {"update": update, "config": dataclasses.asdict(config), "made_of": made_of}
+        (temporary / "state.json").write_text(json.dumps(state))
 
 
-def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(
+    folder: Path,
+    config: HubertPretrainConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    made_of: dict[str, str],
+) -> int:
     if not (folder / "state.json").is_file():
         return 0
     state = read_json(
         folder / "state.json",
         "the state of a HuBERT pretraining",
-        shape={"update": int, "config": dict},
+        shape={"update": int, "config": dict, "made_of?": {str: str}},
         fix="Remove the folder to begin anew.",
         error=CheckpointError,
     )
@@ -215,6 +230,12 @@ def _restore(folder: Path, config: HubertPretrainConfig, model: nn.Module, optim
         raise CheckpointError(
             f"{folder} was made with another configuration ({', '.join(changed)} differ): "
             "go on with that configuration, or give another output folder."
+        )
+    before = made_of | state.get("made_of", {})
+    if others := [name for name in made_of if before[name] != made_of[name]]:
+        raise CheckpointError(
+            f"{folder} was made with another {' and another '.join(others)}: go on with that, or give another "
+            "output folder."
         )
     require_regular_files(folder, "the state of a HuBERT pretraining", error=CheckpointError)
     try:

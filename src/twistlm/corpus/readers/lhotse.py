@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.readers.tables import objects, split_of
+from twistlm.corpus.readers.tables import all_there, objects, split_of
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_json
 
@@ -45,7 +45,7 @@ def lhotse(folder: Path) -> list[Entry]:
             f"{folder}: cuts that cannot be read exactly: {offenders(odd)}. Save their sound with Lhotse "
             "(`cuts.save_audios`) or leave them out."
         )
-    return entries
+    return all_there(entries, folder)
 
 
 class _Unreadable(Exception):
@@ -64,6 +64,10 @@ def _cuts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"cut {number}", cut) for number, cut in enumerate(found, start=1))
 
 
+def _objects(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(one, dict) for one in found)
+
+
 def _entry(cut: dict[str, Any], split: str) -> Entry:
     kind = cut.get("type", "MonoCut")
     if kind not in ("MonoCut", "Cut"):
@@ -74,7 +78,10 @@ def _entry(cut: dict[str, Any], split: str) -> Entry:
     if recording.get("transforms"):
         raise _Unreadable("its recording is changed by transforms")
     sources = recording.get("sources") or [{}]
-    if len(sources) != 1 or len(sources[0].get("channels", [])) != 1:
+    if not _objects(sources):
+        raise _Unreadable("its sources are no list of objects")
+    channels = sources[0].get("channels")
+    if len(sources) != 1 or not isinstance(channels, list) or len(channels) != 1:
         raise _Unreadable("not one source of one channel")
     if sources[0].get("type") != "file":
         raise _Unreadable(f"its source is a {sources[0].get('type')!r}, not a file")
@@ -84,7 +91,14 @@ def _entry(cut: dict[str, Any], split: str) -> Entry:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise _Unreadable(f"a field is missing or wrong: {error!r}") from error
     supervisions = cut.get("supervisions") or []
-    speakers = {s.get("speaker") for s in supervisions} - {None}
+    if not _objects(supervisions):
+        raise _Unreadable("its supervisions are no list of objects")
+    if any(
+        not isinstance(s.get("text"), str | None) or not isinstance(s.get("speaker"), str | int | None)
+        for s in supervisions
+    ):
+        raise _Unreadable("a text or speaker is no text")
+    speakers = {str(s["speaker"]) for s in supervisions if s.get("speaker") is not None}
     whole = start == 0 and abs(seconds - held) <= one_sample
     return Entry(
         id=id,

@@ -94,21 +94,24 @@ def kaldi(folder: Path) -> list[Entry]:
             "write the sounds as files, and their paths into wav.scp."
         )
     texts, speakers = (_keyed(path) if (path := folder / name).is_file() else {} for name in ("text", "utt2spk"))
-    parts: dict[str, tuple[str, float | None, float | None]] = {id: (id, None, None) for id in sounds}
+    parts: dict[str, tuple[str, float | None, float | None, int | None]] = {id: (id, None, None, None) for id in sounds}
     if (folder / "segments").is_file():
         parts = {}
         for id, rest in _keyed(folder / "segments").items():
             fields = rest.split()
             try:
                 recording, start, end = fields[0], float(fields[1]), float(fields[2])
+                channel = int(fields[3]) if len(fields) > 3 else -1  # from 0; -1 is any
+                if len(fields) > 4 or channel < -1:
+                    raise ValueError("behind them stands the channel, from 0, alone")
             except (IndexError, ValueError) as error:
                 raise BadInput(f"{folder / 'segments'}: {id!r} has no recording, start and end ({error}).") from error
             if recording not in sounds:
                 raise BadInput(f"{folder / 'segments'}: {id!r} is of {recording!r}, which wav.scp lacks.")
-            parts[id] = recording, start, round(end - start, 6)
+            parts[id] = recording, start, round(end - start, 6), None if channel == -1 else channel + 1
     if strangers := sorted((texts.keys() | speakers.keys()) - parts.keys()):
         raise BadInput(f"{folder}: text or utt2spk names {offenders(strangers)}, of which there is no sound.")
-    split = split_of(folder.resolve().name, where=folder)
+    split = split_of(folder.absolute().name, where=folder)  # of a link, its own name
     entries = [
         Entry(
             id=id,
@@ -118,8 +121,9 @@ def kaldi(folder: Path) -> list[Entry]:
             text=texts.get(id, ""),
             start=start,
             seconds=seconds,
+            channel=channel,
         )
-        for id, (recording, start, seconds) in parts.items()
+        for id, (recording, start, seconds, channel) in parts.items()
     ]
     return all_there(entries, folder)
 

@@ -124,7 +124,8 @@ def _rows(table: Path, options: Options) -> Iterator[tuple[str, dict[str, Any]]]
             raise BadInput(f"{where}: {odd[0]} holds {row[odd[0]]!r:.80}, which is no text.")
         if not row.get(paths, "").strip():
             raise BadInput(f"{where}: no sound file is named in the column {paths!r}.")
-        fields: dict[str, Any] = {"text": row.get(columns.text, ""), "speaker": row.get(columns.speaker, "")}
+        fields: dict[str, Any] = {"text": row.get(columns.text, "").strip()}
+        fields["speaker"] = row.get(columns.speaker, "").strip()
         if split := row.get(columns.split, "").strip():
             fields["split"] = split_told(split, default="train")
         if columns.id:

@@ -105,7 +105,7 @@ def _saved(folder: Path, options: Options) -> list[Entry]:
         state = read_json(home / _STATE, "what save_to_disk wrote beside its .arrow files", shape=shape)
         if state.get("_indices_data_files") or state.get("_indices_files"):
             raise BadInput(f"{home / _STATE}: lists indices, as datasets before 2.0 did. Save the data set again.")
-        told = split or state.get("_split") or split_of(home.resolve().name, where=folder)
+        told = split or state.get("_split") or split_of(home.absolute().name, where=folder)
         for file in state["_data_files"]:
             path = below(home, file["filename"], where=str(home / _STATE))
             stem = path.relative_to(folder).as_posix().removesuffix(".arrow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twistlm.audio.finding import visible
 from twistlm.corpus.archives import tar_members
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers.options import Options
@@ -53,7 +54,7 @@ def _from_table(folder: Path, name: str) -> list[Entry]:
     table = folder / name
     root = table.with_suffix("")
     inside: dict[str, tuple[Path, str]] = {}
-    for tar in sorted(root.rglob("*.tar")):
+    for tar in visible(root, "**/*", (".tar",)):
         inside |= {m.name.removeprefix("./"): (tar, m.name) for m in tar_members(tar) if m.isreg()}
     entries, lost = [], []
     for number, item in objects(table):

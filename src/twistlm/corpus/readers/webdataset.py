@@ -91,7 +91,7 @@ def _key(member: str) -> tuple[str, str]:
 
 def _told(data: bytes, suffix: str, where: str) -> dict[str, str]:
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except ValueError as error:  # not UTF-8
         raise BadInput(f"{where} cannot be read ({error}). Mend the shard.") from error
     if suffix == ".txt":
