@@ -77,7 +77,8 @@ def kaldi(folder: Path) -> list[Entry]:
     Source and licence: those of the corpus.
 
     Layout: lines of an id and, behind a blank or tab: a sound's path (relative to where the process stands, as for
-    Kaldi); a recording with start and end in seconds; the words; the speaker. From memory of the format.
+    Kaldi); a recording with start and end in seconds, and its channel, from 0, where it has several; the words; the
+    speaker. From memory of the format.
 
     Splits: by the words in the folder's name, as of Hugging Face data sets.
 
