@@ -154,6 +154,7 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     twist(*more).refused("no finished run", "--text-lm")
     first = twist("train", units, "--text-lm", tiny.text_lm, "--out", run, *short, "--json").json
     assert twist(*more, "--text-lm", tiny.text_lm).refused("change them with --set") is None
+    twist(*more, "--set", "updates=5").refused("leave --set updates")
     whole = twist(*more)
     assert whole.code == 0, whole.err
     assert whole.json["model"] == str(run / "more-1" / "lm") == str(lm_folder(run)) and whole.json["updates"] == 3

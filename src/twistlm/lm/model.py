@@ -74,8 +74,19 @@ class UnitLM:
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest row the model has positions for; None when its configuration sets no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        """The longest row the model has positions for; None when its configuration sets no limit.
+
+        Of "longrope" it is the length before it was stretched: beyond, one long row would change all beside it.
+        """
+        config: Any = self.model.config
+        most = getattr(config, "max_position_embeddings", None)
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            original = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            most = original if most is None else min(most, original or most)
+        return most if most is not None and most > 0 else None
 
     def forward_logits(
         self,

@@ -38,6 +38,7 @@ from twistlm.errors import BadInput, CheckpointError, TwistError, offenders
 from twistlm.files.configs import read_config
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import require_regular_files
+from twistlm.lm.causal import require_causal
 from twistlm.lm.trainable import find_layers
 from twistlm.lm.weights import Stored, first_line, read_state, refuse_pointer, stored_tensors
 
@@ -90,9 +91,11 @@ def from_config(config: PretrainedConfig) -> PreTrainedModel:
         _require_memory(config)
     if isinstance(config, ImageGPTConfig):
         return ImageGPTForCausalImageModeling(config)
-    return AutoModelForCausalLM.from_config(
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, trust_remote_code=False, attn_implementation=_attention(_kind(config))
     )
+    require_causal(model)
+    return model
 
 
 def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
@@ -142,6 +145,7 @@ def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreT
     )
     _require_whole(folder, model, report, without_place)
     require_finite(folder, model)
+    require_causal(model)
     return model.eval()
 
 

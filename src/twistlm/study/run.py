@@ -150,6 +150,8 @@ def train_more(
         config = dataclasses.replace(TrainConfig(**records[-1]["config"]), updates=more)
     except TypeError as error:
         raise BadInput(f"{done[-1] / 'config.json'} is the record of another version of twistlm: {error}.") from error
+    if any(change.partition("=")[0].strip() == "updates" for change in changes):
+        raise BadInput(f"--more {more} says how many updates: leave --set updates=… out.")
     config = override(config, changes)
     seed = records[0]["start"].get("seed", 0)
     lm = continued(out, done[-1] / "lm", corpus.spec, seed=seed, freeze=freeze, lora=lora)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +52,7 @@ def open_record(
             "start_weights": start or weights_sha256(lm.model),
             **({"first_batch": first_batch} if first_batch else {}),
             **_frozen(lm.model),
+            **_adapters(lm.provenance),
         },
     }
     if path.exists():
@@ -88,6 +90,7 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     record: dict[str, Any] = read_json(path, "the record of a run", shape=shape, fix=fix, error=CheckpointError)
     old = {part: record[part] for part in new}
     old["config"] = _DEFAULTS | old["config"]  # a run of before they were there
+    old["inputs"] = _adapters(record.get("start", {})) | old["inputs"]
     odd = [
         f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
         for part in new
@@ -101,6 +104,11 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
             + (_OTHER_START if any(one.startswith("start_weights ") for one in odd) else "")
         )
     return record
+
+
+def _adapters(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rank, alpha and dropout of LoRA; nothing without. No weight tells alpha."""
+    return {"lora": provenance["lora"]} if provenance.get("lora") else {}
 
 
 def _frozen(model: torch.nn.Module) -> dict[str, str]:

@@ -70,6 +70,9 @@ def take_step(
         row["parts"] = parts
     good = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) and row["loss"] <= loss_limit
     if good:
+        for parameter in lm.model.parameters():  # of a layer that was dropped: AdamW would not count this update for it
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # now, so that an evaluation does not hold the gradients' memory
     if not good:
