@@ -121,6 +121,8 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
             assert facts["tokenizer"] == f"{tiny.tokenizer} (searched)"
     assert twist("show", run, "--json").json["vocoder"].startswith("none here")
     assert twist("show", "speech", "--json").json["clips"] == 630
+    (tmp_path / "no suffix").write_bytes(prompt.read_bytes())
+    assert twist("show", tmp_path / "no suffix", "--json").json["kind"] == "sound file"
     twist("show", next(units.glob("*.parquet"))).refused("nothing twistlm knows", "A shard is shown with its folder")
     assert stat.S_IMODE((run / "lm" / "model.safetensors").stat().st_mode) == stat.S_IMODE(
         (run / "lm" / "config.json").stat().st_mode

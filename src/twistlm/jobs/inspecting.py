@@ -10,7 +10,7 @@ from typing import Any
 from twistlm.audio import decoding
 from twistlm.audio.finding import is_sound
 from twistlm.corpus.manifest import read
-from twistlm.errors import BadInput
+from twistlm.errors import AudioError, BadInput
 from twistlm.evaluate.suites.catalogue import BUNDLED as SUITES
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files.artifacts import bundled
@@ -41,10 +41,15 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     if path.is_file():
         if path.suffix.lower() in (".jsonl", ".json"):
             return _manifest(path)
-        if not is_sound(path.name):
+        try:
+            seconds, rate, channels, note = decoding.info(path)
+        except AudioError as error:
+            if is_sound(path.name):
+                raise
             shard = " A shard is shown with its folder." if path.suffix == ".parquet" else ""
-            raise BadInput(f"{path} is nothing twistlm knows: no sound file by its suffix, and no manifest.{shard}")
-        seconds, rate, channels, note = decoding.info(path)
+            raise BadInput(
+                f"{path} is nothing twistlm knows: no sound, and no manifest by its suffix.{shard}"
+            ) from error
         told = {"kind": "sound file", "seconds": seconds, "sample_rate": rate, "channels": channels}
         return {**told, "note": note} if note else told
     facts: Facts = {}
