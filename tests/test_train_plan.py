@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
 
-from test_lm_families import FAMILIES
+from test_lm_families import FAMILIES, LLAMA
 from test_train_loop import SPEC, with_
 from twistlm.errors import BadInput, ConfigError
 from twistlm.lm import pretrained
@@ -144,6 +144,13 @@ def test_a_plan_adds_up_and_takes_nothing(folder: Path) -> None:
             plan(folder, SPEC, lengths, CONFIG, device=torch.device("cpu"), **wrong)
     with pytest.raises(BadInput, match="no documents"):
         plan(folder, SPEC, lengths[:0], CONFIG, device=torch.device("cpu"), share=0.5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_a_mixture_of_experts_is_refused_in_words(precision: Any, tmp_path: Path) -> None:
+    from_config(MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2)).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="a mixture of 4 experts: it can be trained, and not planned"):
+        count_update(tmp_path, SPEC, CONFIG, precision=precision)
 
 
 def test_a_model_larger_than_this_machine_is_planned_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

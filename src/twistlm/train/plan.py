@@ -237,6 +237,9 @@ def count_update(
         sharing: what each of several ranks holds, see `TrainConfig.sharing`.
         on_gpu: count the memory of a GPU, in which the whole model never is when it is shared out.
         As of `plan`.
+
+    Raises:
+        BadInput: a mixture of experts.
     """
     parts = Ranks(0, ranks).parts(config)
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
@@ -244,6 +247,10 @@ def count_update(
         shape = (-(-rows // parts), config.context)  # the largest part
         ranks = 1 if sharing == "whole" else ranks
         lm = cold_start(text_lm, spec, seed=0, head=head, layers=layers, freeze=freeze)
+        shape_of: Any = lm.model.config
+        experts = getattr(shape_of, "num_local_experts", None) or getattr(shape_of, "num_experts", None)
+        if experts:  # torch's product of groups cannot be counted without data, in float32 or under autocast
+            raise BadInput(f"{text_lm} is a mixture of {experts} experts: it can be trained, and not planned.")
         parameters = list(lm.model.parameters())
         trainable = [p for p in parameters if p.requires_grad]
         optimizer = adamw(lm.model, config)
