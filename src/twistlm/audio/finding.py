@@ -82,10 +82,12 @@ def visible(folder: Path, pattern: str, suffixes: Iterable[str] = ()) -> list[Pa
         pattern: as of `Path.glob`; one that begins with "**/" goes into folders that are links, too.
         suffixes: in any case; none takes every name.
     """
-    below, _, rest = pattern.rpartition("**/")
-    tops = folder.glob(below.rstrip("/")) if below else [folder]
-    places = (Path(top) for home in tops for top, _, _ in _walk(home)) if "**/" in pattern else [folder]
-    matched = (path for place in places for path in place.glob(rest if "**/" in pattern else pattern))
+    above, everywhere, rest = pattern.rpartition("**/")
+    places: Iterable[Path] = [folder]
+    if everywhere:
+        tops = folder.glob(above.rstrip("/")) if above else [folder]
+        places = (Path(top) for home in tops for top, _, _ in _walk(home))
+    matched = (path for place in places for path in place.glob(rest))
     found = (path for path in matched if not is_hidden(path.relative_to(folder).as_posix()))
     return sorted(path for path in found if not suffixes or has_suffix(path.name, suffixes))
 

@@ -25,6 +25,7 @@ from twistlm.cli.command import (
     verb,
 )
 from twistlm.config import Head, HeadStart, Rows
+from twistlm.errors import BadInput
 
 if TYPE_CHECKING:
     from twistlm.train.loop import TrainResult
@@ -99,7 +100,6 @@ def train(
     require_shards(units)  # that there is nothing to train on is told before torch is imported, for five seconds
     from twistlm import recipes
     from twistlm.config import override
-    from twistlm.errors import BadInput
     from twistlm.lm.trainable import LoRA, parse_freeze
     from twistlm.study.run import plan_units, train_more, train_units
     from twistlm.train.network import H100, parse_rate
@@ -220,6 +220,12 @@ def import_(
     )
 
 
+def _require_other(out: Path, recording: Path) -> None:
+    """Raise BadInput where a sound would be written over the recording that is read, by this or another name."""
+    if out.exists() and recording.exists() and out.samefile(recording):
+        raise BadInput(f"--out {out} is the recording itself, which would be lost: name another file.")
+
+
 @verb
 def generate(
     model: Model,
@@ -242,10 +248,10 @@ def generate(
     from twistlm.lm.folders import model_spec
 
     model_spec(model)  # what is no model is told before torch is imported, for five seconds
-    from twistlm.jobs.speaking import continue_recording, require_other
+    _require_other(out, prompt)
+    from twistlm.jobs.speaking import continue_recording
     from twistlm.vocoder.voices import Voice
 
-    require_other(out, prompt)
     clip, parts = continue_recording(
         model,
         prompt,
@@ -286,10 +292,10 @@ def resynth(
     progress: bool,
 ) -> Result:
     """Speak a recording again from its units."""
-    from twistlm.jobs.speaking import require_other, resynthesise
+    _require_other(out, recording)
+    from twistlm.jobs.speaking import resynthesise
     from twistlm.vocoder.voices import Voice
 
-    require_other(out, recording)
     clip, units, parts = resynthesise(
         recording,
         tokenizer=tokenizer,

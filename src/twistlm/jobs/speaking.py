@@ -10,7 +10,6 @@ from typing import Literal
 from twistlm.audio.clip import Clip, check
 from twistlm.audio.decoding import seconds_to_samples
 from twistlm.compute.devices import device
-from twistlm.errors import BadInput
 from twistlm.jobs.parts import Parts, parts_of_model, parts_without_model
 from twistlm.lm.folders import load_model
 from twistlm.lm.sample import generate
@@ -101,16 +100,6 @@ def continue_recording(
     check(clip)
     units = generate(lm, tok(clip), seconds=seconds, temperature=temperature, top_k=top_k, seed=seed, stop_at_end=False)
     return voc(units, durations="predicted"), parts
-
-
-def require_other(out: Path, recording: str | Path) -> None:
-    """Refuse to write over the recording that is read.
-
-    Raises:
-        BadInput: `out` is that file, by this or another name.
-    """
-    if out.exists() and Path(recording).exists() and out.samefile(recording):
-        raise BadInput(f"--out {out} is the recording itself, which would be lost: name another file.")
 
 
 def _loaded(parts: Parts, voice: Voice) -> tuple[SpeechTokenizer, Vocoder]:

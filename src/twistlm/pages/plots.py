@@ -133,9 +133,8 @@ def intervals(
     for row, side, value, ci in rows:
         at += 10 if row != before and before else 0
         if row != before:
-            cut = longest is not None and len(row) > longest
-            shown = f"…{row[-(longest or 0) + 1 :]}" if cut else row
-            marks.append(_text(left - 10, at + gap + 1, shown, "axis", "end"))
+            name = row if longest is None or len(row) <= longest else f"…{row[1 - longest :]}"
+            marks.append(_text(left - 10, at + gap + 1, name, "axis", "end"))
         before, centre = row, at + gap / 2
         called = (names or {}).get(side, side)
         shown, ends = f"{scale * value:.4g}{unit}", ", ".join(f"{scale * end:.4g}" for end in ci)
