@@ -58,7 +58,9 @@ def measured(table: Table, world: World, seed: int) -> dict[str, list[bool]]:
         return np.concatenate([means, means[:, first] - means[:, second]], axis=1)
 
     truth = statistic_of(world.truth, first, second)
-    found = two_way(statistic, table.rater, table.item, seed=seed, draws=DRAWS)
+    of = table.of
+    parts = [np.concatenate([of, of[:, side]], axis=1) for side in (first, second)]
+    found = two_way(statistic, table.rater, table.item, of=parts, seed=seed, draws=DRAWS)
     held = (found.low <= truth) & (truth <= found.high)
     crowds = [crowdmos(table.matrix(i)) for i in range(n)]
     naive = [table.score[table.condition == i] for i in range(n)]
@@ -116,7 +118,7 @@ def comparisons(studies: int) -> dict[str, dict[str, float]]:
                     score = float(np.sign(parts[0] - parts[1]))
                     ratings.append(Rating(f"r{rater:02}", "rating", f"i{item:02}", f"{a}", f"{b}", score))
         table = tabulate(ratings)
-        found = two_way(table.means, table.rater, table.item, seed=seed, draws=DRAWS)
+        found = two_way(table.means, table.rater, table.item, of=[table.of], seed=seed, draws=DRAWS)
         for (a, b), low, high, p in zip(table.conditions, found.low, found.high, found.p, strict=True):
             hits.append((1 + low) / 2 <= truth[a, b] <= (1 + high) / 2)
             if truth[a, b] == 0.5:

@@ -132,19 +132,19 @@ def test_two_way_intervals_of_means_have_the_textbook_spread():
     rng = np.random.default_rng(0)
     raters, items = np.repeat(np.arange(60), 50), np.tile(np.arange(50), 60)
     score = 0.6 * rng.standard_normal(60)[raters] + 0.4 * rng.standard_normal(50)[items] + rng.standard_normal(3000)
-    spread = two_way(lambda w: (w @ score / w.sum(1))[:, None], raters, items, seed=1)
+    spread = two_way(lambda w: (w @ score / w.sum(1))[:, None], raters, items, of=[np.ones((3000, 1), bool)], seed=1)
     y = score.reshape(60, 50)
     rest = y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()
     known = y.mean(1).var(ddof=1) / 60 + y.mean(0).var(ddof=1) / 50 - rest.var(ddof=59 + 50) / 3000
     assert spread.se[0] ** 2 == pytest.approx(known, rel=0.02)
     assert spread.high[0] - spread.low[0] == pytest.approx(2 * 2.01 * spread.se[0], rel=0.06)
-    again = two_way(lambda w: (w @ score / w.sum(1))[:, None], raters, items, seed=1)
+    again = two_way(lambda w: (w @ score / w.sum(1))[:, None], raters, items, of=[np.ones((3000, 1), bool)], seed=1)
     assert (again.low, again.high) == (spread.low, spread.high)
 
 
 def test_one_rater_or_one_item_says_nothing_of_others():
     for raters, items in ((np.zeros(5, int), np.arange(5)), (np.arange(5), np.zeros(5, int))):
-        spread = two_way(lambda w: w[:, :1], raters, items, seed=0)
+        spread = two_way(lambda w: w[:, :1], raters, items, of=[np.ones((5, 1), bool)], seed=0)
         assert np.isnan(spread.low).all() and np.isnan(spread.p).all()
 
 
@@ -322,7 +322,7 @@ def test_webmushra_s_files(tmp_path):
         "t,c@d,31,u2,trial1,C1,60,9,",
     ]
     (tmp_path / "mushra.csv").write_text(head + "\n".join(rows) + "\n")
-    found = read_results(tmp_path / "mushra.csv", clip_pattern=None)
+    found, _ = read_results(tmp_path / "mushra.csv", clip_pattern=None)
     assert [(r.rater, r.item, r.system, r.score) for r in found] == [
         ("rater-0001", "trial1", "C1", 80.0),
         ("rater-0001", "trial1", "reference", 100.0),
@@ -331,7 +331,7 @@ def test_webmushra_s_files(tmp_path):
     assert not any("@" in str(value) for r in found for value in r)
     head = "session_test_id,name,trial_id,stimuli_rating,stimuli,rating_time\n"
     (tmp_path / "lss.csv").write_text(head + 't,ann,x1," 4 ",warm_07,5\nt,bob,x1," 2 ",cold_07,5\n')
-    found = read_results(tmp_path / "lss.csv", clip_pattern=r"(?P<system>\w+)_(?P<item>\d+)")
+    found, _ = read_results(tmp_path / "lss.csv", clip_pattern=r"(?P<system>\w+)_(?P<item>\d+)")
     assert [(r.rater, r.system, r.item, r.score) for r in found] == [
         ("rater-0001", "warm", "07", 4.0),
         ("rater-0002", "cold", "07", 2.0),
@@ -342,11 +342,11 @@ def test_webmushra_s_files(tmp_path):
     said = ("correct", "incorrect", "undecided", "unknown")
     rows = [f"t,ann,x{i},A,B,{answer},1,\n" for i, answer in enumerate(said)]
     (tmp_path / "paired_comparison.csv").write_text(paired + "".join(rows))
-    found = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
+    found, _ = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
     assert [(r.system, r.other, r.score) for r in found] == [("A", "B", 1.0), ("A", "B", -1.0), ("A", "B", 0.0)]
     turned = "t,ann,x9,B,A,correct,1,\n"  # the other was the reference: the same condition
     (tmp_path / "paired_comparison.csv").write_text(paired + rows[0] + turned)
-    found = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
+    found, _ = read_results(tmp_path / "paired_comparison.csv", clip_pattern=None)
     assert [(r.system, r.other, r.score) for r in found] == [("A", "B", 1.0), ("A", "B", -1.0)]
     (tmp_path / "nobody.csv").write_text("session_test_id,trial_id,stimuli_rating,stimuli,rating_time\nt,x1, 4 ,w,5\n")
     with pytest.raises(BadInput, match="nothing tells raters apart"):
@@ -366,7 +366,7 @@ def test_p808_s_batches_and_votes(tmp_path):
         cells = itertools.chain(*((answer, url, 1) for answer, url in zip(scores, clips, strict=True)))
         rows.append([worker, "Submitted", clips[1], 2, clips[2], 5, *cells])
     (tmp_path / "batch.csv").write_text("\ufeff" + "\n".join(",".join(map(str, row)) for row in (names, *rows)) + "\n")
-    found = read_results(tmp_path / "batch.csv", clip_pattern=P808)
+    found, _ = read_results(tmp_path / "batch.csv", clip_pattern=P808)
     assert [(r.rater, r.kind, r.system, r.score, r.right) for r in found] == [
         ("rater-0001", "rating", "C01", 4.0, None), ("rater-0001", "trap", "check", 2.0, True),
         ("rater-0001", "gold", "check", 4.0, True), ("rater-0001", "rating", "C02", 3.0, None),
@@ -375,7 +375,7 @@ def test_p808_s_batches_and_votes(tmp_path):
     ]  # fmt: skip
     assert [v.broken for v in judge(found, Rules())] == [(), ("traps", "gold")]
     (tmp_path / "votes.csv").write_text("HITId,workerid,file,vote\nh,W9,https://x.org/C01_b.wav,5\n")
-    (only,) = read_results(tmp_path / "votes.csv", clip_pattern=P808)
+    (only,), _ = read_results(tmp_path / "votes.csv", clip_pattern=P808)
     assert (only.rater, only.system, only.item, only.score) == ("rater-0001", "C01", "b", 5.0)
 
 
@@ -383,11 +383,11 @@ def test_p808_s_batches_and_votes(tmp_path):
     ("content", "pattern", "said"),
     [
         ("a,b\n1,2\n", None, "no known kind"),
-        ("", None, "no known kind"),
+        ("", None, "there is no rating in it"),
         ("workerid,file,vote\nw,/C1_a.wav,x\n", P808, "row 2: 'x' is not a score"),
         ("workerid,file,vote\nw,/C1_a.wav,nan\n", P808, "row 2: 'nan' is not a score"),
         ("other,answer.q1_url\nw,/C1_a.wav\n", P808, "no known kind"),
-        ("workerid,file,vote\nw,/else.wav,1\n", P808, "does not fit"),
+        ("workerid,file,vote\nw,/else.wav,1\n", P808, "does not find a system and an item"),
         ("workerid,file,vote\nw,/C1_a.wav\n", P808, "row 2: 2 cells under 3"),
         ("workerid,file,vote\nw,/C1_a.wav,1\n", None, "give --clip-pattern"),
         ("workerid,file,vote\nw,/C1_a.wav,1\n", "(", "no regular expression"),

@@ -38,7 +38,7 @@ def planned(samples, tmp_path_factory):
 
 def test_every_rater_hears_every_system_equally_often_and_no_text_twice(planned):
     folder, facts = planned
-    study = open_study(folder, verify=True)
+    study = open_study(folder, whole=True)
     assert facts["systems"] == ["warm", "cold", "truth", "floor"] and len(study.places) == facts["raters"] == 9
     rated = Counter()
     for trials in study.places:
@@ -100,7 +100,7 @@ def test_a_changed_clip_is_noticed(samples, tmp_path):
     clip.write_bytes(clip.read_bytes()[:-2] + b"xx")
     (tmp_path / "s" / "texts" / "en.md").open("a").write("more")  # texts may be edited
     with pytest.raises(BadInput, match=f"changed since it was planned: clips/{clip.name}"):
-        open_study(tmp_path / "s", verify=True)
+        open_study(tmp_path / "s", whole=True)
 
 
 def test_comparisons_play_each_system_first_equally_often(samples, tmp_path):

@@ -172,6 +172,19 @@ def test_places_are_given_once_until_all_are_taken_and_left_ones_again(flow):
     assert made.state(refuses)["leave"]["code"] == "C-NO"
 
 
+def test_who_answered_everything_keeps_the_place_without_looking_at_the_last_page(flow):
+    made, clock = flow
+    a = enter(made, "a")
+    pass_checks(made, a)
+    for position in range(len(made.study.places[0])):
+        clock.now += 100
+        made.answer(a, answer_of(made, a, position))
+    clock.now += 3 * 3600
+    b = enter(made, "b")
+    pass_checks(made, b)
+    assert (made.session(a).place, made.session(b).place) == (0, 1)
+
+
 def test_nothing_that_a_rater_is_told_tells_a_system(flow):
     made, clock = flow
     token = enter(made)

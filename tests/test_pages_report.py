@@ -329,6 +329,14 @@ def test_a_missing_sound_leaves_no_page(results, out):
     assert not out.exists()
 
 
+def test_a_sound_outside_of_the_run_is_not_shown(results, out):
+    for name in ("../other.wav", str(out.parent.parent / "other.wav")):
+        results["samples"][1]["cold"] = name
+        with pytest.raises(BadInput, match="is outside of"):
+            write_report(results, out)
+    assert not out.exists()
+
+
 def test_table_for_the_terminal(results):
     console = Console(file=io.StringIO(), width=110)
     print_table(results, console=console)

@@ -34,7 +34,7 @@ def plan(
     ties: Annotated[bool, typer.Option(help='Of ab, allow "no difference".')] = True,
     training: Annotated[int, typer.Option(help="Clips to practise on.")] = 3,
     gold: Annotated[
-        int | None, typer.Option(help="Clips with a plain answer; default: 2 where there is a floor.")
+        int | None, typer.Option(help="Clips with a plain answer; default: 2 where there are such.")
     ] = None,
     traps: Annotated[int, typer.Option(help="Clips in which a voice says what to answer.")] = 2,
     language: Annotated[list[str] | None, typer.Option(help="en, de. Can be repeated; default: en.")] = None,

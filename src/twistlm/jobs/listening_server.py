@@ -24,7 +24,7 @@ def open_flow(folder: Path, recruiting: Recruiting, *, hold_hours: float) -> Flo
     Raises:
         BadInput: it is not whole, or its texts cannot be used.
     """
-    study = open_study(folder, verify=True)
+    study = open_study(folder, whole=True)
     clips = sum(one.kind != "training" for one in study.places[0])
     texts = {
         code: read_texts(folder / "texts", code, clips=clips, minutes=study.facts["minutes"], design=study.design)

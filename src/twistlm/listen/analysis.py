@@ -97,11 +97,9 @@ def _results(table: Table, *, mixed: bool, seed: int) -> dict[str, Any]:
         )
     pairs, behind = differences(table, seed=seed)
     needs = []
-    if pairs and behind.df:
-        needs = [
-            one._asdict()
-            for one in raters_needed(behind, raters=len(table.raters), items=len(table.items), targets=TARGETS)
-        ]
+    if pairs:
+        n = {"raters": len(table.raters), "items": len(table.items)}
+        needs = [one._asdict() for one in raters_needed(behind, **n, targets=TARGETS)]
     return {
         **counts,
         "systems": systems,
@@ -123,4 +121,6 @@ def _mixed(table: Table) -> dict[str, Any]:
     if len(table.raters) < 2 or len(table.items) < 2:
         return {"skipped": "it takes two raters and two items at least"}
     fitted = mixed_model(table)
+    if fitted is None:
+        return {"skipped": "these ratings do not tell its parts apart"}
     return {**fitted._asdict(), "systems": [one._asdict() for one in fitted.systems]}

@@ -65,7 +65,7 @@ class Flow:
             if not agrees:
                 self.store.change(session, stage="declined", finished=self.store.now())
                 return
-            place = self.store.free_place(len(self.study.places), hold_seconds=self.hold_seconds)
+            place = self.store.free_place([len(trials) for trials in self.study.places], hold_seconds=self.hold_seconds)
             if place is None:
                 self.store.change(session, stage="full", finished=self.store.now())
                 return

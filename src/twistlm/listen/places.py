@@ -91,7 +91,7 @@ def _golds(request: Request, items: list[str], natural: set[str]) -> list[Planne
         if request.design == "ab":
             best = NATURAL if item in natural else request.truth
             out.append(_plain("gold", item, [best, floor][:: 1 if i % 2 == 0 else -1], (1 + i % 2,)))
-        elif item in natural and i % 2 == 0:
+        elif item in natural and (i % 2 == 0 or not floor):
             out.append(_plain("gold", item, [NATURAL], (4, 5)))  # 5, within one step
         else:
             out.append(_plain("gold", item, [floor], (1, 2)))  # 1, within one step

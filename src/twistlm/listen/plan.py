@@ -25,7 +25,7 @@ from twistlm.listen.places import Key, Planned, places_of
 from twistlm.listen.request import Layout, Request, lay_out
 from twistlm.listen.samples import Samples
 from twistlm.listen.sounds import Sounds
-from twistlm.listen.study import CHECKS, CLIPS, FORMAT, INVITATIONS, STUDY, SUMS, TOKEN, TRIALS, Trial
+from twistlm.listen.study import CHECKS, CLIPS, FORMAT, INVITATIONS, STUDY, SUMS, TOKEN, TRIALS, Trial, verify
 from twistlm.listen.texts import copy_texts
 from twistlm.listen.wave import size_of, wav
 from twistlm.progress import track
@@ -130,6 +130,7 @@ def _there(out: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         raise BadInput(f"{out} is there and is no study. Choose another folder for it.")
     found = read_json(out / STUDY, "what a study asks")
     if found.get("fingerprint") == facts["fingerprint"]:
+        verify(out)
         return {**found, "out": str(out), "written": False}
     changed = sorted(name for name in facts if facts[name] != found.get(name) and name not in ("fingerprint", "lufs"))
     raise BadInput(

@@ -37,9 +37,15 @@ def raters_needed(spread: Spread, *, raters: int, items: int, targets: tuple[flo
         spread: of differences between systems, as `scores.differences` gives it.
         raters, items: behind it.
         targets: differences in points.
+
+    Returns:
+        One a target; none where no pair tells these variances.
     """
-    by_raters = float(np.nanmean(spread.v_raters)) * raters
-    by_items = max(0.0, float(np.nanmean(spread.v_items - spread.v_ratings))) * items
+    told = (spread.df > 0) & np.isfinite(spread.se)
+    if not told.any():
+        return []
+    by_raters = float(spread.v_raters[told].mean()) * raters
+    by_items = max(0.0, float((spread.v_items - spread.v_ratings)[told].mean())) * items
     out = []
     for target in targets:
         allowed = (target / (float(ndtri(1 - ALPHA / 2)) + float(ndtri(POWER)))) ** 2

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from twistlm.evaluate.stats import holm
-from twistlm.listen.resampling import Floats, sign_flip, two_way
+from twistlm.listen.resampling import LEVEL, Floats, Spread, sign_flip, two_way
 from twistlm.listen.table import Table
 
 _ROUNDS = 200  # of the fit: enough where strengths are within reach
@@ -21,9 +21,11 @@ class Preference(NamedTuple):
     Attributes:
         a, b: their names.
         rate: how often a was preferred; no difference counts half.
-        low, high: the two-way 95 % interval.
+        low, high: the two-way 95 % interval; where all said the same, that of Clopper & Pearson (1934) of as many
+            independent comparisons as there are raters, or items where these are fewer.
         ties: share of "no difference".
-        p: of neither being preferred, by the two-way standard error and Student's t.
+        p: of neither being preferred, by the two-way standard error and Student's t; where all said the same, of as
+            many coins falling so.
         p_holm: corrected for the number of pairs.
         p_items, p_raters: of sign flips by item, and by rater.
         n: comparisons.
@@ -59,22 +61,23 @@ class Strength(NamedTuple):
 
 def preferences(table: Table, *, seed: int) -> list[Preference]:
     """Return each pair of an A/B study; scores are 1, 0 and -1."""
-    spread = two_way(table.means, table.rater, table.item, seed=seed)
-    corrected = holm([float(p) for p in spread.p])
+    spread = two_way(table.means, table.rater, table.item, of=[table.of], seed=seed)
+    found = [_unanimous(table, k) or _rate(spread, k) for k in range(len(table.conditions))]
+    corrected = holm([p for *_, p in found])
     out = []
     for k, (a, b) in enumerate(table.conditions):
         scores, of = table.matrix(k), table.condition == k
         by = [np.nansum(scores, axis)[(~np.isnan(scores)).any(axis)] for axis in (0, 1)]
-        rate, low, high = ((1 + float(x[k])) / 2 for x in (spread.value, spread.low, spread.high))
+        rate, low, high, p = found[k]
         out.append(
             Preference(
                 a,
                 b,
                 rate,
-                max(0.0, low) if not math.isnan(low) else low,
-                min(1.0, high) if not math.isnan(high) else high,
+                low,
+                high,
                 float((table.score[of] == 0).mean()),
-                float(spread.p[k]),
+                p,
                 corrected[k],
                 sign_flip(by[0], seed=seed),
                 sign_flip(by[1], seed=seed),
@@ -82,6 +85,25 @@ def preferences(table: Table, *, seed: int) -> list[Preference]:
             )
         )
     return out
+
+
+def _rate(spread: Spread, k: int) -> tuple[float, float, float, float]:
+    """Return a preference rate, its interval and its p-value."""
+    rate, low, high = ((1 + float(x[k])) / 2 for x in (spread.value, spread.low, spread.high))
+    if not math.isnan(low):
+        low, high = max(0.0, low), min(1.0, high)
+    return rate, low, high, float(spread.p[k])
+
+
+def _unanimous(table: Table, k: int) -> tuple[float, float, float, float] | None:
+    """Return the same where every comparison went one way: what varies not at all has no standard error. None where
+    they did not, or where one rater or one item is all there is."""
+    of = table.condition == k
+    n = min(len(np.unique(table.rater[of])), len(np.unique(table.item[of])))
+    if n < 2 or not (table.score[of] == table.score[of][0]).all() or table.score[of][0] == 0:
+        return None
+    rate, end = (1 + float(table.score[of][0])) / 2, ((1 - LEVEL) / 2) ** (1 / n)
+    return rate, end if rate else 0.0, 1.0 if rate else 1 - end, min(1.0, 2 * 0.5**n)
 
 
 def bradley_terry(table: Table, *, seed: int) -> list[Strength]:
@@ -103,7 +125,10 @@ def bradley_terry(table: Table, *, seed: int) -> list[Strength]:
         wins[:, a, b], wins[:, b, a] = won, n - won
         return strengths(wins)
 
-    spread = two_way(statistic, table.rater, table.item, seed=seed, draws=500)
+    took_part = (a[table.condition] == np.arange(len(systems))[:, None]) | (
+        b[table.condition] == np.arange(len(systems))[:, None]
+    )
+    spread = two_way(statistic, table.rater, table.item, of=[took_part.T], seed=seed, draws=500)
     found = [
         Strength(name, *(float(x[i]) for x in (spread.value, spread.low, spread.high))) for name, i in index.items()
     ]

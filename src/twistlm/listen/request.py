@@ -31,7 +31,8 @@ class Request:
         floor: which system is the floor; "shuffled" or "noise" makes one of the truth; "none" for none.
         pairs: of A/B, the pairs compared; all where there are none.
         ties: of A/B, whether "no difference" may be said.
-        training, gold, traps: how many of such clips each rater hears; gold of None: 2 where there is a floor.
+        training, gold, traps: how many of such clips each rater hears; gold of None: 2 where there is a floor, or
+            (of MOS) natural recordings.
         languages: that raters may choose from; the first is the default.
         seed: of everything random.
         sample_rate: Hz of all clips; None: the highest of the samples, at most 48,000.
@@ -122,6 +123,11 @@ def lay_out(request: Request, samples: Samples, *, natural: set[str]) -> Layout:
     if not 0 <= request.pause <= 5:
         raise BadInput(f"the pause behind a prompt must be from 0 to 5 s, got {request.pause}.")
     kept, rated = _keep(request, samples, natural)
+    if natural and not kept["gold"]:
+        raise BadInput(
+            "natural recordings are played as gold clips, and there are none: comparisons need a floor too (--floor), "
+            "and there must be as many recordings as gold clips. Or leave --natural out."
+        )
     raters = blocks.raters_for(len(rated), per_condition=request.clips_per_system, ratings=request.ratings_per_clip)
     systems = [*samples.systems, MADE_FLOOR] if request.makes_floor and request.design == "mos" else samples.systems
     return Layout(conditions=conditions, systems=tuple(systems), kept=kept, rated=rated, raters=raters)
@@ -139,22 +145,26 @@ def _conditions(request: Request, samples: Samples) -> tuple[tuple[str, ...], ..
         known = [*controls.FLOORS, "none", *samples.systems]
         raise BadInput(f"no floor {request.floor!r}: it is one of {', '.join(known)}.")
     if request.design == "mos":
+        if request.pairs or not request.ties:
+            raise BadInput("pairs and ties (--pair, --no-ties) are of comparisons: leave them out, or say --design ab.")
         return tuple((system,) for system in (*samples.systems, *([MADE_FLOOR] if request.makes_floor else [])))
     if len(samples.systems) < 2:
         raise BadInput("a comparison needs two systems at least: give two folders.")
-    if doubled := [f"{a}:{b}" for a, b in request.pairs if a == b or (b, a) in request.pairs]:
+    named = [frozenset(pair) for pair in request.pairs]
+    if doubled := [f"{a}:{b}" for a, b in request.pairs if a == b or named.count(frozenset((a, b))) > 1]:
         raise BadInput(f"a pair is two systems, named once: {offenders(doubled)}.")
     return request.pairs or tuple(itertools.combinations(samples.systems, 2))
 
 
 def _gold(request: Request, natural: set[str]) -> int:
     wanted = 2 if request.gold is None else request.gold
-    better = bool(request.truth) or len(natural) >= max(1, wanted)  # one natural recording a gold clip
-    possible = bool(request.floor_system) and (request.design == "mos" or better)
+    floor, enough = bool(request.floor_system), len(natural) >= max(1, wanted)  # one natural recording a gold clip
+    possible = (floor or enough) if request.design == "mos" else floor and (bool(request.truth) or enough)
     if request.gold and not possible:
         raise BadInput(
-            "gold clips have an answer that is plain: they need a floor (--floor), and comparisons also truth or "
-            "natural recordings that are plainly better (--truth, --natural). Or say --gold 0."
+            "gold clips have an answer that is plain: they need a floor (--floor) or as many natural recordings "
+            "(--natural); comparisons need a floor, and truth or natural recordings that are plainly better (--truth, "
+            "--natural). Or say --gold 0."
         )
     return wanted if possible else 0
 

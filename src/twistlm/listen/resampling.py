@@ -7,13 +7,17 @@ to the spread V_raters + V_items - V_ratings (Cameron, Gelbach & Miller 2011), e
 rater, item or rating at a time is left out, and widened from the normal's to Student's quantile with
 min(raters, items) - 1 degrees of freedom. docs/results/listening.md tells how often such intervals hold the truth.
 
+A statistic of some of the ratings (the mean of one system) has only their raters and items behind it: those who rated
+other systems tell nothing of how much they would differ on this one.
+
 Letters: n ratings, B draws, K statistics, R raters, I items.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +27,11 @@ from scipy.special import ndtri, stdtr, stdtrit
 LEVEL = 0.95
 DRAWS = 2_000
 _CHUNK = 4_000_000  # weights held at once: 32 MB
+_ROUNDING = 1e-24  # variances below are of rounding: nothing varies
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]  # weights of ratings [B, n] -> statistics [B, K]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Spread:
         se: [K], standard errors.
         p: [K], two-sided p-values of the statistics being 0, by Student's t with `df`.
         v_raters, v_items, v_ratings: [K], the jackknife variances, leaving out one of these at a time.
-        df: degrees of freedom.
+        df: [K], degrees of freedom; 0 where nothing can be said of others.
     """
 
     value: Floats
@@ -49,28 +55,39 @@ class Spread:
     v_raters: Floats
     v_items: Floats
     v_ratings: Floats
-    df: int
+    df: NDArray[np.int64]
 
 
 def two_way(
-    statistic: Statistic, raters: NDArray[np.int64], items: NDArray[np.int64], *, seed: int, draws: int = DRAWS
+    statistic: Statistic,
+    raters: NDArray[np.int64],
+    items: NDArray[np.int64],
+    *,
+    of: Sequence[Bools],
+    seed: int,
+    draws: int = DRAWS,
 ) -> Spread:
-    """Return a statistic with its two-way interval.
+    """Return statistics with their two-way intervals.
 
-    Where there is one rater, or one item, nothing can be said of others: ends, errors and p-values are NaN.
+    Where one rater, or one item, is all there is behind a statistic, and where nothing varies, nothing can be said of
+    others: ends, errors and p-values are NaN.
 
     Args:
         statistic: of weights; smooth in them, such as means, their differences, or a model's strengths.
         raters, items: [n], of each rating, counted from 0 without gaps.
+        of: the parts of the statistics, such as the two means of a difference: [n, K] each, which ratings are in it.
         seed: of the resampling.
         draws: how many.
     """
     n, n_raters, n_items = len(raters), int(raters.max()) + 1, int(items.max()) + 1
     rng = np.random.default_rng(seed)
     value = statistic(np.ones((1, n)))[0]
-    none = np.full_like(value, math.nan)
-    if n_raters < 2 or n_items < 2:
-        return Spread(value, none, none, none, none, none, none, none, 0)
+    parts = [(_bear(part, raters, n_raters), _bear(part, items, n_items)) for part in of]
+    fewest = np.min([[rated.sum(0), heard.sum(0)] for rated, heard in parts], axis=(0, 1))  # of raters or items, [K]
+    df = np.where(fewest > 1, fewest - 1, 0)
+    if not df.any():
+        none = np.full_like(value, math.nan)
+        return Spread(value, none, none, none, none, none, none, none, df)
 
     both = np.concatenate(
         [
@@ -78,31 +95,42 @@ def two_way(
             for size in _chunks(draws, n)
         ]
     )
-    v_raters, v_items, v_ratings = (_jackknife(statistic, of) for of in (raters, items, np.arange(n)))
+    v_raters = _jackknife(statistic, raters, np.logical_or.reduce([rated for rated, _ in parts]))
+    v_items = _jackknife(statistic, items, np.logical_or.reduce([heard for _, heard in parts]))
+    v_ratings = _jackknife(statistic, np.arange(n), np.logical_or.reduce(list(of)))
     # Where raters and items share nothing the sum may fall, by chance, below what cannot be.
     variance = np.maximum(v_raters + v_items - v_ratings, np.minimum(v_raters, v_items))
-    df = min(n_raters, n_items) - 1
-    deviations = both - np.nanmean(both, axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(variance > 0, np.sqrt(variance) / np.nanstd(both, axis=0), 0.0)
-        t = np.where(variance > 0, np.abs(value) / np.sqrt(variance), np.where(value == 0, 0.0, math.inf))
-    spread = value + deviations * scale
-    wide = stdtrit(df, (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2)
+    variance = np.where((df > 0) & (variance > _ROUNDING * (1 + value**2)), variance, math.nan)
     tail = 50 * (1 - LEVEL)
-    low, high = value + (np.nanpercentile(spread, [tail, 100 - tail], axis=0) - value) * wide
-    p = np.minimum(1.0, 2 * stdtr(df, -t))
-    return Spread(value, low, high, np.sqrt(variance), p, v_raters, v_items, v_ratings, df)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is NaN in every draw
+        se = np.sqrt(variance)
+        spread = value + (both - np.nanmean(both, axis=0)) * (se / np.nanstd(both, axis=0))
+        wide = stdtrit(np.maximum(df, 1), (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2)
+        low, high = value + (np.nanpercentile(spread, [tail, 100 - tail], axis=0) - value) * wide
+        p = np.minimum(1.0, 2 * stdtr(np.maximum(df, 1), -np.abs(value) / se))
+    return Spread(value, low, high, se, p, v_raters, v_items, v_ratings, df)
 
 
-def _jackknife(statistic: Statistic, of: NDArray[np.int64]) -> Floats:
-    """Return the jackknife variances [K] of a statistic when one of the groups `of` [n] at a time is left out."""
-    groups, found = int(of.max()) + 1, []
+def _bear(part: Bools, of: NDArray[np.int64], groups: int) -> Bools:
+    """Return which groups have ratings in each statistic's part: [n, K] -> [groups, K]."""
+    found = np.zeros((groups, part.shape[1]), bool)
+    np.logical_or.at(found, of, part)
+    return found
+
+
+def _jackknife(statistic: Statistic, of: NDArray[np.int64], bear: Bools) -> Floats:
+    """Return the jackknife variances [K] of a statistic when one of the groups `of` [n] that bear on it [groups, K] is
+    left out at a time; NaN where there is no statistic without one of them."""
+    groups, found = len(bear), []
     rows = max(1, _CHUNK // len(of))
     for start in range(0, groups, rows):
         left_out = np.arange(start, min(start + rows, groups))
         found.append(statistic((of[None, :] != left_out[:, None]).astype(np.float64)))
     values = np.concatenate(found)
-    result: Floats = np.nanvar(values, axis=0) * (groups - 1)
+    n = np.maximum(bear.sum(0), 1)
+    mean = np.where(bear, values, 0.0).sum(0) / n
+    result: Floats = np.where(bear, (values - mean) ** 2, 0.0).sum(0) / n * (n - 1)
     return result
 
 

@@ -69,8 +69,9 @@ class Difference(NamedTuple):
         low, high: the two-way 95 % interval.
         p: of no difference, by the two-way standard error and Student's t.
         p_holm: corrected for the number of pairs.
-        p_items, p_raters: of sign flips of the differences of items, and of raters.
-        items, raters: how many heard both.
+        p_items, p_raters: of sign flips of the differences of items, and of raters, among raters who heard both.
+        items: how many of them were rated in both by such raters.
+        raters: how many heard both.
     """
 
     a: str
@@ -88,14 +89,15 @@ class Difference(NamedTuple):
 
 def mean_scores(table: Table, *, seed: int) -> Spread:
     """Return the mean of each condition with its two-way interval."""
-    return two_way(table.means, table.rater, table.item, seed=seed)
+    return two_way(table.means, table.rater, table.item, of=[table.of], seed=seed)
 
 
 def differences(table: Table, *, seed: int) -> tuple[list[Difference], Spread]:
     """Return every pair of systems of a MOS study compared, and the spread behind it.
 
-    Raters' biases cancel as far as the same raters heard both systems; the sign flips take each rater's own mean away
-    from what they said of an item first.
+    Raters' biases cancel as far as the same raters heard both systems. Sign flips look at nobody else: what they said
+    of an item counts from the middle between their own means of the two. (The mean of who heard one system only would
+    take that system's effect away with the bias.)
     """
     pairs = list(itertools.combinations(range(len(table.conditions)), 2))
     if not pairs:
@@ -106,15 +108,16 @@ def differences(table: Table, *, seed: int) -> tuple[list[Difference], Spread]:
         means = table.means(weights)
         return means[:, first] - means[:, second]
 
-    spread = two_way(statistic, table.rater, table.item, seed=seed)
+    parts = [table.of[:, first], table.of[:, second]]
+    spread = two_way(statistic, table.rater, table.item, of=parts, seed=seed)
     corrected = holm([float(p) for p in spread.p])
-    n = np.maximum(np.bincount(table.rater, minlength=len(table.raters)), 1)
-    bias = np.bincount(table.rater, weights=table.score, minlength=len(table.raters)) / n
-    centred = [table.matrix(i) - bias[:, None] for i in range(len(table.conditions))]
+    scores = [table.matrix(i) for i in range(len(table.conditions))]
+    own = [_mean(of_one, 1) for of_one in scores]  # of each rater; NaN where they did not hear it
     out = []
     for k, (a, b) in enumerate(pairs):
-        by_item = _both(_mean(centred[a], 0), _mean(centred[b], 0))
-        by_rater = _both(_mean(centred[a], 1), _mean(centred[b], 1))
+        middle = (own[a] + own[b])[:, None] / 2  # NaN: nothing of who did not hear both is counted
+        by_item = _both(_mean(scores[a] - middle, 0), _mean(scores[b] - middle, 0))
+        by_rater = _both(own[a], own[b])
         out.append(
             Difference(
                 a=table.conditions[a][0],

@@ -33,6 +33,12 @@ class Sounds:
 
     def __init__(self, request: Request, samples: Samples, *, natural: Path | None, prompts: Path | None) -> None:
         self.request = request
+        if natural is not None and NATURAL in samples.systems:
+            raise BadInput(
+                f"a system is called {NATURAL!r}, as the recordings of --natural are: rename it, NAME=FOLDER."
+            )
+        if request.pause and prompts is None:
+            raise BadInput("a pause (--pause) is between a prompt and what continues it: give --prompts too.")
         recordings = {} if natural is None else by_item(natural)
         self.natural = {item for item in samples.items if item in recordings}
         if natural is not None and not self.natural:

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,17 +157,23 @@ class Store:
         named = ", ".join(f"{name} = ?" for name in values)  # names are this package's own
         self._db.execute(f"UPDATE sessions SET {named} WHERE id = ?", (*values.values(), session.id))
 
-    def free_place(self, places: int, *, hold_seconds: float) -> int | None:
-        """Return the lowest place that nobody has, has finished or was heard of lately in; None if all are taken."""
+    def free_place(self, trials: Sequence[int], *, hold_seconds: float) -> int | None:
+        """Return the lowest place that nobody has, has finished or was heard of lately in; None if all are taken.
+
+        Args:
+            trials: how many each place has. Who answered them all has finished, even without looking at the last page.
+            hold_seconds: what is lately.
+        """
+        lately = self.now() - hold_seconds
         taken = {
             row["place"]
             for row in self._db.execute(
-                "SELECT place FROM sessions WHERE place IS NOT NULL"
-                " AND stage NOT IN ('declined', 'screened_out', 'full') AND (stage = 'done' OR last > ?)",
-                (self.now() - hold_seconds,),
+                "SELECT place, stage, last, (SELECT count(*) FROM answers WHERE session = sessions.id) AS n"
+                " FROM sessions WHERE place IS NOT NULL AND stage NOT IN ('declined', 'screened_out', 'full')",
             )
+            if row["stage"] == "done" or row["last"] > lately or row["n"] >= trials[row["place"]]
         }
-        return next((place for place in range(places) if place not in taken), None)
+        return next((place for place in range(len(trials)) if place not in taken), None)
 
     def answered(self, session: Session) -> tuple[int, float | None]:
         """Return how many trials a session has answered, and when the last of these was."""

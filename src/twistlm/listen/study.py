@@ -110,12 +110,12 @@ class Study:
         return self.folder / "clips" / f"{name}.wav"
 
 
-def open_study(folder: str | Path, *, verify: bool = False) -> Study:
+def open_study(folder: str | Path, *, whole: bool = False) -> Study:
     """Read a study.
 
     Args:
         folder: what `twist listen plan` wrote.
-        verify: compare every file with its checksum.
+        whole: compare every file with its checksum.
 
     Raises:
         BadInput: it is none, of another version, or not whole.
@@ -132,8 +132,8 @@ def open_study(folder: str | Path, *, verify: bool = False) -> Study:
     facts = read_json(folder / STUDY, "what a study asks", shape=shape)
     if facts["format"] != FORMAT:
         raise BadInput(f"{folder}: format {facts['format']}; this twistlm knows {FORMAT}. Plan it again.")
-    if verify:
-        _verify(folder)
+    if whole:
+        verify(folder)
     clips = {
         row["clip"]: float(row["seconds"])
         for _, row in read_objects(folder / CLIPS, _WHAT, shape={"clip": str, "seconds": float})
@@ -179,7 +179,12 @@ def key(folder: Path) -> list[dict[str, Any]]:
     return [row for _, row in read_objects(folder / CLIPS, _WHAT)]
 
 
-def _verify(folder: Path) -> None:
+def verify(folder: Path) -> None:
+    """Compare every file of a study with its checksum.
+
+    Raises:
+        BadInput: some are missing or others.
+    """
     wrong = []
     for line in read_text(folder / SUMS, "checksums of a study").splitlines():
         digest, _, name = line.partition("  ")
@@ -187,6 +192,11 @@ def _verify(folder: Path) -> None:
             wrong.append(name)
     if wrong:
         raise BadInput(
-            f"{folder}: files are missing or changed since it was planned: {offenders(wrong)}. Copy the study again, "
-            "or plan it anew."
+            f"{folder}: files are missing or changed since it was planned: {offenders(wrong)}. Copy the study again; "
+            f"or plan it anew in another folder{_keep_answers(folder)}, and remove this one."
         )
+
+
+def _keep_answers(folder: Path) -> str:
+    there = (folder / ANSWERS).exists()
+    return f" (the same command gives the same clips: move {ANSWERS} there)" if there else ""

@@ -39,14 +39,16 @@ class Table:
 
     def means(self, weights: Floats) -> Floats:
         """Return the mean score of each condition [B, K] under weights [B, n]; NaN where none has weight."""
-        n = weights @ self._of
+        of = self.of.astype(np.float64)
+        n = weights @ of
         with np.errstate(invalid="ignore", divide="ignore"):
-            result: Floats = (weights * self.score) @ self._of / n
+            result: Floats = (weights * self.score) @ of / n
             return result
 
     @property
-    def _of(self) -> Floats:
-        return (self.condition[:, None] == np.arange(len(self.conditions))).astype(np.float64)
+    def of(self) -> NDArray[np.bool_]:
+        """Which ratings are of which condition: [n, K]."""
+        return self.condition[:, None] == np.arange(len(self.conditions))
 
     def matrix(self, condition: int) -> Floats:
         """Return the scores of a condition as raters x items, NaN where there is none; the mean of several."""

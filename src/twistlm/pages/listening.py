@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _RULES = {
 
 def text(results: Mapping[str, Any]) -> str:
     """Return the main table for the terminal, and who was left out."""
-    table = _scores(results) if results["design"] == "mos" else _preferences(results["kept"])
+    table = _scores(results) if results["design"] == "mos" else _preferences(results)
     printed = Printed(caption="95% confidence intervals in brackets, over raters and items")
     for i, head in enumerate(table.header):
         printed.add_column(head.text, justify="right" if i else "left")
@@ -52,7 +52,7 @@ def write_page(results: Mapping[str, Any], out: Path) -> Path:
         heard=_heard(results),
         left_out=_left_out(results),
         mos=mos,
-        main=_scores(results) if mos else _preferences(kept),
+        main=_scores(results) if mos else _preferences(results),
         figure=_figure(results),
         names=list(_SIDES.items()),
         strengths=None if mos or not kept["strengths"] else _strengths(kept["strengths"]),
@@ -76,8 +76,13 @@ def _heard(results: Mapping[str, Any]) -> str:
     kept = results["kept"]
     return (
         f"{kept['ratings']:,} ratings of {kept['items']:,} items by {kept['raters']:,} raters; "
-        f"Krippendorff's alpha (ordinal) {_number(kept['alpha']['ordinal'])}."
+        f"Krippendorff's alpha (ordinal) {_number(kept['alpha']['ordinal'])}." + _unanswered(results)
     )
+
+
+def _unanswered(results: Mapping[str, Any]) -> str:
+    n = results.get("unanswered", 0)
+    return f" {n:,} clips or pairs in the file have no answer." if n else ""
 
 
 def _left_out(results: Mapping[str, Any]) -> str:
@@ -101,15 +106,15 @@ def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _scores(results: Mapping[str, Any]) -> Table:
-    every = {row["system"]: row for row in results["all"]["systems"]}
+    kept = {row["system"]: row for row in results["kept"]["systems"]}
     rows = []
-    for row in results["kept"]["systems"]:
+    for other in _every(results, "systems", _system):
+        row = kept.get(_system(other), {"mean": None, "low": None, "high": None, "crowdmos_half": None, "n": 0})
         crowd = "–" if row["crowdmos_half"] is None else f"± {row['crowdmos_half']:.2f}"
-        other = every[row["system"]]
         rows.append(
             (
-                Cell(text=row["system"]),
-                cell(with_interval(f"{row['mean']:.2f}", interval(_ends(row), ".2f"))),
+                Cell(text=other["system"]),
+                cell(with_interval(_number(row["mean"]), interval(_ends(row), ".2f"))),
                 Cell(text=crowd),
                 cell(with_interval(f"{other['mean']:.2f}", interval(_ends(other), ".2f"))),
                 Cell(text=f"{row['n']:,}"),
@@ -119,18 +124,36 @@ def _scores(results: Mapping[str, Any]) -> Table:
     return Table(header=tuple(Cell(text=one) for one in header), rows=tuple(rows))
 
 
-def _preferences(kept: Mapping[str, Any]) -> Table:
+def _system(row: Mapping[str, Any]) -> str:
+    return str(row["system"])
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    return f"{row['a']} > {row['b']}"
+
+
+def _every(results: Mapping[str, Any], key: str, name: Callable[[Mapping[str, Any]], str]) -> list[Mapping[str, Any]]:
+    """Return the rows of all raters, in the order of those who are kept: who rated a system may all be left out."""
+    order = [name(row) for row in results["kept"][key]]
+    rows = results["all"][key]
+    return sorted(rows, key=lambda row: order.index(name(row)) if name(row) in order else len(order))
+
+
+def _preferences(results: Mapping[str, Any]) -> Table:
+    kept = {_pair(row): row for row in results["kept"]["pairs"]}
+    nobody = dict.fromkeys(("rate", "low", "high", "ties", "p", "p_holm", "p_items", "p_raters")) | {"n": 0}
     rows = [
         (
             Cell(text=f"{row['a']} over {row['b']}"),
-            cell(with_interval(percent(row["rate"]), percent_interval(_ends(row)))),
-            Cell(text=percent(row["ties"])),
+            cell("–" if row["rate"] is None else with_interval(percent(row["rate"]), percent_interval(_ends(row)))),
+            Cell(text="–" if row["ties"] is None else percent(row["ties"])),
             Cell(text=_p(row["p_holm"]), title=f"uncorrected {_p(row['p'])}"),
             Cell(text=_p(row["p_items"])),
             Cell(text=_p(row["p_raters"])),
             Cell(text=f"{row['n']:,}"),
         )
-        for row in kept["pairs"]
+        for other in _every(results, "pairs", _pair)
+        for row in [{**other, **kept.get(_pair(other), nobody)}]
     ]
     header = ("", "preferred", "no difference", "p, corrected", "p by item", "p by rater", "comparisons")
     return Table(header=tuple(Cell(text=one) for one in header), rows=tuple(rows))
@@ -143,19 +166,20 @@ def _figure(results: Mapping[str, Any]) -> Drawing:
         }
         return [
             (label, side, both[side][label][value], _ends(both[side][label]))
-            for label in both["warm"]
+            for label in map(name, _every(results, key, name))
             for side in _SIDES
+            if label in both[side]
         ]
 
     if results["design"] == "mos":
-        rows = points("systems", lambda row: row["system"], "mean")
+        rows = points("systems", _system, "mean")
         label = "Mean scores with 95% intervals"
         return drawing(
             lambda width: plots.intervals(
                 rows, chance=None, width=width, names=_SIDES, label=label, scale=1.0, unit="", longest=_LABEL
             )
         )
-    rows = points("pairs", lambda row: f"{row['a']} > {row['b']}", "rate")
+    rows = points("pairs", _pair, "rate")
     label = "How often a system was preferred, with 95% intervals"
     return drawing(
         lambda width: plots.intervals(
@@ -194,10 +218,11 @@ def _differences(pairs: Sequence[Mapping[str, Any]]) -> Table:
             Cell(text=_p(row["p_holm"]), title=f"uncorrected {_p(row['p'])}"),
             Cell(text=_p(row["p_items"])),
             Cell(text=_p(row["p_raters"])),
+            Cell(text=f"{row['raters']:,}"),
         )
         for row in pairs
     ]
-    header = ("", "difference", "p, corrected", "p by item", "p by rater")
+    header = ("", "difference", "p, corrected", "p by item", "p by rater", "raters of both")
     return Table(header=tuple(Cell(text=one) for one in header), rows=tuple(rows))
 
 

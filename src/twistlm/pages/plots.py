@@ -138,7 +138,7 @@ def intervals(
         before, centre = row, at + gap / 2
         called = (names or {}).get(side, side)
         shown, ends = f"{scale * value:.4g}{unit}", ", ".join(f"{scale * end:.4g}" for end in ci)
-        tip = f"{row}, {called}: {shown} [{ends}]"
+        tip = f"{row}, {called}: {shown}" + (f" [{ends}]" if math.isfinite(sum(ci)) else "")
         whisker = _line(x(ci[0]), centre, x(ci[1]), centre, f"whisker {side}") if math.isfinite(ci[0]) else ""
         marks.append(
             f'<g>{whisker}<circle class="dot {side}" cx="{x(value):.1f}" cy="{centre:.1f}" r="5"/>{_tip(tip)}</g>'

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.audio.clip import Clip, encoded
+from twistlm.errors import BadInput
 from twistlm.pages import plots
 from twistlm.pages.numbers import duration, finite, interval, percent, percent_interval, with_interval
 from twistlm.pages.parts import Cell, Table, cell, drawing, facts
@@ -85,7 +86,7 @@ def samples(results: Results, folder: Path) -> list[Values]:
                     "title": title,
                     "side": side,
                     "label": f"{title}: {sample['id']}",
-                    "sound": _sound(folder / sample[key]),
+                    "sound": _sound(_inside(folder, sample[key])),
                     "heard": None if (heard := sample.get(f"{key}_text")) is None else heard or "nothing",
                 }
                 for key, title, side in columns
@@ -208,6 +209,18 @@ def score_rows(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             )
     rows.append(["mini sWUGGY, chance", "50%", "50%"])
     return [(name, cold, warm) for name, cold, warm in rows]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of a run. What somebody else's results name elsewhere would be shown to whoever the page is mailed to.
+
+    Raises:
+        BadInput: it lies outside the folder.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{folder / 'results.json'} names {name!r} as a sound, which is outside of {folder}: not shown.")
+    return path
 
 
 def _sound(path: Path) -> str:
