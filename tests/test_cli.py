@@ -235,11 +235,17 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypat
         (both / voice).mkdir(parents=True)
         for i in range(4):
             (both / voice / f"{i}.wav").symlink_to(tiny.speech / voice / f"{i}.wav")
+    (short := tmp_path / "short").mkdir()
     made = twist("hubert", speech, "--out", tmp_path / "hubert", "--updates", 1, "--k", 8, "--json")
     assert made.code == 0, made.err
     fit = ["kmeans", speech, "--encoder", made.json["encoder"], "--layer", 1, "--k", 6, "--json"]
     fitted = twist(*fit, "--out", tmp_path / "tok")
-    assert fitted.json["n_units"] == 6 and fitted.json["hop"] == 640
+    assert fitted.json["n_units"] == 6 and fitted.json["hop"] == 640 and fitted.json["units_heard"] == 6
+    soundfile.write(short / "0.wav", np.ones(500), 16_000)
+    twist(*fit[:1], short, *fit[2:], "--out", tmp_path / "no").refused("clip '0.wav': 500 samples are too short")
+    for k in (0, 1, 65_536):
+        assert "Invalid value for '--k'" in twist(*fit[:-2], k, "--out", tmp_path / "no").err
+    assert "Invalid value for '--updates'" in twist("hubert", speech, "--out", tmp_path / "no", "--updates", 0).err
     phased = twist(*fit, "--hop", 320, "--out", tmp_path / "fast").json
     assert phased["hop"] == 320 and phased["frames"] > 1.9 * fitted.json["frames"]
     twist(*fit, "--hop", 300, "--out", tmp_path / "odd").refused("no multiple of 300")

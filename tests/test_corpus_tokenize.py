@@ -8,8 +8,11 @@ import json
 import os
 import signal
 import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,9 +25,10 @@ from forking import fork
 from tokenizer_standins import SPEC, FakeTokenizer, by_id, sound
 from twistlm.audio.clip import Clip
 from twistlm.corpus import cutting, manifest
+from twistlm.corpus.cutting import cut
 from twistlm.corpus.opened import open_corpus
-from twistlm.corpus.shards import read_facts, shard_paths
-from twistlm.corpus.tokenize import tokenize
+from twistlm.corpus.shards import Row, read_facts, shard_paths
+from twistlm.corpus.tokenize import _write_lines, tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.types import Units
 
@@ -83,13 +87,85 @@ def test_only_what_is_new_or_changed_is_done(speech: Path, tmp_path: Path) -> No
     assert {id for id in old if old[id] != new[id]} == {"voice0/00.wav"}
 
 
-def test_another_split_replaces_the_row(speech: Path, tmp_path: Path) -> None:
+def test_another_split_replaces_the_row_and_keeps_its_units(speech: Path, tmp_path: Path) -> None:
     entries = manifest.load(speech)
     tokenize(entries, tmp_path / "units", FakeTokenizer())
+    before = by_id(tmp_path / "units")
     moved = [dataclasses.replace(entry, split="elsewhere") if i == 3 else entry for i, entry in enumerate(entries)]
-    assert tokenize(moved, tmp_path / "units", FakeTokenizer()).n_done == 1
+    deaf = FakeTokenizer()
+    report = tokenize(moved, tmp_path / "units", deaf)
+    assert (report.n_done, report.n_replaced, report.n_marked, deaf.heard) == (1, 1, 1, [])
     assert open_corpus(tmp_path / "units", split="elsewhere").ids == [entries[3].id]
-    assert len(by_id(tmp_path / "units")) == 12
+    assert by_id(tmp_path / "units") == before and len(before) == 12
+    again = tokenize(moved, tmp_path / "units", deaf)
+    assert (again.n_done, again.n_skipped) == (0, 12)
+
+
+class Stop(Exception):
+    """Ends a run in the middle of the work."""
+
+
+def test_old_rows_stay_until_the_new_ones_are_written(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    tokenize(speech, out, FakeTokenizer(), shard_clips=4)
+    before = by_id(out)
+    for i, path in enumerate(sorted(speech.rglob("*.wav"))):
+        sound(path, 200 + i)
+
+    def stopped(pending: Sequence[manifest.Entry], tok: FakeTokenizer) -> Generator[Any]:
+        with closing(cut(pending, tok)) as made:
+            for n, row in enumerate(made):
+                if n == 6:
+                    raise Stop
+                yield row
+
+    with pytest.raises(Stop):
+        tokenize(speech, out, FakeTokenizer(), shard_clips=4, cutter=stopped)
+    half = by_id(out)
+    assert half.keys() == before.keys() and sum(half[id] != before[id] for id in half) == 4  # one shard
+    report = tokenize(speech, out, FakeTokenizer(), shard_clips=4)
+    assert (report.n_done, report.n_skipped, report.n_replaced) == (8, 4, 8) and len(by_id(out)) == 12
+
+
+def test_a_clip_that_a_killed_run_left_twice_is_there_once_again(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    tokenize(speech, out, FakeTokenizer(), shard_clips=4)
+    changed = speech / "voice0" / "00.wav"
+    sound(changed, 300)
+    with pytest.raises(Stop), mock.patch("twistlm.corpus.tokenize.drop", side_effect=Stop):
+        tokenize(speech, out, FakeTokenizer())
+    assert len(read_facts(out)) == 13
+    report = tokenize(speech, out, FakeTokenizer())
+    assert (report.n_done, report.n_skipped) == (0, 12) and len(read_facts(out)) == 12
+    tokenize(speech, tmp_path / "fresh", FakeTokenizer())
+    assert by_id(out) == by_id(tmp_path / "fresh")
+
+
+def test_a_changed_clip_that_cannot_be_cut_loses_its_old_units(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    tokenize(speech, out, FakeTokenizer())
+    (speech / "voice0" / "00.wav").write_text("not a sound")
+    with pytest.raises(TwistError, match="1 of 12 clips"):
+        tokenize(speech, out, FakeTokenizer())
+    assert len(by_id(out)) == 11
+
+
+def test_notes_are_written_with_each_shard_and_not_with_each_clip(speech: Path, tmp_path: Path) -> None:
+    written = []
+
+    def noting(pending: Sequence[manifest.Entry], tok: FakeTokenizer) -> Generator[Any]:
+        with closing(cut(pending, tok)) as made:
+            for row in made:
+                yield dataclasses.replace(row, note="mended") if isinstance(row, Row) else row
+
+    def write(items: Any, path: Any) -> None:
+        written.append((path.name, len(items)))
+        _write_lines(items, path)
+
+    with mock.patch("twistlm.corpus.tokenize._write_lines", write):
+        report = tokenize(speech, tmp_path / "units", FakeTokenizer(), shard_clips=4, cutter=noting)
+    assert [n for name, n in written if name == "notes.jsonl"] == [4, 8, 12, 12] and len(report.notes) == 12
+    assert len((tmp_path / "units" / "notes.jsonl").read_text().splitlines()) == 12
 
 
 def test_another_tokenizer_is_refused(speech: Path, tmp_path: Path) -> None:

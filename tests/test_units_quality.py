@@ -20,9 +20,11 @@ from standins import N_UNITS, Tiny, babble
 from twistlm.audio import perturb
 from twistlm.audio.clip import Clip
 from twistlm.cli.main import main
+from twistlm.corpus import manifest
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput
 from twistlm.jobs.unit_quality import unit_quality_of
+from twistlm.units.features import MFCCEncoder
 from twistlm.units.quality import agreement, unit_quality
 from twistlm.units.quality.agreement import _measures, phone_unit_counts, pnmi_ratio
 from twistlm.units.quality.leakage import speaker_leakage
@@ -307,6 +309,58 @@ def test_twist_units_quality_says_what_one_speaker_cannot_tell(tiny: Tiny, align
     assert "PNMI" in words and "6 clips" in words
     assert "Not measured: abx across: ABX across speakers compares nothing" in words
     assert "Not measured: speaker probe" in words
+
+
+def test_clips_of_nobody_are_not_clips_of_one_person(tiny: Tiny, aligned):
+    entries = [e for e in manifest.load(tiny.speech) if e.id.split("/")[0] in ("low", "high")]
+    nobody = [dataclasses.replace(e, speaker="") for e in entries]
+    half = [*entries, *(dataclasses.replace(e, id=f"other/{e.id}") for e in nobody)]
+    table = aligned.with_name("twice.csv")
+    rows = aligned.read_text().splitlines()
+    table.write_text("\n".join([*rows, *(f"other/{row}" for row in rows[1:])]) + "\n")
+
+    def of(clips):
+        found = unit_quality_of(clips, table, tokenizer=tiny.tokenizer, against=None, seed=0, robustness_clips=0)
+        return found["speech"], found["tokenizers"][0]
+
+    speech, none = of(nobody)
+    assert speech["speakers"] == 0 and none["speaker_probe"] is None and none["abx"]["units_within"] is None
+    assert "20 of 20 clips do not say who speaks" in none["not_measured"]["clips without speaker"]
+    (_, named), (speech, mixed) = of(entries), of(half)
+    assert speech["speakers"] == 2 and mixed["abx"] == named["abx"]
+    assert mixed["speaker_probe"]["value"] == named["speaker_probe"]["value"]
+    assert "clips without speaker" not in named["not_measured"]
+
+
+@pytest.mark.parametrize(("hop", "receptive"), [(640, 880), (320, 880), (320, 400), (160, 400)])
+def test_mfcc_frames_have_the_middles_of_the_encoder_s(hop: int, receptive: int):
+    class Frames:
+        sample_rate = 16_000
+
+        def n_frames(self, n_samples):
+            return max(0, (n_samples - receptive) // self.hop + 1)
+
+    like = Frames()
+    like.hop = hop
+    sound = np.zeros(16_000, np.float32)
+    middle = 10 * hop + receptive // 2
+    sound[middle] = 1.0  # in the middle of frame 10: as much before it as behind
+    energy = MFCCEncoder.centred(like, receptive=receptive)(sound)[:, 0]
+    heard = np.flatnonzero(energy > energy.min() + 1e-3)
+    assert heard.mean() == pytest.approx(10, abs=0.26) and 10 in heard
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tier": "phones"}, "only TextGrids have tiers"),
+        ({"phone_set": "radio"}, "only JSON lines name the set"),
+        ({"mfcc_speech": "somewhere"}, "needs mfcc to be set against"),
+    ],
+)
+def test_choices_that_would_do_nothing_are_refused(tiny: Tiny, aligned, changed, said):
+    with pytest.raises(BadInput, match=said):
+        unit_quality_of(tiny.speech, aligned, tokenizer=tiny.tokenizer, against=None, seed=0, **changed)
 
 
 def test_parts_of_a_file_are_measured_as_files_of_their_own(tiny: Tiny, aligned, tmp_path):

@@ -94,6 +94,32 @@ def test_textlesslib_with_durations(tmp_path: Path, new_names: bool) -> None:
     np.testing.assert_allclose(voc(units, durations="given").samples, spoken(made, units), atol=1e-6)
 
 
+def test_of_several_checkpoints_none_is_chosen_and_what_was_read_is_told(tmp_path: Path) -> None:
+    folder = write_textless(tmp_path / "v", network())
+    (folder / "generator.pt").rename(folder / "g_00000000")
+    (folder / "g_00050000").write_bytes((folder / "g_00000000").read_bytes())
+    with pytest.raises(BadInput, match=r"several files of weights: .*g_00000000.* such as .*g_00050000"):
+        take_vocoder(str(folder), tmp_path / "ours", tokenizer=spec_file(tmp_path))
+    _, taken, _ = take_vocoder(str(folder / "g_00050000"), tmp_path / "ours", tokenizer=spec_file(tmp_path))
+    said = f"g_00050000 (sha256 {file_sha256(folder / 'g_00050000')})"
+    assert said in taken.notes[0] and said in (tmp_path / "ours" / "CARD.md").read_text()
+
+
+def test_a_file_that_is_named_is_read_whatever_an_index_beside_it_lists(tmp_path: Path) -> None:
+    first, asked = network(), network()
+    folder = write_textless(tmp_path / "v", first)
+    (folder / "generator.pt").unlink()
+    save_file(old_names(first.weights()), folder / "model-00001-of-00001.safetensors")
+    with torch.no_grad():
+        asked.dict.weight.add_(1.0)
+    save_file(old_names(asked.weights()), folder / "finetuned.safetensors")
+    index = {"weight_map": dict.fromkeys(old_names(first.weights()), "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for source, network_of in ((folder / "finetuned.safetensors", asked), (folder, first)):
+        voc, _, _ = take_vocoder(str(source), tmp_path / f"made-{source.stem}", tokenizer=spec_file(tmp_path))
+        torch.testing.assert_close(voc.synthesizer.weights()["dict.weight"], network_of.weights()["dict.weight"])
+
+
 def test_expresso_has_speakers_and_styles_by_name_and_no_durations(tmp_path: Path) -> None:
     changes = {"model_in_dim": 18, "multispkr": "from_input_file", "multistyle": "from_input_file", "num_speakers": 5,
                "num_styles": 4, "dur_predictor_params": None}  # fmt: skip
@@ -236,7 +262,7 @@ def test_speechbrain_counts_units_from_one_and_mirrors_the_ends(tmp_path: Path) 
     (tmp_path / "hyperparams.yaml").write_text(yaml)
     voc, taken, _ = take_vocoder(str(tmp_path / "generator.ckpt"), tmp_path / "ours", tokenizer=spec_file(tmp_path))
     units = units_of(voc)
-    assert taken.layout == "speechbrain" and "duration" in taken.notes[0]
+    assert taken.layout == "speechbrain" and "duration" in taken.notes[1]
     shifted = dataclasses.replace(units, ids=units.ids + 1, spec=dataclasses.replace(units.spec, n_units=12))
     expected = spoken(made, shifted)
     np.testing.assert_allclose(voc(units, durations="given").samples, expected, atol=1e-6)

@@ -162,17 +162,21 @@ def tokenize(
         "done": report.n_done,
         "skipped": report.n_skipped,
         "replaced": report.n_replaced,
+        "marked": report.n_marked,
         "failed": len(report.failures),
         "notes": {note.id: note.note for note in report.notes},
         "unit_spec": tok.spec.fingerprint,
         "tokenizer": part.facts,
     }
-    text = f"{out}: {clips(report.n_done)} cut, {report.n_skipped} were there, {len(report.failures)} failed"
+    cut = report.n_done - report.n_marked
+    text = f"{out}: {clips(cut)} cut, {report.n_skipped} were there, {len(report.failures)} failed"
     text += f"; tokenizer {part}"
-    if report.n_replaced:
+    if report.n_marked:
+        text += f"; {clips(report.n_marked)} got another split, speaker or text and kept their units"
+    if heard := report.n_replaced - report.n_marked:
         text += (
-            f"; {clips(report.n_replaced)} replaced others of the same id, whose sound, split, speaker or text was "
-            "different (sounds of several folders want ids of their own: one --out each, or one folder above all)"
+            f"; {clips(heard)} replaced others of the same id, whose sound was different (sounds of several folders "
+            "want ids of their own: one --out each, or one folder above all)"
         )
     if report.notes:
         text += f"; noted: {offenders([f'{note.id} ({note.note})' for note in report.notes])}"
@@ -221,9 +225,9 @@ def kmeans(
             "or a fairseq checkpoint (.pt)."
         ),
     ],
-    layer: Annotated[int, typer.Option(help="Block whose output is clustered, from 1.")],
+    layer: Annotated[int, typer.Option(help="Block whose output is clustered, from 1.", min=1)],
     out: Annotated[Path, typer.Option(help="Folder for the new tokenizer.")],
-    k: Annotated[int, typer.Option("--k", help="Number of units.")] = 500,
+    k: Annotated[int, typer.Option("--k", help="Number of units.", min=2, max=65_535)] = 500,
     hop: Annotated[
         int | None,
         typer.Option(
@@ -251,10 +255,13 @@ def kmeans(
         **spec.to_dict(),
         "frames": made.n_frames,
         "frames_used": made.n_used,
+        "units_heard": made.n_heard,
         "inertia": made.inertia,
         "heldout_inertia": made.heldout_inertia,
     }
     judged = "" if made.heldout_inertia is None else f", {made.heldout_inertia:.4g} held out"
+    dead = spec.n_units - made.n_heard
+    judged += f"; {dead} of {spec.n_units} units are never heard: fewer (--k) or more speech would do" if dead else ""
     return Result(
         facts,
         f"{out}: {spec.n_units} units at {float(spec.frame_rate):g} Hz, spec {spec.fingerprint}; "
@@ -266,13 +273,13 @@ def kmeans(
 def hubert(
     speech: Annotated[Path, typer.Argument(help="Folder with sound files.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the encoder goes to its encoder/.")],
-    updates: Annotated[int, typer.Option(help="Updates.")],
+    updates: Annotated[int, typer.Option(help="Updates.", min=1)],
     teacher: Annotated[str, typer.Option(help="Targets: mfcc, or a tokenizer (name or folder).")] = "mfcc",
     front_end: Annotated[
         Literal["filterbank", "waveform"], typer.Option(help="Mel-spaced start, or HuBERT's own convolutions.")
     ] = "filterbank",
     frame_rate: Annotated[int, typer.Option(help="Frames per second: 25 or 50.")] = 25,
-    k: Annotated[int, typer.Option("--k", help="Number of target units.")] = 500,
+    k: Annotated[int, typer.Option("--k", help="Number of target units.", min=2, max=65_535)] = 500,
     size: Annotated[Literal["mini", "base", "large"], typer.Option(help="base and large hear waveforms.")] = "mini",
     precision: Annotated[
         Literal["float32", "bf16", "auto"], typer.Option(help="Of matrix products; auto: the faster one.")

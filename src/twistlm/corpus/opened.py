@@ -270,7 +270,8 @@ def _build(paths: Sequence[Path], cache: Path, spec: UnitSpec) -> None:
         double = [id for id, n in Counter(everything.column("id").to_pylist()).items() if n > 1]
         if double:
             raise ShardError(
-                f"{cache.parents[1]}: clips in more than one place: {offenders(double)}. Tokenize anew elsewhere."
+                f"{cache.parents[1]}: clips in more than one place: {offenders(double)}. A run of twist "
+                "tokenize that was killed as it replaced them leaves such: run it again, and it keeps the newer ones."
             )
         written = pa.BufferOutputStream()
         pq.write_table(everything, written)

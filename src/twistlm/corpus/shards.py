@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -65,7 +65,8 @@ class ShardWriter:
         out: the folder, or its URL; created when missing.
         spec: what the units are; shards already in `out` must agree (UnitSpecMismatch).
         clips, seconds: a shard is full when it holds this many clips or this much sound, whichever comes first.
-        written: called with each shard that was written.
+        before: called before a shard is written.
+        written: called with each shard that was written, and the ids in it.
     """
 
     def __init__(
@@ -75,12 +76,13 @@ class ShardWriter:
         *,
         clips: int = 200,
         seconds: float = 3600.0,
-        written: Callable[[Path | UrlPath], None] | None = None,
+        before: Callable[[], None] | None = None,
+        written: Callable[[Path | UrlPath, Collection[str]], None] | None = None,
     ) -> None:
         if clips < 1:
             raise BadInput(f"a shard needs at least 1 clip, got {clips}.")
         self.out, self.spec, self.clips, self.seconds = as_path(out), spec, clips, seconds
-        self._written = written
+        self._before, self._written = before, written
         self._rows: list[Row] = []
         self._held = 0.0
         there = shard_paths(self.out)
@@ -98,12 +100,15 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the rows collected so far as one shard, atomically; nothing when there are none."""
         if self._rows:
+            if self._before is not None:
+                self._before()
             path = self.out / f"shard-{self._next:05d}.parquet"
             _write_table(table_of(self._rows), path, self.spec)
+            ids = {row.units.id for row in self._rows}
             self._next += 1
             self._rows, self._held = [], 0.0
             if self._written is not None:
-                self._written(path)
+                self._written(path, ids)
 
     def __enter__(self) -> Self:
         return self
@@ -134,13 +139,38 @@ def read_spec(path: str | Path) -> UnitSpec:
 
 def read_facts(folder: str | Path | UrlPath) -> list[dict[str, Any]]:
     """Return every clip of a folder without its units: one dict per clip, keys as in `SCHEMA`."""
-    return [fact for path in shard_paths(folder) for fact in read_table(path, FACTS).to_pylist()]
+    return [fact for _, fact in read_placed_facts(folder)]
 
 
-def drop(folder: str | Path | UrlPath, ids: Collection[str]) -> None:
-    """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed."""
+def read_placed_facts(folder: str | Path | UrlPath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of its shard with each of `read_facts`."""
+    for path in shard_paths(folder):
+        for fact in read_table(path, FACTS).to_pylist():
+            yield path.name, fact
+
+
+def read_rows(folder: str | Path | UrlPath, ids: Collection[str]) -> Iterator[Row]:
+    """Yield these clips as rows, a shard in memory at a time."""
+    for path in shard_paths(folder) if ids else []:
+        table, spec = read_table(path, tuple(SCHEMA.names)), read_spec(path)
+        chosen = table.filter(pa.array([id in ids for id in table.column("id").to_pylist()], type=pa.bool_()))
+        for row in chosen.to_pylist():
+            flat = np.array(row.pop("units"), np.uint16), np.array(row.pop("runs"), np.int32)
+            yield Row(units=Units(*flat, spec=spec, id=row.pop("id")), **row)
+
+
+def drop(folder: str | Path | UrlPath, ids: Collection[str], *, shards: Collection[str] | None = None) -> None:
+    """Rewrite the shards that hold any of these clips without them, each atomically; an emptied one is removed.
+
+    Args:
+        folder: of the shards.
+        ids: of clips.
+        shards: names of those that are looked at; None: all.
+    """
     place = as_path(folder)
     for path in shard_paths(place) if ids else []:
+        if shards is not None and path.name not in shards:
+            continue
         table = read_table(path, tuple(SCHEMA.names))
         kept = np.array([id not in ids for id in table.column("id").to_pylist()], dtype=bool)
         if not kept.any():

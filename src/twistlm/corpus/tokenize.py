@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from twistlm.compute import choices
 from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
-from twistlm.corpus.shards import Row, ShardWriter, drop, read_facts
+from twistlm.corpus.shards import Row, ShardWriter, drop, read_placed_facts, read_rows
 from twistlm.corpus.sounds import Sounds, look_at
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.files.artifacts import cache_folder
@@ -42,9 +42,10 @@ class Report:
 
     Attributes:
         out: the folder of the shards.
-        n_done: clips tokenized now.
+        n_done: clips written now: tokenized, or given other marks.
         n_skipped: clips that were there already.
         n_replaced: clips of `n_done` that took the place of another of the same id, whose sound or marks were others.
+        n_marked: those of `n_replaced` whose sound was the same: they kept their units.
         failures: clips that could not be done; also in `failures.jsonl`.
         notes: what was done to read files that are not as they should be, of clips tokenized now; those of clips that
             were there already are with them in `notes.jsonl`.
@@ -55,6 +56,7 @@ class Report:
     n_skipped: int
     failures: tuple[Failure, ...]
     n_replaced: int = 0
+    n_marked: int = 0
     notes: tuple[Note, ...] = ()
 
 
@@ -73,7 +75,8 @@ def tokenize(
     A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same part of the same sound
     file by size and modification time or else by sha256. For a sound inside an archive, these are the archive's size
     and time, and the sound's own sha256: a shard that got more members is read once and its old clips are kept. A clip
-    that changed replaces its old row. Clips of `out` that `source` does not list stay.
+    that changed replaces its old row when its shard is written: until then the old one stays. Where only the speaker,
+    split or text is another, it keeps its units. Clips of `out` that `source` does not list stay.
 
     Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
     thread in that order, one at a time, a few clips ahead of the tokenizer.
@@ -114,22 +117,37 @@ def tokenize(
         Sounds() as sounds,
         task("tokenize", len(entries), progress) as bar,
     ):
-        with ShardWriter(out, tok.spec, clips=shard_clips) as writer:
-            pending, stale, failures = _plan(entries, out, sounds)
-            bar.advance(len(entries) - len(pending))
-            drop(out, stale)
-            kept, notes = _kept_notes(out, {entry.id for entry in pending}), list[Note]()
-            n_skipped = len(entries) - len(pending) - len(failures)
-            with closing((cutter or cut)(pending, tok)) as made:
-                for row in made:
-                    if isinstance(row, Failure):
-                        failures.append(row)
+        kept, notes = list[Note](), list[Note]()
+        plan = Plan([], {}, {}, [])
+
+        def note() -> None:  # on disk before the rows are: a rerun does not hear them again
+            if notes:
+                _write_lines(kept + notes, out / NOTES)
+
+        def replace(path: Path | UrlPath, ids: Collection[str]) -> None:
+            changed = plan.stale.keys() & ids
+            drop(out, changed, shards={plan.stale[id] for id in changed} - {path.name})
+
+        with ShardWriter(out, tok.spec, clips=shard_clips, before=note, written=replace) as writer:
+            plan = _plan(entries, out, sounds)
+            failures = list(plan.lost)
+            kept = _kept_notes(out, {entry.id for entry in plan.pending})
+            bar.advance(len(entries) - len(plan.pending))
+            for row in read_rows(out, plan.marked):
+                entry = plan.marked[row.units.id]
+                writer.add(dataclasses.replace(row, speaker=entry.speaker, split=entry.split, text=entry.text))
+            with closing((cutter or cut)(plan.pending, tok)) as made:
+                for found in made:
+                    if isinstance(found, Failure):
+                        failures.append(found)
                     else:
-                        if row.note:  # on disk before the row is: a rerun does not hear it again
-                            notes.append(Note(id=row.units.id, note=row.note))
-                            _write_lines(kept + notes, out / NOTES)
-                        writer.add(row)
+                        if found.note:
+                            notes.append(Note(id=found.units.id, note=found.note))
+                        writer.add(found)
                     bar.advance()
+        # A clip that is another now and could not be cut: its old units are of another sound.
+        gone = plan.stale.keys() & {failure.id for failure in failures[len(plan.lost) :]}
+        drop(out, gone, shards={plan.stale[id] for id in gone})
         _write_lines(failures, out / FAILURES)
         _write_lines(kept + notes, out / NOTES)
     if len(failures) > max_failures * len(entries):
@@ -140,10 +158,11 @@ def tokenize(
         )
     return Report(
         out=out,
-        n_done=len(entries) - n_skipped - len(failures),
-        n_skipped=n_skipped,
+        n_done=len(plan.pending) + len(plan.marked) - (len(failures) - len(plan.lost)),
+        n_skipped=len(entries) - len(plan.pending) - len(plan.marked) - len(plan.lost),
         failures=tuple(failures),
-        n_replaced=len(stale - {failure.id for failure in failures}),
+        n_replaced=len(plan.stale.keys() - {failure.id for failure in failures}),
+        n_marked=len(plan.marked),
         notes=tuple(notes),
     )
 
@@ -156,40 +175,64 @@ def _by_file(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: first[entry.path])
 
 
-def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> tuple[list[Entry], set[str], list[Failure]]:
-    """Return the clips to do, in order, the ids whose rows are out of date, and the clips whose sounds are lost.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
 
-    What is lost is not tried again: the units that were made from it stay, and should it be back, it must not get more.
+    Attributes:
+        pending: clips to cut, in order.
+        marked: by id, clips whose units stay and whose marks do not.
+        stale: by id, of both, in which shard their old row is.
+        lost: clips whose sounds are lost. They are not tried again: the units that were made from them stay, and should
+            they be back, they must not get more.
     """
-    there = {fact["id"]: fact for fact in read_facts(out)}
-    pending, stale, lost = [], set(), []
+
+    pending: list[Entry]
+    marked: dict[str, Entry]
+    stale: dict[str, str]
+    lost: list[Failure]
+
+
+def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> Plan:
+    """Look at what is there. Of clips that are there twice (a run was killed as it replaced them) the older go."""
+    there: dict[str, tuple[str, dict[str, Any]]] = {}
+    old: dict[str, set[str]] = {}
+    for shard, fact in read_placed_facts(out):
+        if fact["id"] in there:
+            old.setdefault(there[fact["id"]][0], set()).add(fact["id"])
+        there[fact["id"]] = shard, fact
+    for shard, ids in old.items():
+        drop(out, ids, shards={shard})
+    plan = Plan([], {}, {}, [])
     listed = None
     for entry in entries:
         if isinstance(entry.path, UrlPath) and entry.path.parent != listed:
             listed = entry.path.parent
             with suppress(UrlError):  # who may not list may still read
                 listed.iterdir()  # one question for all its files, where the filesystem keeps the answer
-        fact = there.get(entry.id)
-        if fact is None:
-            pending.append(entry)
+        if entry.id not in there:
+            plan.pending.append(entry)
             continue
+        shard, fact = there[entry.id]
         try:
             same = _is_same(entry, fact, sounds)
         except BadInput as error:
-            lost.append(Failure.of(entry, error))
+            plan.lost.append(Failure.of(entry, error))
             continue
         if not same:
-            pending.append(entry)
-            stale.add(entry.id)
-    return pending, stale, lost
+            plan.pending.append(entry)
+            plan.stale[entry.id] = shard
+        elif (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
+            plan.marked[entry.id] = entry
+            plan.stale[entry.id] = shard
+    return plan
 
 
 def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
+    """Whether the units of a clip are of this sound."""
     stat = look_at(entry)
     if isinstance(entry.path, Path) and entry.path.is_dir():
         raise AudioError(f"{entry.path}: is a folder. Check the path.")
-    if (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
-        return False
     sha256, part = fact["source_sha256"][:64], fact["source_sha256"][64:]
     if part != entry.part:
         return False

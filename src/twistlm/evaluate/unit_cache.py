@@ -146,7 +146,7 @@ def tokenize_suite(suite: Suite, tok: SpeechTokenizer, *, cache: str | Path, pro
 
         made = by_batch() if getattr(tok, "batch_seconds", 0) else by_some()
         with (
-            ShardWriter(folder, tok.spec, written=lambda path: seal(Path(str(path)))) as writer,
+            ShardWriter(folder, tok.spec, written=lambda path, _: seal(Path(str(path)))) as writer,
             closing(made) as rows,
         ):
             shown = progress and bool(todo)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from twistlm.audio.clip import Clip
 from twistlm.compute.devices import device
 from twistlm.compute.threads import in_order
-from twistlm.errors import BadInput
+from twistlm.errors import AudioError, BadInput
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import read_regular
+from twistlm.files.replacing import require_replaceable
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.types import UnitSpec
 from twistlm.units import kmeans
@@ -36,6 +37,7 @@ class Fitted:
     Attributes:
         spec: of the tokenizer.
         n_frames, n_used: frames of the speech, and how many of them the centroids were fitted on.
+        n_heard: units that are nearest to at least one of these; the others are dead.
         inertia: mean squared distance of those frames from their centroids.
         heldout_inertia: the same over frames of clips that were held out; None where there was only one clip.
     """
@@ -43,6 +45,7 @@ class Fitted:
     spec: UnitSpec
     n_frames: int
     n_used: int
+    n_heard: int
     inertia: float
     heldout_inertia: float | None
 
@@ -71,7 +74,7 @@ def fit_codebook(
         speech: folder of sound files or with a manifest; its split "train" is used.
         encoder: folder with encoder.json and encoder.safetensors, or a bundled encoder's name; or one of others, as
             `units.pretrained.pretrained` takes it: a transformers folder, a fairseq checkpoint, a hub id.
-        out: the tokenizer's folder.
+        out: the tokenizer's folder; an earlier tokenizer there is replaced.
         layer: 1-based block whose output is clustered.
         k: units.
         hop: samples between two frames, see `SSLEncoder.load`; None takes the encoder's own.
@@ -82,8 +85,9 @@ def fit_codebook(
 
     Raises:
         ArtifactError: no such encoder. AudioError: an unusable file. BadInput: fewer frames than units, features that
-            are not finite, a hop that the encoder cannot have.
+            are not finite, a hop that the encoder cannot have, something else than a tokenizer in `out`.
     """
+    require_replaceable(out, what="a tokenizer", mark="spec.json", inputs=(speech, encoder))
     model, fields, weights = _encoder(encoder, layer=layer, hop=hop, normalize_input=normalize_input)
     if model.n_frames(2 * padding):
         raise BadInput(f"{padding} samples of padding on each side make a frame without any sound: less is needed.")
@@ -93,7 +97,10 @@ def fit_codebook(
     clips = (clip for _, clip in clips_of(speech, progress=progress))
 
     def hear(clip: Clip) -> NDArray[np.float32]:
-        features = model(np.pad(clip.samples, padding))
+        try:
+            features = model(np.pad(clip.samples, padding))
+        except AudioError as error:
+            raise AudioError(f"clip {clip.id!r}: {error} Leave it out.") from error
         if not np.isfinite(features).all():
             raise BadInput(f"clip {clip.id!r}: its features behind layer {layer} of {encoder} are NaN or infinite.")
         return features
@@ -102,6 +109,7 @@ def fit_codebook(
         for i, features in enumerate(made):
             (heldout if i % HELDOUT_EVERY == 1 else used).add(features)
     book = kmeans.fit(used.frames, k, seed=seed)
+    n_heard = len(np.unique(book.assign(used.frames)))
     inertia = book.inertia(used.frames)
     heldout_inertia = book.inertia(heldout.frames) if heldout.seen else None
     apart = (
@@ -119,12 +127,14 @@ def fit_codebook(
         hop=model.hop,
         padding=padding,
         card=f"Encoder {Path(encoder).name}, layer {layer}, {k} centroids fitted on {len(used.frames)} frames of "
-        f"{used.seen}, seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}.\n",
+        f"{used.seen}, seed {seed}. Mean squared distance from the nearest: {inertia:.6g}, {apart}. "
+        f"Units heard in these frames: {n_heard} of {k}.\n",
     )
     return Fitted(
         spec=spec,
         n_frames=used.seen + heldout.seen,
         n_used=len(used.frames),
+        n_heard=n_heard,
         inertia=inertia,
         heldout_inertia=heldout_inertia,
     )

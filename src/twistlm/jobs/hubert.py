@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.files.arrays import INDEX, ArrayWriter, open_arrays
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
+from twistlm.files.locks import held
+from twistlm.files.replacing import require_replaceable
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.train.parallel import join
 from twistlm.units import kmeans
@@ -46,6 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"width": 1024, "layers": 24, "heads": 16, "ffn": 4096, "batch": 464, "lr": 1.5e-3, **_HUBERT},
 }
 CROPS_AT_ONCE = 8
+TARGETS = ".targets"  # of a run: the speech, and a unit for each of its frames
 FIT_FRAMES = 4_000_000  # of MFCC that k-means is fitted to, 22 hours at 50 Hz and 0.6 GB; the paper took a tenth of 960
 WARMUP = {"mini": 0.05, "base": 0.08, "large": 0.08}
 
@@ -113,7 +117,7 @@ def pretrain_hubert(
     """Pretrain an encoder on the split "train" of a folder; return the encoder's folder (encoder.json, .safetensors).
 
     Under torchrun (`torchrun --nproc-per-node 2 --no-python twist hubert …`) the ranks share each batch, each on a GPU
-    of its own where there are any. The first makes the targets, in `out/speech`, and writes; all must see `out`.
+    of its own where there are any. The first makes the targets, in `out/.targets`, and writes; all must see `out`.
 
     Args:
         speech: folder of sound files or with a manifest.
@@ -125,21 +129,33 @@ def pretrain_hubert(
         progress: show a bar while reading.
 
     Raises:
-        BadInput: the teacher has another frame rate or number of units than `config`. AudioError: an unusable file.
+        BadInput: the teacher has another frame rate or number of units than `config`; or `out` holds another kind of
+            run, or something else than an encoder of ours. AudioError: an unusable file.
+        TwistError: another process is training in `out`.
     """
     out = Path(out)
     device = device_of_rank()
-    with join(device) as ranks:
+    with join(device) as ranks, held(out, "training") if ranks.first else nullcontext():
+        if ranks.first:
+            _require_own(out, (speech, teacher))
         with ranks.first_goes_first():
             if ranks.first:
-                _label(speech, config, teacher, out / "speech", device, progress=progress)
-        labelled = _load_labelled(out / "speech", RATE // config.frame_rate)
-        arrays = read_json(out / "speech" / INDEX, "which arrays these are", shape={"samples": {"sha256": str}})
-        made_of = {"speech": arrays["samples"]["sha256"], "teacher": teacher}
-        model = pretrain(labelled, config, out, device=str(device), on_log=on_log, made_of=made_of)
+                _label(speech, config, teacher, out / TARGETS, device, progress=progress)
+        labelled = _load_labelled(out / TARGETS, RATE // config.frame_rate)
+        shape = {"samples": {"sha256": str}, "targets": {"sha256": str}}
+        arrays = read_json(out / TARGETS / INDEX, "which arrays these are", shape=shape)
+        made_of = {"speech": arrays["samples"]["sha256"], "targets": arrays["targets"]["sha256"]}
+        model = pretrain(labelled, config, out, device=str(device), on_log=on_log, made_of=made_of, hold=False)
         if ranks.first:
             _save_encoder(model, config, out / "encoder")
     return out / "encoder"
+
+
+def _require_own(out: Path, inputs: tuple[str | Path, ...]) -> None:
+    """Raise `BadInput` where what a run replaces in `out` is not of a run like it."""
+    require_replaceable(out / TARGETS, what="the targets of a run", mark=INDEX, inputs=inputs)
+    require_replaceable(out / "encoder", what="an encoder", mark="encoder.json", inputs=inputs)
+    require_replaceable(out / "checkpoint", what="a checkpoint of twist hubert", mark="state.json", holds="n_targets")
 
 
 def _label(
@@ -176,7 +192,7 @@ def _label(
             padded = np.pad(clip.samples, (0, -len(clip.samples) % hop))
             unknown = len(padded) // hop - len(frames)
             arrays.append("samples", np.round(np.clip(padded, -1, 1) * 32767).astype(np.int16))
-            arrays.append("targets", np.pad(frames.astype(np.int16), (0, unknown), constant_values=-1))
+            arrays.append("targets", np.pad(frames.astype(np.int32), (0, unknown), constant_values=-1))
 
 
 def _some(features: Iterable[NDArray[np.float32]], seed: int) -> NDArray[np.float32]:

@@ -88,6 +88,9 @@ def measure(
         phones_at(material.phones[entry.id], len(u), **grid) for entry, u in zip(material.entries, units, strict=True)
     ]
     missing: dict[str, str] = {}
+    if nobody := sum(not speaker for speaker in material.speakers):
+        n = f"{nobody} of {len(units)} clips do not say who speaks"
+        missing["clips without speaker"] = f"{n}: they are left out of ABX and of the speaker probe."
     agreed = agreement(units, labels, seed=seed)
     probed = _unless(missing, "speaker_probe", lambda: _speaker_probe(units, material, tok.spec.n_units))
     guesses = probed.pop("guesses") if probed else [None] * len(units)
@@ -149,7 +152,8 @@ def _listen(
         for e in material.entries
     ]
     drawn: dict[str, list[abx.Token]] = {entry.id: [] for entry in material.entries}
-    for token in abx.draw([t for tokens, _ in cut for t in tokens], max_items=material.max_items, seed=material.seed):
+    named = [token for tokens, _ in cut for token in tokens if token.speaker]  # nobody's are not one person's
+    for token in abx.draw(named, max_items=material.max_items, seed=material.seed):
         drawn[token.clip].append(token)
 
     def hear(entry: Entry) -> _Heard:
@@ -198,10 +202,15 @@ def _usage(units: Sequence[NDArray[np.uint16]], material: Material, n_units: int
 
 
 def _speaker_probe(units: Sequence[NDArray[np.uint16]], material: Material, n_units: int) -> Values:
-    leak = speaker_leakage(units, material.speakers, n_units=n_units, seed=material.seed)
-    right = [float(guess == speaker) for guess, speaker in zip(leak.guesses, material.speakers, strict=True)]
+    known = [i for i, speaker in enumerate(material.speakers) if speaker]
+    speakers = [material.speakers[i] for i in known]
+    leak = speaker_leakage([units[i] for i in known], speakers, n_units=n_units, seed=material.seed)
+    right = [float(guess == speaker) for guess, speaker in zip(leak.guesses, speakers, strict=True)]
     found = value(leak.accuracy, outcome_ci(right, seed=material.seed))
-    return found | {"chance": leak.chance, "speakers": leak.speakers, "guesses": leak.guesses}
+    guesses: list[str | None] = [None] * len(units)
+    for i, guess in zip(known, leak.guesses, strict=True):
+        guesses[i] = guess
+    return found | {"chance": leak.chance, "speakers": leak.speakers, "guesses": guesses}
 
 
 def _robustness(heard: Sequence[_Heard], seed: int) -> Values:

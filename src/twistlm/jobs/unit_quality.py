@@ -31,7 +31,7 @@ from twistlm.types import UnitSpec
 from twistlm.units import kmeans
 from twistlm.units.features import MFCCEncoder
 from twistlm.units.quality.agreement import pnmi_ratio
-from twistlm.units.quality.alignment import check_lengths, matched, read_alignments
+from twistlm.units.quality.alignment import check_lengths, matched, read_alignments, receptive_field
 from twistlm.units.tokenizer import SpeechTokenizer
 
 Values = dict[str, Any]
@@ -94,9 +94,12 @@ def unit_quality_of(
         and `not_measured` says why.
 
     Raises:
-        BadInput: no clip has an alignment, an alignment is longer than its clip, or a broken table.
+        BadInput: no clip has an alignment, an alignment is longer than its clip, a broken table, or a choice where
+            there is none.
         AudioError: an unusable sound file, or one shorter than a frame.
     """
+    if mfcc_speech is not None and str(against) != MFCC:
+        raise BadInput(f"speech to fit {MFCC} on (--mfcc-speech) needs {MFCC} to be set against (--against {MFCC}).")
     entries = [entry for entry in load(speech) if split in (None, entry.split)]
     if not entries:
         raise BadInput(f"{speech} has no clips of the split {split!r}.")
@@ -136,12 +139,17 @@ def unit_quality_of(
                 "source": _named(speech),
                 "split": split,
                 "clips": len(chosen),
-                "speakers": len(set(material.speakers)),
+                "speakers": len(set(material.speakers) - {""}),
                 "seconds": sum(material.seconds),
                 "clips_without_alignment": len(entries) - aligned,
                 "clips_disturbed": len(material.disturbed),
             },
-            "alignment": {"source": str(alignment), "sha256": _digest(Path(alignment)), "phone_set": phone_set},
+            "alignment": {
+                "source": str(alignment),
+                "sha256": _digest(Path(alignment)),
+                "phone_set": phone_set,
+                "tier": tier,
+            },
             "seed": seed,
             "abx_max_items": max_items,
             "abx_max_x_speakers": max_x_speakers,
@@ -181,7 +189,7 @@ def _length(entry: Entry) -> tuple[float, int]:
 
 def _mfcc(tok: SpeechTokenizer, entries: Sequence[Entry], seed: int, progress: bool) -> SpeechTokenizer:
     """k-means over MFCC of these clips, of as many as give _FIT_FRAMES, with as many units and frames as `tok` has."""
-    encoder = MFCCEncoder(tok.encoder)
+    encoder = MFCCEncoder.centred(tok.encoder, receptive=receptive_field(tok.encoder))
     features: list[NDArray[np.float32]] = []
     n_frames = 0
     shuffled = (entries[i] for i in np.random.default_rng(seed).permutation(len(entries)))

@@ -11,6 +11,7 @@ from twistlm.compute.devices import device
 from twistlm.corpus.manifest import build
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.known import Known
+from twistlm.files.replacing import require_replaceable
 from twistlm.files.text import read_text
 from twistlm.jobs.parts import tokenizer_without_model
 from twistlm.jobs.speech import clips_of
@@ -61,12 +62,14 @@ def fit_vocoder(
         progress: show bars.
 
     Raises:
-        BadInput: no such speaker, or several and none was named; no bundled vocoder has as many samples a unit.
+        BadInput: no such speaker, or several and none was named; no bundled vocoder has as many samples a unit;
+            something else in `out` than a run of this kind.
         Otherwise as `tokenizer_without_model` and `train_vocoder`.
     """
     part = tokenizer_without_model(tokenizer=tokenizer, units_of=units_of, search=search)
     tok = SpeechTokenizer.load(part.folder).on(device())
     shaped = _like(like, tok, part)
+    require_replaceable(Path(out) / "vocoder", what="a vocoder", mark="unit_spec.json", inputs=(speech, part.folder))
     chosen = _chosen(speech, speakers, every_speaker=every_speaker)
     shape = read_shape(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
     if generator == "istft" and not isinstance(shape, ISTFTConfig):

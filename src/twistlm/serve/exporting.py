@@ -13,6 +13,7 @@ import torch
 
 from twistlm.errors import BadInput
 from twistlm.files.atomic import atomic_folder
+from twistlm.files.replacing import require_replaceable
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import quiet
 from twistlm.lm.trainable import merged_state
@@ -45,8 +46,9 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
     server also as fields of a request, in `request.json`.
 
     Raises:
-        BadInput: an architecture that cannot be written down for that server.
+        BadInput: an architecture that cannot be written down for that server; something else in `folder`.
     """
+    require_replaceable(folder, what="an exported model", mark="unit_spec.json")
     with atomic_folder(folder) as temporary:
         if server == "vllm":
             with quiet():

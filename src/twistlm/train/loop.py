@@ -23,6 +23,7 @@ from twistlm.corpus.stream import PackedStream
 from twistlm.errors import BadInput, Stopped, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog, Row, read_history
+from twistlm.files.replacing import require_replaceable
 from twistlm.lm.model import UnitLM
 from twistlm.lm.slices import Slices
 from twistlm.progress import track
@@ -105,7 +106,8 @@ def train(
         Stopped: a signal ended the run; its state is saved.
         TrainingError: a loss or gradient is not finite, or a loss rose too far: the batch is in bad_batch.json.
         ConfigError: the ranks cannot share the rows of a batch evenly.
-        BadInput: the model's architecture cannot compute activations again; an unknown tracker.
+        BadInput: the model's architecture cannot compute activations again; an unknown tracker; something else than a
+            run of this kind in `out`.
         TwistError: a tracker's package is not installed; another process is training in `out`.
     """
     out = Path(out)
@@ -115,6 +117,9 @@ def train(
         ranks.parts(config)
         if ranks.first:
             stack.enter_context(held(out, "training"))
+            require_replaceable(out / "lm", what="a unit LM", mark="unit_spec.json")
+            if (out / "checkpoint" / "state.json").is_file():  # which ours have not
+                raise BadInput(f"{out} holds the run of a vocoder or an encoder. Train in another folder.")
         stack.enter_context(same_bits(enabled=config.deterministic and where.type == "cuda"))
         start: str | None = None
         if slices is not None:

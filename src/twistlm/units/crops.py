@@ -25,12 +25,12 @@ class LabelledSpeech:
 
     Attributes:
         samples: int16 [N], clips back to back, each zero-padded to a whole number of hops (may be a memory map).
-        targets: int16 [S, N / hop]; -1 where a frame has no target (it would straddle two clips, or none is known).
+        targets: int32 [S, N / hop]; -1 where a frame has no target (it would straddle two clips, or none is known).
         hop: samples a frame.
     """
 
     samples: NDArray[np.int16]
-    targets: NDArray[np.int16]
+    targets: NDArray[np.int32]
     hop: int
 
     def __post_init__(self) -> None:

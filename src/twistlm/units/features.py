@@ -62,10 +62,18 @@ class MFCCEncoder:
 
     Attributes:
         like: the encoder whose frames (hop and count) it describes.
+        shift: samples by which its frames begin later (or, negative, earlier) than `mfcc`'s, whose first one spans
+            hop + 240: what brings their middles onto those of an encoder that spans more (or less).
     """
 
     like: Encoder
+    shift: int = 0
     dim: int = 39
+
+    @classmethod
+    def centred(cls, like: Encoder, *, receptive: int) -> MFCCEncoder:
+        """Frames whose middles are those of `like`, which spans `receptive` samples a frame."""
+        return cls(like, shift=(receptive - like.hop - (_WINDOW - _STEP)) // 2)
 
     def __post_init__(self) -> None:
         if self.like.sample_rate != SAMPLE_RATE or self.like.hop % _STEP:
@@ -94,7 +102,8 @@ class MFCCEncoder:
         n_frames = self.n_frames(len(samples))
         if not n_frames:
             raise AudioError(f"{len(samples)} samples are too short for one frame.")
-        return mfcc(samples, n_frames, hop=self.hop)
+        moved = np.pad(samples, (-self.shift, 0)) if self.shift < 0 else samples[self.shift :]
+        return mfcc(moved, n_frames, hop=self.hop)
 
     def batch(self, clips: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         return [self(samples) for samples in clips]

@@ -44,7 +44,7 @@ def pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: str | Path, *,
     device: str = "cpu", initial: Mapping[str, Tensor] | None = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
-    made_of: Mapping[str, str] | None = None,
+    made_of: Mapping[str, str] | None = None, hold: bool = True,
 ) -> MaskedUnitPredictor:  # fmt: skip
     """Train, or go on from the checkpoint in `out`, and return the model; one rank of several in a process group.
 
@@ -59,6 +59,7 @@ def pretrain(
             heads are new all the same. None: random weights.
         on_log: called with the metrics of every 20th update.
         made_of: what speech and targets are; a checkpoint that was made of something else is refused.
+        hold: lock `out`; False where the caller has.
 
     Raises:
         BadInput: the ranks cannot share the batch evenly, or the speech is shorter than a crop.
@@ -67,7 +68,7 @@ def pretrain(
         TwistError: another process is training in `out`.
     """
     first = _rank()[0] == 0
-    with held(Path(out), "training") if first else nullcontext():
+    with held(Path(out), "training") if first and hold else nullcontext():
         return _pretrain(speech, config, Path(out), device, initial, on_log, dict(made_of or {}))
 
 

@@ -13,6 +13,7 @@ layout has beside the units that cannot be spoken here (pitch, a speaker's vecto
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from torch import Tensor
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files import torch_files
 from twistlm.files.jsonl import read_json
+from twistlm.files.regular import file_sha256
 from twistlm.files.text import read_text
 from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.generator import InputShape
@@ -38,6 +40,7 @@ from twistlm.vocoder.voices import Voices
 Weights = dict[str, Tensor]
 _NORM = "parametrizations.weight"
 _WEIGHTS = ("generator.pt", "generator.ckpt", "model.safetensors", "*.safetensors", "g_*", "*.pt", "*.ckpt")
+_INDEX = "model.safetensors.index.json"
 _CONFIGS = ("config.json", "*config*.json", "hyperparams.yaml")
 # What every published vocoder of these layouts has, where its files do not say.
 _USUAL: dict[str, Any] = {
@@ -54,7 +57,7 @@ class Taken:
         layout: see the head of this file.
         shape, weights: of a `Synthesizer` that is folded; the names are the published ones.
         voices: as far as the files name them.
-        notes: what was left out and why.
+        notes: which files were read; what was left out and why.
     """
 
     layout: str
@@ -72,12 +75,12 @@ def read_published(source: str | Path, *, config: str | Path | None = None) -> T
         config: where the config lies, if not beside the weights.
 
     Raises:
-        BadInput: no weights or no config there; or it is of a kind that cannot be spoken here.
+        BadInput: no weights or no config there, or several weights; or it is of a kind that cannot be spoken here.
         ArtifactError: a file is damaged.
     """
     weights_file, config_file = _found(Path(source), None if config is None else Path(config))
     try:
-        raw = _read_weights(weights_file)
+        raw, files = _read_weights(weights_file, asked=Path(source).is_file())
     except (OSError, ValueError, SafetensorError, BadInput) as error:
         raise ArtifactError(
             f"the vocoder's weights {weights_file} cannot be read: {error}. Fetch them again."
@@ -90,7 +93,8 @@ def read_published(source: str | Path, *, config: str | Path | None = None) -> T
         ) from error
     if wrong := [name for name, value in taken.weights.items() if not torch.isfinite(value).all()]:
         raise ArtifactError(f"{weights_file}: not finite: {offenders(wrong)}. Fetch it again.")
-    return taken
+    read = ", ".join(f"{file.name} (sha256 {file_sha256(file)})" for file in files)
+    return dataclasses.replace(taken, notes=(f"Weights: {read}.", *taken.notes))
 
 
 def _found(source: Path, config: Path | None) -> tuple[Path, Path | None]:
@@ -100,7 +104,13 @@ def _found(source: Path, config: Path | None) -> tuple[Path, Path | None]:
         folder, weights = source.parent, source
     elif source.is_dir():
         folder = source
-        there = [path for form in _WEIGHTS for path in sorted(source.glob(form)) if path.is_file()]
+        by_form = [[path for path in sorted(source.glob(form)) if path.is_file()] for form in _WEIGHTS]
+        there = next((paths for paths in by_form if paths), [])
+        if len(there) > 1 and not (source / _INDEX).is_file():
+            raise BadInput(
+                f"{source} holds several files of weights: {offenders([path.name for path in there])}. Name the one to "
+                f"take, such as {there[-1]}: no rule tells which is best."
+            )
         if not there:
             raise BadInput(
                 f"{source} holds no weights of a vocoder ({', '.join(_WEIGHTS)}): a config alone cannot speak. "
@@ -114,21 +124,24 @@ def _found(source: Path, config: Path | None) -> tuple[Path, Path | None]:
     return weights, config
 
 
-def _read_weights(path: Path) -> dict[str, Any]:
+def _read_weights(path: Path, *, asked: bool) -> tuple[dict[str, Any], list[Path]]:
+    """Return a file's tensors and which files they were in: all of an index's, unless another file was `asked` for."""
     if path.suffix == ".safetensors":
-        index = path.parent / "model.safetensors.index.json"
+        index = path.parent / _INDEX
         files = {path.name}
         if index.is_file():
             listed = read_json(index, "the index of a model's files", shape={"weight_map": {str: str}})["weight_map"]
-            files = {name for key, name in listed.items() if key.startswith("vocoder.")} or set(listed.values())
+            if not asked or path.name in listed.values():
+                files = {name for key, name in listed.items() if key.startswith("vocoder.")} or set(listed.values())
         if outside := [name for name in files if Path(name).name != name]:
             raise BadInput(f"its index names files elsewhere: {offenders(outside)}")
         parts = [load_file(path.parent / name) for name in sorted(files)]
-        return {key: value for part in parts for key, value in part.items()}
+        tensors = {key: value for part in parts for key, value in part.items()}
+        return tensors, [path.parent / name for name in sorted(files)]
     found = torch_files.read_torch(path)
     if not isinstance(found, dict):
         raise BadInput("it holds no tensors by name")
-    return found
+    return found, [path]
 
 
 def _tensors(found: Mapping[Any, Any]) -> Weights:

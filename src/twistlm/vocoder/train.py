@@ -28,6 +28,7 @@ from twistlm.compute.devices import full_float32
 from twistlm.errors import BadInput, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog
+from twistlm.files.replacing import require_replaceable
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Batch, Crops, heldout_distance
@@ -113,7 +114,7 @@ def train_vocoder(
 
     Raises:
         BadInput: spec, units, waveforms and config do not fit together.
-        CheckpointError: `out` holds a run of another config or other data.
+        CheckpointError: `out` holds a run of another config or other data; BadInput: one of another kind.
         TrainingError: no data, or a loss that is not finite.
         TwistError: another process is training in `out`.
     """
@@ -165,6 +166,7 @@ def _train(
     if start is not None:
         identity["start"] = _sha256(start)
         state.begin_with(start)
+    require_replaceable(out / "checkpoint", what="a checkpoint of a vocoder", mark="state.safetensors")
     if (out / "checkpoint").exists():
         state.load(out / "checkpoint", identity)
     log = MetricsLog(out / "metrics.jsonl", keep=state.update or None, every=False, write=rank == 0)

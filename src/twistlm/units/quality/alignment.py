@@ -47,10 +47,16 @@ def read_alignments(path: str | Path, *, phone_set: str | None = None, tier: str
 
     Raises:
         BadInput: no such file, another layout, a row that cannot be read, an id that occurs twice, times that are not
-            finite, that run backwards or overlap by more than 1 ms, several sets and none chosen, or no phones at all.
+            finite, that run backwards or overlap by more than 1 ms, several sets and none chosen, a set or tier
+            chosen where there are none, or no phones at all.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() == ".textgrid":
+    textgrids = path.is_dir() or path.suffix.lower() == ".textgrid"
+    if tier is not None and not textgrids:
+        raise BadInput(f"{path}: only TextGrids have tiers, of which one is chosen (--tier {tier}).")
+    if phone_set is not None and path.suffix.lower() not in (".jsonl", ".json"):
+        raise BadInput(f"{path}: only JSON lines name the set of their phones (--phone-set {phone_set}).")
+    if textgrids:
         found = _textgrids(path, tier)
     elif not path.is_file():
         raise BadInput(f"{path}: no such alignment: neither a file nor a folder of TextGrids. Check the path.")
