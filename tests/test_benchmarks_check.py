@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -70,6 +71,14 @@ def test_planted_shortcuts_are_found(tmp_path, change, rule):
     assert (rule in rules) if rule else checked.clean, checked
     coin = checked.tested[0]
     assert coin.rule == "a coin" and coin.n == N and coin.ci[0] < 0.5 < coin.ci[1]
+
+
+def test_a_voice_may_be_called_all(tmp_path):
+    suite = make(tmp_path, change=lambda p, n: (np.concatenate([p, p[:1600]]), n))
+    voices = {pair.id: "all" if i % 4 else "other" for i, pair in enumerate(suite.pairs)}
+    _, checked = found(dataclasses.replace(suite, facets={"voice": voices}))
+    longer = [test for test in checked.tested if test.rule == "the longer one"]
+    assert [(test.group, test.n) for test in longer] == [("all", N), ("all", 30), ("other", 10)]
 
 
 def test_a_voice_of_its_own_pitch_is_found(tmp_path):

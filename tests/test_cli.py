@@ -190,7 +190,17 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert json.loads((run / "more-3" / "config.json").read_text())["inputs"]["first_batch"] == 2
     assert "gone on with" in twist("show", run, "--json").json["state"]
     assert twist("show", run, "--json").json["state"].endswith("more-3: 2 + 3 + 3 + 1 updates")
-    twist("train", units, "--out", run, "--more", 1, "--set", "context=48")
+    twist("train", units, "--out", run, "--more", 1, "--set", "batch_rows=5", "--set", "accumulate=1").refused(
+        "12 rows, which batches of 5 do"
+    )
+    twist("train", units, "--out", run, "--more", 1, "--seed", 3).refused("leave other options out")
+    twist("train", units, "--out", run, "--gpus", 8, "--mfu", 0.3).refused("--mfu, --gpus: for --plan")
+    noted = twist("train", units, "--out", run, "--more", 1, "--set", "context=48", "--set", "warmup=10").out
+    assert "note: warm-up is 10 of 1 updates: the rate never got to lr" in noted
+    seeded = tmp_path / "seeded"
+    twist("train", units, "--text-lm", tiny.text_lm, "--out", seeded, *short, "--seed", 5)
+    record = json.loads((seeded / "config.json").read_text())
+    assert (record["config"]["seed"], record["start"]["seed"]) == (5, 5)
     assert twist("eval", run, "--units", units, "--json").json["context"] == 48, "as the last of it was trained"
 
 

@@ -188,3 +188,9 @@ HISTORY = [{"update": 0, "val_nll": 6.0}, {"update": 5, "train_loss": 5.5}, {"up
 @pytest.mark.parametrize(("loss", "update"), [(7.0, 0.0), (6.0, 0.0), (5.5, 5.0), (5.0, 10.0), (4.9, None)])
 def test_updates_to_reach_draws_straight_lines(loss, update):
     assert updates_to_reach(HISTORY, loss) == update
+
+
+def test_what_is_not_kept_is_not_reached():
+    risen = [{"update": 0, "val_nll": 5.0}, {"update": 10, "val_nll": 4.0}, {"update": 20, "val_nll": 6.0}]
+    assert updates_to_reach(risen, 5.5) is None and updates_to_reach(risen, 6.0) == 0.0
+    assert updates_to_reach([], 1.0) is None

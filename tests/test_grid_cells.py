@@ -12,6 +12,7 @@ from twistlm.config import GridConfig, TrainConfig, load_toml, override
 from twistlm.errors import BadInput, ConfigError
 from twistlm.study.grid import rows
 from twistlm.study.grid.cells import Cell, key, tune, wanted
+from twistlm.study.grid.planning import foreseen
 
 _BASE = recipes.two_cores()
 GRID = dataclasses.replace(
@@ -112,6 +113,28 @@ def test_the_best_rate_is_the_best_over_all_tuning_seeds():
     assert unknown.rate is None
     with pytest.raises(ConfigError, match=r"\[1\] are tuning_seeds and seeds"):
         dataclasses.replace(GRID, tuning_seeds=(1, 100))
+
+
+@pytest.mark.parametrize("by", ["mean", "worst", "worst-with-next"])
+def test_the_runs_to_come_are_foreseen_whatever_a_rate_is_chosen_by(by):
+    grid = dataclasses.replace(GRID, choose_by=by, tuning_seeds=(100, 101))
+    cells = wanted(grid, foreseen(grid, nothing))
+    known = wanted(grid, valley(4e-4))
+    assert sum(c.split == "test" for c in cells) == sum(c.split == "test" for c in known) > 0
+    assert {c for c in cells if c.split == "validation"} <= {*known}
+
+
+def test_a_rate_that_is_taken_at_the_edge_is_said_to_be_there():
+    by_rate = {2e-4: 2.015, 4e-4: 2.0, 8e-4: 3.0}
+    for noise, at_edge in ((0.02, True), (0.0, False)):
+        grid = dataclasses.replace(GRID, choose_by="worst", noise=noise)
+        found = tune(grid, "warm", 30, 1.0, lambda c: by_rate[c.rate])
+        assert (found.rate, found.at_edge) == (2e-4 if at_edge else 4e-4, at_edge)
+
+
+def test_what_all_else_is_compared_with_cannot_be_cut():
+    with pytest.raises(ConfigError, match="30x1, which are not in the grid"):
+        override(GRID, ['cut=["30x1"]'])
 
 
 def test_tuning_may_be_of_each_amount_or_of_the_first():

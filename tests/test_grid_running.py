@@ -25,7 +25,7 @@ from twistlm.files import atomic
 from twistlm.lm.folders import load_model
 from twistlm.study.grid import inputs as inputs_module
 from twistlm.study.grid import planning, rows, running
-from twistlm.study.grid.cells import ABLATIONS
+from twistlm.study.grid.cells import ABLATIONS, losses
 from twistlm.study.grid.inputs import open_inputs
 from twistlm.study.grid.report import report
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -134,6 +134,42 @@ def test_the_best_model_of_each_side_is_kept(finished):
         kept = json.loads((home / "cell.json").read_text())
         assert kept["nll"] == min(nlls)
         assert load_model(home).provenance["start"] == side
+
+
+def test_a_better_model_of_other_settings_is_not_the_best_of_these(finished, tmp_path):
+    config, _ = finished
+    home, model = tmp_path / "best" / "warm", Path(config.out) / "best" / "warm" / "lm"
+    for key, nll, keys, kept in (
+        ("old", 1.0, {"old"}, "old"),
+        ("new", 2.0, {"new", "newer"}, "new"),  # 1.0 was over other documents
+        ("newer", 3.0, {"new", "newer"}, "new"),
+        ("newer", 1.5, {"new", "newer"}, "newer"),
+    ):
+        running._keep_best(home, {"key": key, "cell": {}, "nll": nll}, model, keys)
+        assert json.loads((home / "cell.json").read_text())["key"] == kept
+
+
+def test_hours_left_are_of_runs_of_these_settings(finished):
+    config, _ = finished
+    inputs = open_inputs(config)
+    done = rows.read(config.out)
+    foreign = {f"other-{key}": row | {"wall": 1e6} for key, row in done.items()}
+    known = losses(config, inputs.fingerprint, done)
+    assert planning.own_rows(config, inputs, known, {**done, **foreign}) == done
+
+
+def test_a_run_that_a_limit_ended_is_made_again_under_another(finished, tmp_path):
+    config, _ = finished
+    first = next(iter(rows.read(config.out).values()))
+    ended = {"key": first["key"], "cell": first["cell"], "nll": None, "diverged": "rose", "max_loss_rise": 0.5}
+    rows.append(tmp_path, ended)
+    limited, free = (
+        dataclasses.replace(config, train=dataclasses.replace(config.train, max_loss_rise=limit)) for limit in (0.5, 0)
+    )
+    assert running._counted(limited, rows.read(tmp_path)) and not running._counted(free, rows.read(tmp_path))
+    rows.append(tmp_path, first)
+    assert rows.read(tmp_path)[first["key"]]["nll"] == first["nll"]
+    assert running._counted(free, rows.read(tmp_path)) == running._counted(limited, rows.read(tmp_path))
 
 
 def test_validation_and_test_share_nothing_with_training_and_amounts_are_nested(grid):

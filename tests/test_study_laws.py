@@ -26,6 +26,14 @@ def test_the_crossing_by_hand() -> None:
     assert crossing(cold, warm, start=20e6) is None
 
 
+def test_cold_catches_up_where_warm_has_led() -> None:
+    early = Law(floor=1.0, scale=1, power=0.5, rms=0)  # steep: behind at first, ahead from a million on
+    late = Law(floor=1.0, scale=1, power=0.25, rms=0)
+    assert crossing(early, late, start=20_000) is None, "cold led at first, warm ever after"
+    assert crossing(late, early, start=20_000) == pytest.approx(1e6, rel=0.02)
+    assert crossing(early, late, start=20_000, stop=500_000) == 20_000, "warm never led"
+
+
 def test_only_what_both_sides_have_counts_and_seeds_give_an_interval() -> None:
     rng = np.random.default_rng(0)
     warm, cold = Law(floor=1, scale=1, power=0.25, rms=0), Law(floor=1, scale=2, power=0.5, rms=0)

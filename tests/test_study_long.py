@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def test_each_budget_is_made_once_and_the_last_one_stays(finished) -> None:
         assert row["nll"] == row["heldout"]["val_nll"] and row["suites"] == {}
     left = sorted(str(p.relative_to(out / "runs")) for p in (out / "runs").glob("*/*"))
     assert left == ["cold-0/6", "warm-0/6"], "shorter runs are not needed once a longer one has gone on from them"
+
+
+def test_other_settings_are_refused_before_they_are_trained(finished, tmp_path: Path) -> None:
+    recipe, units, out, _ = finished
+    config = recipes.load_training(recipe)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / rows.NAME).write_bytes((out / rows.NAME).read_bytes())
+    before = (copy / rows.NAME).read_text()
+    other = dataclasses.replace(config, warm=dataclasses.replace(config.warm, lr=7e-3))
+    with pytest.raises(BadInput, match=r"runs of other settings or on another corpus.*give these settings a folder"):
+        long.long(other, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)
+    long.long(config, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)  # the same: nothing to do
+    assert (copy / rows.NAME).read_text() == before and not list(copy.glob("runs/*/*"))
 
 
 def test_a_folder_that_holds_another_text_lm_is_another_start(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_every_run_rounds_in_its_way_and_is_made_once(finished) -> None:
         assert row["hardware"]["threads"] == 1 and row["grad_norm"]["highest"] >= row["grad_norm"]["median"] > 0
         assert row["numerics"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert not list((out / "cells").iterdir()), "weights and locks of finished runs must go"
+
+
+def test_other_settings_are_refused_before_they_are_trained(finished, tmp_path: Path) -> None:
+    recipe, units, out, _ = finished
+    config = recipes.load_training(recipe)
+    (tmp_path / rows.NAME).write_bytes((out / rows.NAME).read_bytes())
+    other = dataclasses.replace(config, warm=dataclasses.replace(config.warm, lr=7e-3))
+    with pytest.raises(BadInput, match=r"runs of other settings.*\(arm, seed, numerics\): warm, 0, avx2\."):
+        steady.steady(str(recipe), other, units, tmp_path, seeds=[0], numerics=["avx2"], tell=print)
+    assert not (tmp_path / "cells").exists()
 
 
 @pytest.mark.slow

@@ -316,6 +316,7 @@ class GridConfig(_Checked):
         cells = {f"{layers}x{amount:g}" for layers in self.layers for amount in self.amounts}
         cells |= {"shuffled", "frozen_body", "random_rows", "covariance_rows", "mean_rows", "first_rows"}
         cells |= {"tied_warm", "tied_cold"}
+        cells.discard(f"{self.layers[0]}x{self.amounts[0]:g}")  # all else is compared with it
         if unknown := sorted(set(self.cut) - cells):
             raise ConfigError(f"cut names {', '.join(unknown)}, which are not in the grid: {', '.join(sorted(cells))}.")
 

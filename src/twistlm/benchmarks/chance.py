@@ -59,12 +59,14 @@ def shortcuts(suite: Suite, rules: list[Rule], *, alpha: float, seed: int) -> tu
     The p-values are corrected for the number of tests (Holm 1979); one below `alpha` is a shortcut.
     """
     pairs = sorted(suite.pairs, key=lambda pair: pair.id)
-    groups = {"all": np.ones(len(pairs), dtype=bool)}
+    everything = np.ones(len(pairs), dtype=bool)
+    groups: dict[str, NDArray[np.bool_]] = {}
     for facet in ("voice", "speaker"):
         of = suite.facets.get(facet, {})
         if len(names := sorted(set(of.values()))) > 1:
             groups |= {name: np.array([of.get(pair.id) == name for pair in pairs]) for name in names}
-    found = [_test(suite, rule, group, mask, seed=seed) for rule in rules for group, mask in groups.items()]
+    each = [("all", everything), *groups.items()]  # a voice may be called "all"
+    found = [_test(suite, rule, group, mask, seed=seed) for rule in rules for group, mask in each]
     corrected = holm([test.p for test in found])
     return tuple(replace(test, p=float(p), shortcut=bool(p < alpha)) for test, p in zip(found, corrected, strict=True))
 

@@ -107,8 +107,9 @@ def build_wuggy(
             f"none of the {len(words)} words can be used: {offenders([f'{w}: {y}' for w, y in refused.items()])}."
         )
     pronunciations = {phones for said in cmudict.values() for phones in said}
+    in_order = {"words": list(words.items())}  # the first ones are taken, and voices take turns
     build = {
-        "benchmark": "wuggy", "split": split, "limit": limit, "words": fingerprint_rows([dict(words)]), "seed": seed,
+        "benchmark": "wuggy", "split": split, "limit": limit, "words": fingerprint_rows([in_order]), "seed": seed,
         "licence": licence, "about": about,
         "cmudict": fingerprint_rows([{"said": sorted(" ".join(p) for p in pronunciations)}]),
         **casting.facts(),

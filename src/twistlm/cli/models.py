@@ -25,7 +25,7 @@ from twistlm.cli.command import (
     verb,
 )
 from twistlm.config import Head, HeadStart, Rows
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, offenders
 
 if TYPE_CHECKING:
     from twistlm.train.loop import TrainResult
@@ -83,15 +83,17 @@ def train(
     flops: Annotated[
         float | None, typer.Option(help="FLOP/s of the hardware, for --plan; default: a matrix product measured here.")
     ] = None,
-    mfu: Annotated[float, typer.Option(help="Share of the FLOP/s that training reaches, for --plan.")] = 0.4,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes under torchrun, for --plan.")] = 1,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the FLOP/s that training reaches, for --plan; default: 0.4.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes under torchrun, for --plan; default: 1.")] = None,
     gpus: Annotated[
         int | None, typer.Option(min=1, help="Plan for so many H100 instead of this machine, by their data sheet.")
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="What each of --gpus can receive from other machines in a second, as 400Gb.")
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: the recipe's.")] = None,
     progress: bool = True,
 ) -> Result:
     """Train a warm or a cold speech LM on units."""
@@ -105,6 +107,9 @@ def train(
     from twistlm.train.network import H100, parse_rate
 
     chosen = recipes.load_training(recipe)
+    planned_with = {"--flops": flops, "--mfu": mfu, "--ranks": ranks, "--gpus": gpus, "--network": network}
+    if not plan and (of_plans := [name for name, given in planned_with.items() if given is not None]):
+        raise BadInput(f"{offenders(of_plans)}: for --plan, and no number of them changes a training. Add --plan.")
     lora = None
     if lora_rank is not None:
         lora = LoRA(rank=lora_rank, alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha)
@@ -112,7 +117,8 @@ def train(
         raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
     frozen = None if freeze is None else parse_freeze(freeze)
     if more is not None:
-        if plan or fork or text_lm or rows or head or head_start or layers or init == "cold" or recipe != "quickstart":
+        others = (plan, fork, text_lm, rows, head, head_start, layers, init == "cold", recipe != "quickstart")
+        if any(others) or seed is not None:
             raise BadInput(
                 "--more goes on with the model and the settings of the run itself: change them with --set, and what "
                 "trains with --freeze or --lora-rank; leave other options out."
@@ -121,7 +127,8 @@ def train(
             units, out, more, changes=set_ or [], freeze=frozen, lora=lora, trackers=track or (), progress=progress
         )
         return _trained(gone_on)
-    config = override(getattr(chosen, init), set_ or [])
+    config = getattr(chosen, init)
+    config = override(config if seed is None else dataclasses.replace(config, seed=seed), set_ or [])
     text_lm = text_lm or chosen.text_lm
     if plan:
         if lora is not None:
@@ -132,12 +139,12 @@ def train(
             units,
             text_lm,
             config,
-            share=mfu,
+            share=0.4 if mfu is None else mfu,
             flops_per_second=flops,
             head=head or chosen.head,
             layers=layers,
             freeze=frozen,
-            ranks=gpus or ranks,
+            ranks=gpus or ranks or 1,
             gpu=None if gpus is None else H100,
             network=None if network is None else parse_rate(network),
         )
@@ -155,23 +162,24 @@ def train(
         freeze=frozen,
         lora=lora,
         forked=fork,
-        seed=seed,
+        seed=config.seed if seed is None else seed,
         trackers=track or (),
         progress=progress,
     )
-    trained, note = _trained(result), ""
-    if config.warmup > config.updates:
-        note = (
-            f"\nnote: warm-up is {config.warmup} of {config.updates} updates: the rate never got to lr, {config.lr:g}"
-        )
-    return Result(trained.facts, trained.text + note)
+    return _trained(result)
 
 
 def _trained(result: TrainResult) -> Result:
-    last = result.history[-1]
+    from twistlm.files.jsonl import read_json
+
+    last, made = result.history[-1], read_json(result.lm_path.parent / "config.json", "the record of a run")["config"]
     facts = {"model": str(result.lm_path), "updates": result.updates, "tokens": result.tokens, "last": last}
     held = f", held-out {last['val_nll']:.3f} nats a unit" if "val_nll" in last else ""
-    return Result(facts, f"{result.lm_path}: {result.updates} updates, loss {last['loss']:.3f}{held}")
+    note = ""
+    if made["warmup"] > made["updates"]:
+        of = f"{made['warmup']} of {made['updates']} updates"
+        note = f"\nnote: warm-up is {of}: the rate never got to lr, {made['lr']:g}"
+    return Result(facts, f"{result.lm_path}: {result.updates} updates, loss {last['loss']:.3f}{held}{note}")
 
 
 def _plan_text(plan: Plan) -> str:

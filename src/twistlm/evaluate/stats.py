@@ -200,13 +200,14 @@ def updates_to_reach(history: Sequence[Mapping[str, Any]], loss: float) -> float
         loss: nats per unit.
 
     Returns:
-        Updates (fractional), or None when `loss` is never reached.
+        Updates (fractional), or None when `loss` is never reached, or not kept: the last evaluation is above it. So
+        nobody reaches by being untrained what the other side was trained to, and then loses to it.
     """
     before: tuple[float, float] | None = None
-    for record in history:
-        if record.get("val_nll") is None:
-            continue
-        update, value = float(record["update"]), float(record["val_nll"])
+    seen = [(float(r["update"]), float(r["val_nll"])) for r in history if r.get("val_nll") is not None]
+    if not seen or seen[-1][1] > loss:
+        return None
+    for update, value in seen:
         if value <= loss:
             if before is None or before[1] == value:
                 return update

@@ -63,14 +63,20 @@ def fit(tokens: ArrayLike, losses: ArrayLike) -> Law:
 
 
 def crossing(warm: Law, cold: Law, *, start: float, stop: float = 1e12) -> float | None:
-    """Return after how many tokens `cold` is no higher than `warm`, or None where that is beyond `stop`.
+    """Return after how many tokens `cold` has caught up with `warm`: is no higher, having been so. None where that is
+    beyond `stop`. `start` where it is no higher from there to `stop`.
 
     Args:
-        start, stop: tokens; the law is asked on a grid of 1 % steps between them.
+        start, stop: tokens; the law is asked on a grid of 1 % steps between them. Where `warm` is behind at first, it
+            is after it has come to lead that cold may catch up.
     """
     at = np.geomspace(start, stop, int(np.ceil(np.log(stop / start) / np.log(1.01))) + 1)
-    below = np.flatnonzero(cold(at) <= warm(at))
-    return float(at[below[0]]) if len(below) else None
+    below = cold(at) <= warm(at)
+    if below.all():
+        return float(at[0])
+    leads = int(np.argmin(below))
+    after = np.flatnonzero(below[leads:])
+    return float(at[leads + after[0]]) if len(after) else None
 
 
 def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | None:

@@ -65,11 +65,18 @@ def long(
         tell: called with a line of text for every finished run.
 
     Raises:
-        BadInput: budgets that are not rising, or nothing held out. As `train_units` and `pair_values`.
+        BadInput: budgets that are not rising, nothing held out, or lines of other settings in `out`.
+        As `train_units` and `pair_values`.
     """
     if list(budgets) != sorted(set(budgets)) or not budgets or budgets[0] < 2:
         raise BadInput(f"budgets are {list(budgets)}; they must be rising numbers of updates, from 2 on.")
     corpus, out = compared(units), Path(out)
+    cells = itertools.product(budgets, seeds, sides)
+    wanted = {
+        key(config, _at(config, side, seed, updates), corpus.fingerprint, side, spoken, layers): (updates, seed, side)
+        for updates, seed, side in cells
+    }
+    rows.require_same(out, wanted, "updates", "seed", "side")
     with own_card(out):
         for seed, side in itertools.product(seeds, sides):
             home = out / "runs" / f"{side}-{seed}"
@@ -80,6 +87,11 @@ def long(
             except Timeout:  # another process is at it
                 continue
     return out
+
+
+def _at(config: QuickstartConfig | PairConfig, side: Side, seed: int, updates: int) -> TrainConfig:
+    """The training of one side and seed to a budget."""
+    return dataclasses.replace(getattr(config, side), updates=updates, schedule="wsd", seed=seed)
 
 
 def _climb(
@@ -98,7 +110,7 @@ def _climb(
     """One side and seed, budget by budget."""
     home, before = out / "runs" / f"{side}-{seed}", None
     for updates in budgets:
-        train: TrainConfig = dataclasses.replace(getattr(config, side), updates=updates, schedule="wsd", seed=seed)
+        train = _at(config, side, seed, updates)
         line, run = key(config, train, corpus.fingerprint, side, spoken, layers), home / str(updates)
         if line not in rows.read(out):
             result = train_units(

@@ -153,6 +153,12 @@ def train_more(
     if any(change.partition("=")[0].strip() == "updates" for change in changes):
         raise BadInput(f"--more {more} says how many updates: leave --set updates=… out.")
     config = override(config, changes)
+    rows_before = sum(r["config"]["updates"] * r["config"]["batch_rows"] for r in records)
+    if rows_before % config.batch_rows:
+        raise BadInput(
+            f"{out} has trained on {rows_before} rows, which batches of {config.batch_rows} do not divide: some rows "
+            "would be trained on twice or never. Take a batch_rows that divides them."
+        )
     seed = records[0]["start"].get("seed", 0)
     lm = continued(out, done[-1] / "lm", corpus.spec, seed=seed, freeze=freeze, lora=lora)
     return train(
@@ -161,7 +167,7 @@ def train_more(
         config,
         Path(out) / f"more-{len(done)}",
         on_eval=_on_eval(units, corpus, config, seed=seed),
-        first_batch=sum(r["config"]["updates"] * r["config"]["batch_rows"] for r in records) // config.batch_rows,
+        first_batch=rows_before // config.batch_rows,
         trackers=trackers,
         progress=progress,
     )

@@ -117,7 +117,8 @@ def steady(
         tell: called with a line of text for every finished run.
 
     Raises:
-        BadInput: an unknown name, or nothing held out. TrainingError: a run ended in another way than by its loss.
+        BadInput: an unknown name, nothing held out, or lines of other settings in `out`.
+        TrainingError: a run ended in another way than by its loss.
     """
     for given, known in ((numerics, NUMERICS), (arms, ARMS)):
         if unknown := sorted(set(given) - set(known)):
@@ -129,6 +130,7 @@ def steady(
         for name in numerics
         for arm in arms
     }
+    rows.require_same(out, wanted, "arm", "seed", "numerics")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     for run, (arm, seed, name) in wanted.items():
         lock, home = out / "cells" / f"{run}.lock", out / "cells" / run

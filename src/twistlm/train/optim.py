@@ -45,7 +45,9 @@ def learning_rate(update: int, config: TrainConfig) -> float:
     """Return the rate of update 0 … updates-1: a linear rise to `lr` over `warmup` updates, then the schedule.
 
     All schedules continue at `lr` where the rise ends and never go below `lr_floor`; the cosine and "wsd" reach it at
-    the last update. During the rise the floor does not hold. "wsd" falls as one less the square root (Hägele et al.
+    the last update. (But "wsd" falls in the last fifth, however long the rise: where that ends later, the rate drops
+    there to what it would be without; and a rise that ends with the last update but one leaves the cosine no fall.)
+    During the rise the floor does not hold. "wsd" falls as one less the square root (Hägele et al.
     2024, arXiv 2405.18392), from `decay_begins` on.
     """
     if update < config.warmup:

@@ -73,7 +73,7 @@ class Tuning:
         cells: one a seed for each rate, rates ascending.
         rate: the lowest one within `GridConfig.noise` of the best, see `GridConfig.choose_by`; None when
             each diverged at some seed.
-        at_edge: the best is the lowest or highest tried, although there are others.
+        at_edge: the best, or the one that is taken, is the lowest or highest tried, although there are others.
     """
 
     cells: tuple[Cell, ...]
@@ -118,7 +118,9 @@ def tune(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known)
     """Return the tuning of an arm as far as it is known.
 
     An arm without rates of its own has warm's. While the best rate is the lowest or highest tried, the next one beyond
-    it is wanted too, up to `config.most_rates`: a rate at the edge is not tuned.
+    it is wanted too, up to `config.most_rates`. Best is the lowest mean or worst loss over the tuning seeds; which rate
+    is then taken (the lowest within `config.noise` of it, by "worst-with-next" of the worse of it and the next higher)
+    may be a lower one, and the lowest tried: beyond that no further one is tried, and `at_edge` says so.
     """
     arm = arm if of(config, arm).rates else "warm"
     amount = amount if config.tune_each_amount else config.amounts[0]
@@ -146,7 +148,8 @@ def tune(config: GridConfig, arm: Arm, layers: int, amount: float, known: Known)
                 done = [max(pair) for pair in itertools.pairwise([*done, done[-1]])]
             taken = next(i for i, loss in enumerate(done) if loss <= min(done) + config.noise)
             found = rates[taken] if math.isfinite(done[taken]) else None
-            return Tuning(cells=cells, rate=found, at_edge=lowest or highest)
+            at_edge = lowest or highest or taken in (0, len(rates) - 1)
+            return Tuning(cells=cells, rate=found, at_edge=at_edge)
         rates = [_rounded(rates[0] / factor), *rates] if lowest else [*rates, _rounded(rates[-1] * factor)]
 
 

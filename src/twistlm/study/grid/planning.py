@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ from twistlm.train.optim import adamw
 from twistlm.train.step import take_step
 
 _TRIAL_UNITS = 500
+
+
+_FAR = 1e9  # a loss that is not the best; finite, as that of a rate that may be taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,10 @@ def measure(config: GridConfig, inputs: Inputs, layers: int) -> Speed:
 def seconds(
     config: GridConfig, inputs: Inputs, cell: Cell, speeds: Mapping[int, Speed], done: Mapping[str, Row]
 ) -> float:
-    """Return what a run takes: the mean of finished ones of its size and kind, else by the trial, loading aside."""
+    """Return what a run takes: the mean of finished ones of its size and kind, else by the trial, loading aside.
+
+    `done` holds the lines of this grid alone: those of other settings took other times.
+    """
     like = [row["wall"] for row in done.values() if row["nll"] is not None and _alike(row["cell"], cell)]
     if like:
         return sum(like) / len(like)
@@ -73,8 +78,15 @@ def hours_left(
     """Return (runs finished, runs in all, hours of one process for the rest), as far as the tunings can be foreseen."""
     cells = wanted(config, foreseen(config, known))
     todo = [cell for cell in cells if key(config, cell, inputs.fingerprint) not in done]
-    hours = sum(seconds(config, inputs, cell, speeds, done) for cell in todo) / 3600
+    own = own_rows(config, inputs, known, done)
+    hours = sum(seconds(config, inputs, cell, speeds, own) for cell in todo) / 3600
     return len(cells) - len(todo), len(cells), hours
+
+
+def own_rows(config: GridConfig, inputs: Inputs, known: Known, done: Mapping[str, Row]) -> dict[str, Row]:
+    """Return the lines of `done` that this grid asks for, and not those of other settings in the same file."""
+    keys = {key(config, cell, inputs.fingerprint) for cell in wanted(config, known)}
+    return {name: row for name, row in done.items() if name in keys}
 
 
 def plan(config: GridConfig, *, progress: bool = False) -> dict[str, Any]:
@@ -88,7 +100,8 @@ def plan(config: GridConfig, *, progress: bool = False) -> dict[str, Any]:
     inputs = open_inputs(config, progress=progress)
     done = rows.read(config.out)
     speeds = {layers: measure(config, inputs, layers) for layers in config.layers}
-    expected = foreseen(config, losses(config, inputs.fingerprint, done))
+    known = losses(config, inputs.fingerprint, done)
+    own, expected = own_rows(config, inputs, known, done), foreseen(config, known)
     seen: set[Cell] = set()
     parts = []
     for layers, amount, arms in points(config):
@@ -101,7 +114,7 @@ def plan(config: GridConfig, *, progress: bool = False) -> dict[str, Any]:
                 "tuning": sum(cell.split == "validation" for cell in new),
                 "reported": sum(cell.split == "test" for cell in new),
                 "finished": len(new) - len(todo),
-                "hours_left": sum(seconds(config, inputs, cell, speeds, done) for cell in todo) / 3600,
+                "hours_left": sum(seconds(config, inputs, cell, speeds, own) for cell in todo) / 3600,
             }
         )
     return {
@@ -126,7 +139,7 @@ def foreseen(config: GridConfig, known: Known) -> Known:
         if loss is not None or cell.split == "test":
             return loss
         rates = getattr(config, cell.arm).rates
-        return -1.0 if cell.rate == rates[len(rates) // 2] else math.inf
+        return -1.0 if cell.rate == rates[len(rates) // 2] else _FAR
 
     return guess
 

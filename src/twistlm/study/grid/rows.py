@@ -1,7 +1,7 @@
 """study.jsonl: one line a finished run, under the key of everything it depends on. A line is never done again.
 
 Several processes may work on one file; files of several machines may be joined with `cat`: of lines with one key the
-first counts.
+first counts. (But a run that was ended by a limit on rises of its loss may be made again under another limit.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import parse_json, without_nan
 from twistlm.files.text import read_text
@@ -35,6 +35,8 @@ def read(folder: str | Path) -> dict[str, Row]:
     lines = read_text(path, "the finished runs of a study").split("\n") if path.exists() else []
     for number, line in enumerate(filter(None, lines), start=1):
         row = parse_json(line, where=f"{path}, line {number}", kind="a finished run", shape=_ROW, fix=_FIX)
+        if "max_loss_rise" in found.get(row["key"], {}):  # it was ended by a limit, and made again under another
+            del found[row["key"]]
         found.setdefault(row["key"], row)
     return found
 
@@ -55,6 +57,30 @@ def by_cell(folder: str | Path, *names: str) -> dict[tuple[Any, ...], Row]:
             )
         found[cell] = row
     return found
+
+
+def require_same(folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *names: str) -> None:
+    """Do nothing where the lines of `folder` are of the same settings as what is wanted; to be called before training.
+
+    Args:
+        folder: of the file.
+        wanted: key -> what `names` of its cell say.
+
+    Raises:
+        BadInput: a line is of a wanted cell, under another key.
+    """
+    cells = {cell: key for key, cell in wanted.items()}
+    others = [
+        cell
+        for key, row in read(folder).items()
+        if (cell := tuple(row["cell"].get(name) for name in names)) in cells and cells[cell] != key
+    ]
+    if others:
+        said = offenders([", ".join(map(str, cell)) for cell in others])
+        raise BadInput(
+            f"{Path(folder) / NAME} holds runs of other settings or on another corpus ({', '.join(names)}): {said}. "
+            "No table may mix them: give these settings a folder of their own."
+        )
 
 
 def append(folder: str | Path, row: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,18 @@ def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = Fal
     inputs = open_inputs(config, progress=progress)
     out = Path(config.out)
     write_json(out / STUDY, describe(config, inputs))
-    _remove_finished(out)
+    _remove_finished(config, out)
     speeds: dict[int, Speed] = {}
     with own_card(out):
-        while todo := _todo(config, inputs, done := rows.read(out)):
+        while todo := _todo(config, inputs, done := _counted(config, rows.read(out))):
             speeds = speeds or {layers: measure(config, inputs, layers) for layers in config.layers}
             with _claim(config, inputs, out, todo) as cell:
                 if cell is None:
                     time.sleep(_POLL)
                     continue
-                row = _run_cell(config, cell, inputs, out / "cells" / _key(config, cell, inputs), progress=progress)
+                keys = {_key(config, c, inputs) for c in wanted(config, losses(config, inputs.fingerprint, done))}
+                home = out / "cells" / _key(config, cell, inputs)
+                row = _run_cell(config, cell, inputs, home, keys, progress=progress)
             done[row["key"]] = row
             known = losses(config, inputs.fingerprint, done)
             n_done, n, hours = hours_left(config, inputs, known, done, speeds)
@@ -107,6 +109,12 @@ def begin(config: GridConfig, cell: Cell, text_lm: Path, documents: UnitCorpus) 
     return warm_start(text_lm, documents.spec, **start)
 
 
+def _counted(config: GridConfig, done: dict[str, Row]) -> dict[str, Row]:
+    """Return the lines that count: a run that another `max_loss_rise` ended has not been made under this one."""
+    limit = config.train.max_loss_rise
+    return {name: row for name, row in done.items() if row.get("max_loss_rise", limit) == limit}
+
+
 def _key(config: GridConfig, cell: Cell, inputs: Inputs) -> str:
     return key(config, cell, inputs.fingerprint)
 
@@ -117,9 +125,9 @@ def _todo(config: GridConfig, inputs: Inputs, done: Mapping[str, Row]) -> list[C
     return [cell for cell in cells if _key(config, cell, inputs) not in done]
 
 
-def _remove_finished(out: Path) -> None:
+def _remove_finished(config: GridConfig, out: Path) -> None:
     """Remove what a process that was killed right behind its line left of the cell: weights, a lock."""
-    for name in rows.read(out):
+    for name in _counted(config, rows.read(out)):
         lock = FileLock(out / "cells" / f"{name}.lock")
         if not (out / "cells" / name).exists() and not Path(lock.lock_file).exists():
             continue
@@ -140,7 +148,7 @@ def _claim(config: GridConfig, inputs: Inputs, out: Path, todo: Sequence[Cell]) 
         except Timeout:
             continue
         try:
-            if name in rows.read(out):  # finished by another process since we looked
+            if name in _counted(config, rows.read(out)):  # finished by another process since we looked
                 Path(lock.lock_file).unlink(missing_ok=True)
                 continue
             yield cell
@@ -151,8 +159,13 @@ def _claim(config: GridConfig, inputs: Inputs, out: Path, todo: Sequence[Cell]) 
     yield None
 
 
-def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, progress: bool) -> Row:
-    """Train and judge one cell in `folder`, add its line to study.jsonl, and remove the folder."""
+def _run_cell(
+    config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, keys: Collection[str], *, progress: bool
+) -> Row:
+    """Train and judge one cell in `folder`, add its line to study.jsonl, and remove the folder.
+
+    `keys` are those that the grid asks for.
+    """
     started = time.perf_counter()
     documents = inputs.documents(cell.amount, seed=cell.seed)
     scored = inputs.validation if cell.split == "validation" else inputs.curve
@@ -168,7 +181,11 @@ def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, p
     except TrainingError as error:
         if not (folder / "bad_batch.json").exists():  # a signal: not an outcome
             raise
-        row |= {"nll": None, "diverged": str(error)}
+        row |= {"nll": None, "diverged": str(error), "max_loss_rise": settings.max_loss_rise}
+        kept = Path(config.out) / "diverged" / f"{folder.name}.json"
+        kept.parent.mkdir(exist_ok=True)
+        (folder / "bad_batch.json").replace(kept)
+        row["diverged"] = row["diverged"].replace(str(folder / "bad_batch.json"), str(kept))
     else:
         history = [row for row in result.history if "val_nll" in row]
         row |= {
@@ -185,7 +202,7 @@ def _run_cell(config: GridConfig, cell: Cell, inputs: Inputs, folder: Path, *, p
     row |= {"hardware": hardware(lm.device), "versions": versions()}
     out = Path(config.out)
     if cell.split == "test" and cell.arm in SIDES and row["nll"] is not None:
-        _keep_best(out / "best" / cell.arm, row, folder / "lm")
+        _keep_best(out / "best" / cell.arm, row, folder / "lm", keys)
     rows.append(out, row)
     shutil.rmtree(folder)
     del lm
@@ -212,13 +229,15 @@ def _judge(lm: UnitLM, config: GridConfig, inputs: Inputs) -> Row:
     }
 
 
-def _keep_best(home: Path, row: Row, model: Path) -> None:
-    """Put the model in `home`, unless a better one is there."""
+def _keep_best(home: Path, row: Row, model: Path, keys: Collection[str]) -> None:
+    """Put the model in `home`, unless a better one of these `keys` is there: other settings have other test losses."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         there = home / "cell.json"
-        if there.exists() and read_json(there, "the best run of a side", shape={"nll": float})["nll"] <= row["nll"]:
-            return
+        if there.exists():
+            best = read_json(there, "the best run of a side", shape={"key": str, "nll": float})
+            if best["key"] in keys and best["nll"] <= row["nll"]:
+                return
         with atomic_folder(home) as temporary:
             shutil.copytree(model, temporary / "lm", copy_function=os.link)
             write_json(temporary / "cell.json", {name: row[name] for name in ("key", "cell", "nll")})
