@@ -300,6 +300,9 @@ def test_wuggy_is_read_by_swuggy_and_its_pseudo_words_are_none(tmp_path):
     assert not build(tmp_path / "w", 0)["written"] and build(tmp_path / "w2", 0)["written"]
     gold = "lexical/test/gold.csv"
     assert (tmp_path / "w2" / gold).read_bytes() == (tmp_path / "w" / gold).read_bytes()
+    # Which words come first decides what is taken (--limit) and who says it: another order is another list.
+    listed.write_text("\n".join(reversed(listed.read_text().split("\n"))))
+    assert build(tmp_path / "w", 0)["written"]
 
 
 def test_broken_words_and_dictionaries(tmp_path):

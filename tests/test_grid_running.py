@@ -293,6 +293,15 @@ def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
     tried = next(t for t in found["tunings"] if t["arm"] == "cold")
     assert [run["nll"] is None for run in tried["tried"]] == [False, True] and tried["rate"] == 1e-3
     assert "1e+30: diverged" in (tmp_path / "study" / "report.md").read_text()
+    assert len(list((tmp_path / "study" / "diverged").iterdir())) == 1, "what it names is kept"
+
+
+def test_a_run_whose_weights_are_no_numbers_when_it_is_judged_has_diverged(finished, tmp_path):
+    config = sides_only(finished[0], tmp_path, cold=dataclasses.replace(finished[0].cold, rates=(1e-3, 1e38), warmup=0))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_every=1))
+    running.run(config, tell=lambda line: None)
+    (blown,) = [row for row in rows.read(config.out).values() if row["nll"] is None]
+    assert "weights are not finite after update 1" in blown["diverged"] and "max_loss_rise" not in blown
 
 
 def test_a_plan_counts_the_runs_and_adds_up(grid, tmp_path):

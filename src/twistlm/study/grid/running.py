@@ -12,12 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from twistlm.compute.devices import own_card
 from twistlm.config import GridConfig, to_dict
 from twistlm.corpus.opened import UnitCorpus
-from twistlm.errors import TrainingError
+from twistlm.errors import BadInput, TrainingError
 from twistlm.evaluate.pairs import score_pairs
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
@@ -36,6 +37,10 @@ from twistlm.train.record import hardware, versions, write_json
 
 STUDY = "study.json"
 _POLL = 2.0  # seconds between two looks at what the other processes finished
+
+
+class _BlownUp(TrainingError):
+    """A rate so high that held-out losses are no numbers: an outcome of the run."""
 
 
 def run(config: GridConfig, *, tell: Callable[[str], None], progress: bool = False) -> Path:
@@ -171,21 +176,28 @@ def _run_cell(
     scored = inputs.validation if cell.split == "validation" else inputs.curve
     settings = train_config(config, cell)
 
-    def on_eval(lm: UnitLM, _update: int) -> dict[str, float]:
-        return {"val_nll": perplexity(lm, scored, context=settings.context, seed=0, n_resamples=1).nll}
+    def on_eval(lm: UnitLM, update: int) -> dict[str, float]:
+        try:
+            return {"val_nll": perplexity(lm, scored, context=settings.context, seed=0, n_resamples=1).nll}
+        except BadInput as error:
+            if all(torch.isfinite(p).all() for p in lm.model.parameters()):
+                raise
+            raise _BlownUp(f"weights are not finite after update {update}: {error}") from error
 
     lm = place(begin(config, cell, inputs.text_lm, documents))
     row: Row = {"key": folder.name, "cell": dataclasses.asdict(cell)}
     try:
         result = train(lm, documents, settings, folder, on_eval=on_eval, progress=progress)
     except TrainingError as error:
-        if not (folder / "bad_batch.json").exists():  # a signal: not an outcome
+        bad, kept = folder / "bad_batch.json", Path(config.out) / "diverged" / f"{folder.name}.json"
+        if not (bad.exists() or isinstance(error, _BlownUp)):  # a signal: not an outcome
             raise
-        row |= {"nll": None, "diverged": str(error), "max_loss_rise": settings.max_loss_rise}
-        kept = Path(config.out) / "diverged" / f"{folder.name}.json"
-        kept.parent.mkdir(exist_ok=True)
-        (folder / "bad_batch.json").replace(kept)
-        row["diverged"] = row["diverged"].replace(str(folder / "bad_batch.json"), str(kept))
+        row |= {"nll": None, "diverged": str(error)}
+        row |= {"max_loss_rise": settings.max_loss_rise} if "max_loss_rise" in str(error) else {}
+        if bad.exists():
+            kept.parent.mkdir(exist_ok=True)
+            bad.replace(kept)
+            row["diverged"] = str(error).replace(str(bad), str(kept))
     else:
         history = [row for row in result.history if "val_nll" in row]
         row |= {
