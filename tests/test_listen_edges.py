@@ -11,6 +11,7 @@ import pytest
 from listen_standins import SYSTEMS, make_samples, request
 from test_listen_analysis import ratings_of
 from twistlm.errors import BadInput
+from twistlm.jobs.inspecting import describe
 from twistlm.jobs.listening_results import analyse_study
 from twistlm.listen.analysis import analyse
 from twistlm.listen.exclusions import Rules
@@ -151,6 +152,9 @@ def test_only_an_analysis_is_replaced(tmp_path):
     assert (run / "warm").is_dir()
     go(own)
     go(own)  # replaced
+    assert describe(own) == {
+        "kind": "analysis of a listening study", "design": "mos", "ratings": 20, "raters": 4, "items": 5
+    }  # fmt: skip
     (own / "notes.txt").write_text("mine")
     with pytest.raises(BadInput, match=r"replaced as a whole: notes\.txt"):
         go(own)
@@ -194,6 +198,8 @@ def test_natural_recordings_are_gold_clips_or_refused_and_no_system_of_the_user(
 
 def test_a_damaged_study_is_not_there_unchanged(samples, tmp_path):
     plan(samples, tmp_path / "s", request(languages=("en",)))
+    shown = describe(tmp_path / "s")
+    assert (shown["kind"], shown["raters"], shown["sessions"], shown["answers"]) == ("listening study", 5, {}, 0)
     next((tmp_path / "s" / "clips").iterdir()).unlink()
     with pytest.raises(BadInput, match=r"missing or changed .* anew in another folder, and remove this one"):
         plan(samples, tmp_path / "s", request(languages=("en",)))

@@ -10,6 +10,7 @@ import pytest
 from test_cli import twist  # noqa: F401  a fixture
 from twistlm import recipes
 from twistlm.errors import BadInput
+from twistlm.jobs.inspecting import describe
 from twistlm.lm.folders import load_model
 from twistlm.study import keys, long
 from twistlm.study.grid import rows
@@ -52,6 +53,8 @@ def test_other_settings_are_refused_before_they_are_trained(finished, tmp_path: 
     with pytest.raises(BadInput, match=r"runs of other settings or on another corpus.*give these settings a folder"):
         long.long(other, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)
     long.long(config, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)  # the same: nothing to do
+    shown = describe(copy)
+    assert (shown["kind"], shown["runs"], shown["updates"]) == ("long study", 6, [2, 4, 6])
     assert (copy / rows.NAME).read_text() == before and not list(copy.glob("runs/*/*"))
 
 

@@ -259,7 +259,9 @@ def _lines(facts: Mapping[str, Any], prefix: str = "") -> str:
     lines = []
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            lines.append(_lines(value, f"{prefix}{name}."))
+            lines += [_lines(value, f"{prefix}{name}.")] if value else []
+        elif isinstance(value, list):
+            lines.append(f"{prefix + name:32} {', '.join(map(str, value)) or 'none'}")
         else:
             lines.append(f"{prefix + name:32} {f'{value:.4g}' if isinstance(value, float) else value}")
     return "\n".join(lines)

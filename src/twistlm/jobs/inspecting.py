@@ -16,8 +16,11 @@ from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
 from twistlm.jobs.parts import named_by_run, spec_of
+from twistlm.listen.store import read_answers
+from twistlm.listen.study import ANSWERS, open_study
 from twistlm.lm.phases import phases
 from twistlm.pages.report import SHAPE
+from twistlm.study.grid import rows
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec, tokenizer_of
 from twistlm.vocoder.catalogue import vocoder_of
@@ -29,8 +32,8 @@ Facts = dict[str, Any]
 def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     """Return what a file or folder is and what it says of itself; `kind` comes first.
 
-    Knows sound files, manifests, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs, and
-    text LMs.
+    Knows sound files, manifests, folders of units, tokenizers, vocoders, unit LMs, training runs, quickstart runs,
+    studies, listening studies and their analyses, and text LMs.
     Where nothing lies at `path`, it may be the name of something bundled.
     What has a UnitSpec is said with the tokenizer and vocoder here that fit it, looked for below `search` too.
 
@@ -101,6 +104,13 @@ def _units_of(path: Path, kind: str) -> UnitSpec | None:
 def _described(path: Path) -> Facts:
     """Return what a folder is and what it says of itself."""
     has = {child.name for child in path.iterdir()}
+    if {"study.json", "trials.jsonl"} <= has:
+        return _listening(path)
+    if "results.json" in has and {"rules", "kept"} <= (results := _json(path / "results.json")).keys():
+        counts = _some(results["kept"], "ratings", "raters", "items")
+        return {"kind": "analysis of a listening study", "design": results["design"], **counts}
+    if "study.jsonl" in has:
+        return _study(path)
     if "results.json" in has:
         return {"kind": "quickstart run", **_headline(_results(path / "results.json"))}
     if "spec.json" in has:
@@ -153,6 +163,27 @@ def _manifest(path: Path) -> Facts:
         "clips_by_split": dict(Counter(entry.split for entry in entries)),
         "with_text": sum(bool(entry.text) for entry in entries),
     }
+
+
+def _listening(path: Path) -> Facts:
+    """Return what a listening study asks, and how many have answered."""
+    study = open_study(path)
+    sessions, answers = read_answers(path / ANSWERS) if (path / ANSWERS).is_file() else ([], [])
+    told = _some(dict(study.facts), "design", "question", "systems", "raters", "clips_per_system", "minutes")
+    stages = dict(Counter(one["stage"] for one in sessions))
+    return {"kind": "listening study", **told, "items": len(study.facts["items"]), "sessions": stages,
+            "answers": len(answers)}  # fmt: skip
+
+
+def _study(path: Path) -> Facts:
+    """Return how many runs of a study are finished, by what tells them apart."""
+    found = list(rows.read(path).values())
+    cells = [row["cell"] for row in found if "cell" in row]
+    kind = "long" if cells and "updates" in cells[0] else "steady" if cells and "numerics" in cells[0] else "grid"
+    names = ("side", "arm", "layers", "amount", "split", "seed", "updates", "numerics")
+    told = {name: values for name in names if (values := sorted({c[name] for c in cells if c.get(name) is not None}))}
+    diverged = sum(row["nll"] is None for row in found)
+    return {"kind": f"{kind} study", "runs": len(found), "diverged": diverged, **told}
 
 
 def _voices(path: Path) -> Facts:
