@@ -148,6 +148,24 @@ def test_refined_units_tell_more_about_labels_of_unseen_frames_and_the_first_boo
         refine(kmeans.Codebook(start.centroids), features, labels, updates=1, noise=0, seed=0)
 
 
+def test_units_refined_with_twins_are_more_often_those_of_another_voice_and_tell_as_much():
+    rng = np.random.default_rng(0)
+    means, voices = 2 * rng.standard_normal((6, 10)), rng.standard_normal((2, 10))
+    labels = rng.integers(0, 6, 4000)
+    spoken = [(means[labels] + v + 0.8 * rng.standard_normal((4000, 10))).astype(np.float32) for v in voices]
+    both = np.concatenate(spoken), np.concatenate([labels, labels])
+    start = kmeans.fit(both[0], 24, seed=0, projection=kmeans.discriminant(*both, 5))
+    how = {"updates": 150, "noise": 0.5, "seed": 0, "balance": 0.3}
+    plain = refine(start, *both, **how)
+    steady = refine(start, *both, twins=(spoken[0], spoken[1]), alike=0.3, **how)
+    same = [np.mean(book.assign(spoken[0]) == book.assign(spoken[1])) for book in (plain, steady)]
+    told = [mutual_info_score(both[1], book.assign(both[0])) for book in (plain, steady)]
+    assert same[1] > same[0] + 0.1 and told[1] > told[0] - 0.05
+    assert len(np.unique(steady.assign(both[0]))) > 6
+    again = refine(start, *both, **how, alike=0.7)  # no twins: the weight says nothing
+    assert again.sha256 == plain.sha256
+
+
 def test_a_projected_codebook_is_kept_whole(tmp_path):
     rng = np.random.default_rng(0)
     features = rng.standard_normal((500, 6)).astype(np.float32)
