@@ -505,3 +505,37 @@ def test_tokenizers_of_others(twist, tiny: Tiny, tmp_path, monkeypatch):
     fit = twist("kmeans", speech, "--encoder", hub, "--layer", 6, "--out", tmp_path / "no")
     fit.refused("HF_HUB_OFFLINE is set", code=1)
     assert not (tmp_path / "no").exists()
+
+
+def test_odd_requests_to_judges_and_speakers_are_refused_and_json_is_json(twist, tiny: Tiny, tmp_path):
+    units, run, prompt = tmp_path / "units", tmp_path / "run", tiny.speech / "low" / "0.wav"
+    twist("manifest", tiny.speech, "--heldout", 0.25, "--out", tmp_path / "m.jsonl")
+    twist("tokenize", tmp_path / "m.jsonl", "--out", units, "--tokenizer", tiny.tokenizer)
+    short = [f"--set={s}" for s in ("updates=1", "context=32", "batch_rows=1", "precision=float32", "warmup=1")]
+    twist("train", units, "--text-lm", tiny.text_lm, "--out", run, *short)
+    parts = ["--tokenizer", tiny.tokenizer, "--vocoder", tiny.vocoder]
+    for seconds in (-1, 0, "nan", "inf"):
+        said = twist("generate", run, prompt, "--out", tmp_path / "x.wav", *parts, "--prompt-seconds", seconds)
+        said.refused("--prompt-seconds) is how much of the prompt is heard")
+    mini = f"mini={tiny.suite}"
+    twist("eval", run, mini, "--split", "nonsense").refused("--split and --context are of a perplexity")
+    twist("eval", run, "--units", units, "--normalize", "sum").refused("--normalize are of suites")
+    twist("eval", run, "--generation", "--temperature", 0.5, "--temperature", 0.5).refused("name each once")
+    twist("eval", run, "--generation", "--judge-model", "x").refused("name it with --judge")
+    assert "Invalid value for '--seed'" in twist("eval", run, mini, "--seed", -1).err
+    one = twist("eval", run, "--units", units, "--out", tmp_path / "e", "--json").json
+    assert not one["notes"] and twist("show", tmp_path / "e" / "perplexity.json", "--json").json["split"] == "heldout"
+    twist("train", units, "--text-lm", tiny.text_lm, "--out", tmp_path / "b", *short, "--seed", 1)
+    note = twist("eval", tmp_path / "b", "--units", units, "--out", tmp_path / "e", "--json").json["notes"]
+    assert "a perplexity of other model, and was replaced" in note[0]
+    twist("report", run / "lm").refused("holds no results.json of a quickstart and nothing judged")
+    twist("report", tmp_path / "nowhere").refused("no such folder")
+    shown = twist("show", run / "lm" / "tokenizer_config.json", "--json").json
+    assert shown["kind"] == "JSON" and str(run / "lm") in shown["hint"]
+
+
+def test_what_is_undefined_is_null_in_json():
+    from twistlm.cli.command import _as_json
+
+    values = {"a": float("nan"), "b": [float("inf"), {"c": 1.5}]}
+    assert json.loads(_as_json(values)) == {"a": None, "b": [None, {"c": 1.5}]}

@@ -184,6 +184,22 @@ def fairseq(root: Path) -> Path:
     return root
 
 
+def test_so_many_seconds_without_an_offset_are_those_from_the_beginning(tmp_path: Path) -> None:
+    put(tmp_path / "a.flac", encoded(0, 2.0))
+    put(tmp_path / "train.json", json.dumps({"audio_filepath": "a.flac", "duration": 0.5, "text": "half a second"}))
+    (entry,) = read_corpus(tmp_path, corpus="nemo", heldout=0.0)
+    assert (entry.start, entry.seconds) == (0.0, 0.5)
+
+
+def test_a_tar_behind_another_is_not_lost_in_silence(tmp_path: Path) -> None:
+    for i in range(2):
+        write_tar(tmp_path / f"{i}.tar", {f"{i}.flac": encoded(i)})
+    joined = b"".join((tmp_path / f"{i}.tar").read_bytes() for i in range(2))
+    put(tmp_path / "wds" / "all.tar", joined)
+    with pytest.raises(BadInput, match="something follows its end, perhaps a second archive"):
+        read_corpus(tmp_path / "wds", corpus="webdataset")
+
+
 def nemo(root: Path) -> Path:
     put(root / "a.flac", encoded(0, 2.0))
     rows = [{"audio_filepath": "a.flac", "duration": 2.0, "text": "one"},

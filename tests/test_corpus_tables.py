@@ -32,6 +32,15 @@ def rewrite(path: str, old: str, new: str) -> Callable[[Path], object]:
     return change
 
 
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    for i, name in enumerate("abc"):
+        put(tmp_path / f"{name}.wav", sound(i, form="WAV"))
+    rows = ["path\tsentence", 'a.wav\t"Hello, he said.', "b.wav\tPlain.", 'c.wav\tThe end."']
+    put(tmp_path / "x.tsv", "\n".join(rows) + "\n")
+    with pytest.raises(BadInput, match=r"line 2: a cell that begins with a quote goes on over lines and columns"):
+        read_corpus(tmp_path / "x.tsv", corpus="csv", options=Options(path="path"))
+
+
 def drop(path: str) -> Callable[[Path], object]:
     return lambda root: (root / path).unlink()
 

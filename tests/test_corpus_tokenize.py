@@ -101,6 +101,30 @@ def test_another_split_replaces_the_row_and_keeps_its_units(speech: Path, tmp_pa
     assert (again.n_done, again.n_skipped) == (0, 12)
 
 
+def test_ids_that_moved_to_files_that_look_the_same_are_cut_anew(tmp_path: Path) -> None:
+    for i in range(4):
+        sound(tmp_path / f"{i}.wav", i)
+        os.utime(tmp_path / f"{i}.wav", (1e9, 1e9))  # as tar leaves them
+    paths = [tmp_path / f"{i}.wav" for i in range(4)]
+    assert len({path.stat().st_size for path in paths}) == 1
+    first, turned = (
+        [manifest.Entry(id=f"m/{n}", path=path, text=path.stem) for n, path in enumerate(order)]
+        for order in (paths, paths[::-1])
+    )
+    tokenize(first, tmp_path / "units", FakeTokenizer())
+    report = tokenize(turned, tmp_path / "units", FakeTokenizer())
+    assert (report.n_done, report.n_marked, report.n_skipped) == (4, 0, 0)
+    tokenize(turned, tmp_path / "fresh", FakeTokenizer())
+    assert by_id(tmp_path / "units") == by_id(tmp_path / "fresh")
+    assert tokenize(turned, tmp_path / "units", FakeTokenizer()).n_skipped == 4
+    moved = tmp_path / "elsewhere"  # copied: the same sounds, by their sha256
+    moved.mkdir()
+    for path in paths:
+        (moved / path.name).write_bytes(path.read_bytes())
+    again = [dataclasses.replace(entry, path=moved / entry.path.name) for entry in turned]
+    assert tokenize(again, tmp_path / "units", FakeTokenizer()).n_skipped == 4
+
+
 class Stop(Exception):
     """Ends a run in the middle of the work."""
 

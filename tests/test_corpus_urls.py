@@ -27,11 +27,28 @@ from twistlm.corpus import tokenize as module
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.opened import open_corpus
 from twistlm.corpus.readers import read_corpus
-from twistlm.corpus.shards import ShardWriter, read_facts, shard_paths
+from twistlm.corpus.shards import PLACE, ShardWriter, read_facts, shard_paths
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError
 from twistlm.files.urls import UrlPath, as_path
 from twistlm.types import Units
+
+
+@pytest.mark.parametrize("name", ["a*b", "what?", "take[1]"])
+def test_a_name_that_is_a_pattern_to_fsspec_is_refused_where_it_would_be_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(BadInput, match="for patterns where it writes"):
+        (UrlPath("memory://patterns") / name / "x").put(tmp_path / "x")
+    assert not fsspec.filesystem("memory").find("/patterns")
+
+
+def test_two_colons_are_a_border_of_urls_and_of_nothing_else() -> None:
+    for url in ("memory://d/x::1.txt", "memory://d/x::"):
+        with pytest.raises(BadInput, match="takes :: for the border between two URLs"):
+            as_path(url)
+    with pytest.raises(BadInput, match="takes ::"):
+        UrlPath("memory://d") / "x::1.txt"
+    assert str(UrlPath("zip://a.wav::memory://d/b.zip")) == "zip://a.wav::memory://d/b.zip"
 
 
 class Flaky(MemoryFileSystem):
@@ -97,11 +114,12 @@ def speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def rows(folder: Any) -> dict[str, list[Any]]:
-    """What a corpus is made of: id to units and facts, but for the times of its files."""
+    """What a corpus is made of: id to units and facts, but for the times and places of its files."""
     found = {}
     for path in shard_paths(folder):
         for row in pq.read_table(path).to_pylist():
             assert row["id"] not in found
+            row["source_sha256"] = row["source_sha256"].partition(PLACE)[0]
             found[row.pop("id")] = [value for key, value in row.items() if key != "source_mtime_ns"]
     return found
 

@@ -13,6 +13,8 @@ from test_lm_families import FAMILIES, LLAMA
 from test_train_loop import SPEC, assert_same_run, corpus, tiny_lm, with_
 from twistlm.errors import BadInput, CheckpointError, Stopped
 from twistlm.lm.causal import require_causal
+from twistlm.lm.continuation import begin
+from twistlm.lm.folders import load_model
 from twistlm.lm.pretrained import from_config
 from twistlm.lm.trainable import LoRA
 from twistlm.lm.warmstart import cold_start, warm_start
@@ -44,6 +46,43 @@ def test_a_model_that_looks_ahead_is_refused(config: PretrainedConfig, tmp_path:
     for start in (warm_start, cold_start):
         with pytest.raises(BadInput, match="looks ahead"):
             start(folder, SPEC, seed=0, **({"rows": "mean"} if start is warm_start else {}))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_a_head_s_bias_of_two_names_is_one_afterwards(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{kind}Config")(**BERT, is_decoder=True)
+    lm = warm_start(folder_of(config, tmp_path / "text"), SPEC, rows="mean", seed=0)
+    with torch.no_grad():
+        lm.model.get_output_embeddings().bias += 0.5
+    lm.save(tmp_path / "lm")
+    again = load_model(tmp_path / "lm")
+    assert torch.equal(again.model.get_output_embeddings().bias, lm.model.get_output_embeddings().bias)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "precious.txt").touch()
+    with pytest.raises(BadInput, match="is not a unit LM"):
+        lm.save(tmp_path / "results")
+
+
+def test_types_whose_rows_end_at_a_unit_or_that_keep_sequences_in_themselves_are_refused(tmp_path: Path) -> None:
+    xlm = transformers.XLMConfig(vocab_size=97, emb_dim=32, n_layers=2, n_heads=4, causal=True, asm=False)
+    with pytest.raises(BadInput, match="would end rows"):
+        warm_start(folder_of(xlm, tmp_path / "xlm"), SPEC, rows="mean", seed=0)
+    lm = tiny_lm()
+    lm.model.config.model_type = "recurrent_gemma"
+    with pytest.raises(BadInput, match="keeps what it has seen in a way of its own"):
+        begin(lm, None, temperature=1.0, seed=0, max_units=3)
+
+
+def test_a_limit_of_rows_by_another_name_is_found_and_seeds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    mpt = transformers.MptConfig(vocab_size=97, d_model=32, n_layers=2, n_heads=4, max_seq_len=48)
+    lm = warm_start(folder_of(mpt, tmp_path), SPEC, rows="mean", seed=0)
+    assert lm.max_tokens == 48
+    with pytest.raises(BadInput, match="the model has positions for 48"):
+        begin(lm, None, temperature=1.0, seed=0, max_units=60)
+    for seed in (-1, 2**63):
+        with pytest.raises(BadInput, match="use 0 or more"):
+            begin(lm, None, temperature=1.0, seed=seed, max_units=3)
+    assert begin(lm, None, temperature=1.0, seed=2**63 - 1, max_units=3).draws  # as of prompts, see `seed_of`
 
 
 def test_a_decoder_of_its_kind_is_not(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def part(sound: OpenSound, path: object, start: float, seconds: float | None) ->
     last = None if seconds is None else seconds_to_samples(start + seconds, rate)
     if held is not None:
         slack = 0.0 if sound.exact else sound.tolerance * rate
-        if first > held + slack or (last is not None and last - held > TOLERANCE_SECONDS * rate + slack):
+        at_end = sound.exact and first == held > 0  # nothing of the part is there
+        if at_end or first > held + slack or (last is not None and last - held > TOLERANCE_SECONDS * rate + slack):
             end = held if last is None else last
             raise AudioError(
                 f"{path}: the part from {start:g} s to {end / rate:g} s is not there: the file ends at "

@@ -21,27 +21,59 @@ def last_sample(window: Window) -> int | None:
     Returns:
         None when the file is not FLAC from its first byte, or no frame is found near its end.
     """
-    head = window.at(0, 42)
+    begin = _begin(window)
+    head = window.at(begin, 42)
     if head[:4] != b"fLaC" or head[4] & 0x7F != 0 or len(head) < 42:
         return None
     smallest, largest = int.from_bytes(head[8:10], "big"), int.from_bytes(head[10:12], "big")
-    start = max(42, window.size - _TAIL)
+    start = max(begin + 42, window.size - _TAIL)
     tail = window.at(start, _TAIL)
+    tail = tail[:-128] if tail[-128:-125] == b"TAG" else tail
+    likely = None
     for match in reversed(list(_SYNC.finditer(tail))):
-        found = _frame(tail[match.start() : match.start() + 16], smallest if smallest == largest else 0)
-        if found is not None:
+        data = tail[match.start() :]
+        found = _frame(data[:16], smallest if smallest == largest else 0)
+        if found is None or not _fits(data, head):
+            continue
+        if _crc16(data) == 0:  # of a whole frame with its own sum behind it
             return found
-    return None
+        if likely is not None:
+            return likely  # the file was cut, or something follows its sound
+        likely = found
+    return likely
 
 
 def is_joined(window: Window) -> bool:
     """Return whether another FLAC file begins inside this one."""
-    at, size = 4, 1 << 22
+    at, size = _begin(window) + 4, 1 << 22
     while at < window.size:
         if _SECOND.search(window.at(at, size + 8)):
             return True
         at += size
     return False
+
+
+def _begin(window: Window) -> int:
+    """Return where the file begins behind an ID3 tag, which some programs put before it."""
+    head = window.at(0, 10)
+    if head[:3] != b"ID3" or len(head) < 10 or any(byte & 0x80 for byte in head[6:]):
+        return 0
+    return 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:]))
+
+
+def _fits(frame: bytes, head: bytes) -> bool:
+    """Whether a frame's header says of rate, channels and sample size what the file's does: sound may look like one."""
+    rate = int.from_bytes(head[18:21], "big") >> 4
+    channels, bits = (head[20] >> 1 & 7) + 1, ((head[20] & 1) << 4 | head[21] >> 4) + 1
+    rates = {1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100,
+             10: 48_000, 11: 96_000}  # fmt: skip
+    widths = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
+    code, assigned, width = frame[2] & 15, frame[3] >> 4, frame[3] >> 1 & 7
+    return (
+        rates.get(code, rate) == rate
+        and (assigned + 1 if assigned < 8 else 2) == channels
+        and widths.get(width, bits) == bits
+    )
 
 
 def _frame(data: bytes, fixed: int) -> int | None:
@@ -77,3 +109,20 @@ def _crc8(data: bytes) -> int:
         for _ in range(8):
             crc = (crc << 1 ^ (0x07 if crc & 0x80 else 0)) & 0xFF
     return crc
+
+
+def _crc16(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc = (crc << 8 ^ _SUMS[crc >> 8 ^ byte]) & 0xFFFF
+    return crc
+
+
+def _sum_of(byte: int) -> int:
+    crc = byte << 8
+    for _ in range(8):
+        crc = (crc << 1 ^ (0x8005 if crc & 0x8000 else 0)) & 0xFFFF
+    return crc
+
+
+_SUMS = [_sum_of(byte) for byte in range(256)]

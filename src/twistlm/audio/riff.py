@@ -1,4 +1,4 @@
-"""Headers of wav and au files, as far as a recorder that was killed left them without their sizes."""
+"""Headers of wav and au files, as far as a recorder left them without their sizes, or with such as are not true."""
 
 from __future__ import annotations
 
@@ -44,3 +44,38 @@ def unsized(window: Window) -> dict[int, bytes]:
     if declared in (window.size - 8, window.size - 9):
         return {}  # finished: chunks of another kind follow a recording of nothing
     return {4: _UNKNOWN, found[0] - 4: _UNKNOWN}
+
+
+def stale(window: Window, *, least: int) -> dict[int, bytes]:
+    """Return what must be replaced to read a wav file whose header gives it less sound than follows.
+
+    That is of a recorder that wrote its sizes once and was killed, or of more than 4 GB, whose sizes came round to a
+    small number. Sound is taken for what follows only where it is no chunk, is not silence, and is left out of the
+    size of the whole as well.
+
+    Args:
+        window: the file.
+        least: bytes that must follow, a second of sound; 0: of a kind whose seconds have no size.
+
+    Returns:
+        As `unsized`.
+    """
+    found = data_chunk(window)
+    if found is None or not least or window.at(0, 4) == b"RF64" or not 0 < found[1] < window.size:
+        return {}
+    end = found[0] + found[1] + found[1] % 2
+    behind = window.at(end, 4096)
+    declared = int.from_bytes(window.at(4, 4), "big" if window.at(0, 4) == b"RIFX" else "little") + 8
+    if window.size - end < least or declared > end + (window.size - end) // 2:
+        return {}
+    named = behind[:4].isascii() and behind[:4].decode("ascii", "replace").isprintable()
+    silent = sum(map(bool, behind)) < len(behind) // 8
+    return {} if named or silent else {4: _UNKNOWN, found[0] - 4: _UNKNOWN}
+
+
+def counted(window: Window) -> tuple[int, int] | None:
+    """Return how many bytes of sound an RF64 file declares, and how many there are; None of other files."""
+    if window.at(0, 4) != b"RF64" or window.at(12, 4) != b"ds64" or (found := data_chunk(window)) is None:
+        return None
+    declared = int.from_bytes(window.at(28, 8), "little")
+    return (declared, window.size - found[0]) if 0 < declared < 1 << 62 else None

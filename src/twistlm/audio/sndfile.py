@@ -29,24 +29,46 @@ _MAX_SAMPLES_PER_BYTE = 10_000  # no codec holds more (flac of pure silence: abo
 _NO_COUNT = 1 << 62  # samples or more: libsndfile's way to say that a FLAC file does not know
 # What libsndfile notes when a header declares more bytes than the file holds ("data : 96000 (should be 47978)").
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_LENGTH = 0x7FFF_F000  # programs that write wav into a pipe declare this length or more
+_PIPED = ((0x7FFF_F000, 0x8000_0000), (0xFFFF_F000, 0xFFFF_FFFF))  # lengths that wav written into a pipe declares
+_WIDTHS = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "ULAW": 1,
+    "ALAW": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
+_RESERVOIR = 16 * 1152  # samples before a place in an mp3 that its frames may want bits of
 _KILLED = "its header gives it no length: a recorder that was killed; what follows the header was read"
+_STALE = "its header gives it less sound than follows it, by sizes that are old or past 4 GB; all of it was read"
+
+
+_NIST_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 
 
 class Sound:
     """An open sound that libsndfile decodes; attributes as of `ffmpeg.Decoded`."""
 
-    def __init__(self, file: sf.SoundFile, note: str = "", *, sought: Callable[[], int] | None = None) -> None:
-        self._file, self._sought = file, sought
+    def __init__(
+        self, file: sf.SoundFile, note: str = "", *, sought: Callable[[], int] | None = None, back: int = 0
+    ) -> None:
+        """`sought`: gives the last place that may be sought; `back`: samples before a part that are read with it."""
+        self._file, self._sought, self._back = file, sought, back
         self.rate, self.channels, self.frames = int(file.samplerate), int(file.channels), int(file.frames)
         self.exact, self.tolerance, self.note = True, TOLERANCE_SECONDS, note
 
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         """Yield samples `first` … `last` - 1 (None: to the end), float32 [n, C] each. For one caller, once."""
         if first:
-            at = first if self._sought is None else min(first, self._sought())
+            at = max(0, first - self._back)
+            at = at if self._sought is None else min(at, self._sought())
+            at = at if self._file.seekable() else 0  # of GSM 6.10 and the like all before it is decoded
             with quiet_decoder():
-                self._file.seek(at)
+                if at:
+                    self._file.seek(at)
                 while at < first:  # read what lies before it
                     at += len(self._file.read(min(first - at, _BLOCK), always_2d=True)) or first - at
         left = (self.frames if last is None else last) - first
@@ -89,6 +111,11 @@ def opened(source: Any, window: Window, path: object) -> Iterator[Sound | Decode
             elif file.frames == 0 and (patches := riff.unsized(window)):
                 with sf.SoundFile(window.patched(patches)) as whole:
                     yield Sound(whole, _KILLED)
+            elif patches := riff.stale(window, least=file.samplerate * file.channels * _WIDTHS.get(file.subtype, 0)):
+                with sf.SoundFile(window.patched(patches)) as whole:
+                    yield Sound(whole, _STALE)
+            elif file.subtype.startswith("MPEG_LAYER"):
+                yield Sound(file, back=_RESERVOIR)
             elif file.subtype == "VORBIS":
                 # In a stream's last page libsndfile 1.2 seeks to some hundred samples behind what was asked for.
                 yield Sound(file, sought=lambda: max(0, file.frames - last_pages(window, 2)))
@@ -102,9 +129,16 @@ def opened(source: Any, window: Window, path: object) -> Iterator[Sound | Decode
 def _require_sane(file: sf.SoundFile, window: Window, path: object) -> None:
     log = file.extra_info
     mpeg_in_wav = file.subtype.startswith("MPEG_LAYER") and file.format == "WAV"
+    may_lack = TOLERANCE_SECONDS * file.samplerate * file.channels * _WIDTHS.get(file.subtype, 0)
     for declared, held in _SHORT_CHUNK.findall(log):
-        if int(held) < int(declared) < _UNKNOWN_LENGTH:
+        piped = any(low <= int(declared) <= high for low, high in _PIPED)
+        if int(declared) - int(held) > may_lack and not piped:
             raise truncated(path, f"{held} of {declared} bytes")
+    if (counted := riff.counted(window)) is not None and counted[0] - counted[1] > may_lack:
+        raise truncated(path, f"{counted[1]} of {counted[0]} bytes")
+    count = _NIST_COUNT.search(window.at(0, 1024)) if file.format == "NIST" else None
+    if count is not None and int(count[1]) - file.frames > TOLERANCE_SECONDS * file.samplerate:
+        raise truncated(path, f"{file.frames} of {int(count[1])} samples")
     if "lacks an end-of-stream bit" in log:
         raise truncated(path, "an Ogg stream without its last page")
     if not RATES[0] <= file.samplerate <= RATES[1]:

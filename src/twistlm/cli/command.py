@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +39,8 @@ Channel = Annotated[
     int | None,
     typer.Option(help="Hear one channel of stereo or telephone speech, from 1; default: all, mixed.", min=1),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+MOST_SEED = 2**32 - 1  # torch's and numpy's old generators take 32 bits
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=MOST_SEED)]
 TokenizerName = Annotated[str, typer.Option(help="Name or folder of a speech tokenizer.")]
 FoundTokenizer = Annotated[
     str | None, typer.Option(help="Name or folder of a speech tokenizer; default: found by what the units are.")
@@ -130,13 +131,20 @@ def verb(function: Callable[..., Result], *, of: typer.Typer = app) -> Callable[
             sys.excepthook = sys.__excepthook__ if debug else _unexpected
             raise
         if os.environ.get("RANK", "0") == "0":  # under torchrun every rank has the same result
-            _say(json.dumps(result.facts, indent=1, default=str) if as_json else result.text, as_json)
+            _say(_as_json(result.facts) if as_json else result.text, as_json)
         if result.exit_code:
             raise typer.Exit(result.exit_code)
 
     run.__signature__ = inspect.Signature([*own.values(), *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own.values(), *shared]}
     return of.command(function.__name__.rstrip("_").replace("_", "-"))(run)
+
+
+def _as_json(facts: Mapping[str, Any]) -> str:
+    """JSON that any reader takes: what is undefined is null."""
+    from twistlm.files.jsonl import without_nan
+
+    return json.dumps(without_nan(facts), indent=1, default=str, allow_nan=False)
 
 
 def tell(line: str) -> None:

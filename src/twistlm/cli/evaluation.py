@@ -220,6 +220,10 @@ def _generation(
     if given := [name for name, value in refused.items() if value]:
         raise BadInput(f"{', '.join(given)}: not of what a model says. Measure that without --generation.")
     temperatures = options["temperature"] or []
+    if len(set(temperatures)) < len(temperatures):
+        raise BadInput(f"--temperature {', '.join(map(str, temperatures))}: name each once.")
+    if options["judge_model"] is not None and options["judge"] is None:
+        raise BadInput("--judge-model is asked of a judge's server: name it with --judge.")
     protocol = protocol_of(
         options["protocol"] or "ours",
         prompts=options["prompts"],

@@ -10,6 +10,7 @@ import typer
 
 from twistlm.cli.command import (
     MINI,
+    MOST_SEED,
     Channel,
     FoundTokenizer,
     FoundVocoder,
@@ -93,7 +94,9 @@ def train(
     network: Annotated[
         str | None, typer.Option(help="What each of --gpus can receive from other machines in a second, as 400Gb.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random; default: the recipe's.", min=0, max=MOST_SEED)
+    ] = None,
     progress: bool = True,
 ) -> Result:
     """Train a warm or a cold speech LM on units."""

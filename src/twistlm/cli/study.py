@@ -60,13 +60,19 @@ def report(
     search: Search = None,
 ) -> Result:
     """Write a quickstart's report again, or set what twist eval measured beside published numbers."""
-    if len(runs) == 1 and out is None and (runs[0] / "results.json").is_file():
+    if len(runs) == 1 and (runs[0] / "results.json").is_file():
+        from twistlm.errors import BadInput
+
+        if out is not None:
+            raise BadInput(f"{runs[0]} is a quickstart, whose report is report.html in it: leave --out out.")
         return _report(runs[0], search or [])
 
     from twistlm.evaluate.leaderboard import leaderboard
     from twistlm.jobs.parts import tokenizers_of
+    from twistlm.lm.folders import is_bundled, run_folder
     from twistlm.pages.leaderboard import text, values, write_page
 
+    runs = [run_folder(run) if is_bundled(run) else run for run in runs]  # where twist eval put it
     sections = leaderboard(runs)
     rows = (row for section in sections for block in section.blocks for row in block.rows)
     units = tokenizers_of((row.facts["unit_spec"] for row in rows if row.facts), search=search or ())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from twistlm.cli.command import MINI, Result, TokenizerName, group
+from twistlm.cli.command import MINI, MOST_SEED, Result, TokenizerName, group
 
 verb = group("units", help="Judge units.")
 
@@ -18,7 +18,7 @@ def quality(
     alignment: Annotated[
         Path, typer.Option(help="Gold phones: .jsonl, .csv, .tsv, .TextGrid, or a folder of TextGrids.")
     ],
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=MOST_SEED)],
     tokenizer: TokenizerName = MINI,
     against: Annotated[
         str | None, typer.Option(help="A second tokenizer (name or folder), or mfcc: k-means over MFCC.")

@@ -65,7 +65,7 @@ class Choice:
 
 
 _FIX = "Remove it to have them made anew."
-_SHAPE = {"took": str, "because": str, "seconds": dict}
+_SHAPE = {"took": str, "because": str, "seconds": {str: float}}
 
 _made: dict[str, Choice] = {}  # of this process
 _kept: list[_Kept] = []
@@ -208,7 +208,8 @@ def kept(path: Path | UrlPath, *, write: bool = True) -> Iterator[None]:
         check_shape(fields, _SHAPE, where=f"{path}: {key}", kind="a choice", fix=_FIX, error=CheckpointError)
         if fields["took"] not in WAYS.get(key.partition(":")[0], ()):
             raise CheckpointError(f"{path}: {key} took {fields['took']!r}, which is no way to do it. {_FIX}")
-    choices = {key: Choice(**fields) for key, fields in stored.items()}
+    named = ("took", "because", "seconds")  # a later version may have more
+    choices = {key: Choice(**{name: fields[name] for name in named}) for key, fields in stored.items()}
     mine = _Kept(path, choices, write)
     _kept.append(mine)
     try:

@@ -59,7 +59,8 @@ def _machine(instructions: tuple[str, ...]) -> str:
     import torch
 
     told = _CPU.read_text().splitlines() if _CPU.is_file() else []
-    cpu = "\n".join(sorted({line for line in told if line.startswith(("model", "flags"))}))
+    names = ("model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")  # the last four: ARM's
+    cpu = "\n".join(sorted({line for line in told if line.startswith(names)}))
     parts = (
         cpu or platform.processor(),
         platform.machine(),

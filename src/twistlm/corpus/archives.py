@@ -54,11 +54,19 @@ def tar_members(path: Path | UrlPath) -> list[tarfile.TarInfo]:
             file.seek(tar.offset)
             # tarfile takes a damaged header for the end, which is a block of zeros.
             whole = not any(file.read(tarfile.BLOCKSIZE))
+            more = False  # of a second archive, joined to this one by cat: its members are not listed
+            while whole and not more and (block := file.read(1 << 20)):
+                more = any(block)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise BadInput(
             f"{path}: not a whole tar file ({error}). Fetch it again if it is a download that was interrupted; if it "
             "is compressed (.tar.gz, .tgz), unpack or decompress it first: only plain tar files can be read in place."
         ) from error
+    if more:
+        raise BadInput(
+            f"{path}: something follows its end, perhaps a second archive that was joined to it with cat, of which "
+            "nothing would be read. Take them apart, or pack them as one."
+        )
     if not whole:
         raise BadInput(f"{path}: damaged behind byte {tar.offset}: no member begins there. Fetch it again.")
     unsafe = [repr(member.name) for member in members if not is_safe(member.name)]

@@ -13,6 +13,8 @@ from typing import Any
 from twistlm.audio.vad import VERSION, check_limit, speech_segments
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
+from twistlm.corpus.shards import PLACE
+from twistlm.corpus.sounds import place_of
 from twistlm.errors import AudioError, BadInput, offenders
 from twistlm.files.atomic import atomic_write, writing
 from twistlm.files.jsonl import check_shape, parse_json
@@ -120,7 +122,7 @@ def _cut(entry: Entry, max_seconds: float) -> tuple[tuple[Any, ...], Segments] |
 def _key(entry: Entry) -> tuple[Any, ...]:
     stat = entry.path.stat() if entry.path.is_file() else None
     size, changed = (stat.st_size, stat.st_mtime_ns) if stat else (-1, -1)
-    return f"{entry.id}{entry.part}", size, changed
+    return f"{entry.id}{entry.part}{PLACE}{place_of(entry)}", size, changed
 
 
 def _read(journal: Path, max_seconds: float) -> dict[tuple[Any, ...], Segments]:

@@ -23,8 +23,8 @@ from twistlm.audio.decoding import info
 from twistlm.compute.batching import batches
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
-from twistlm.corpus.shards import Row
-from twistlm.corpus.sounds import Sound, Sounds
+from twistlm.corpus.shards import PLACE, Row
+from twistlm.corpus.sounds import Sound, Sounds, place_of
 from twistlm.errors import BadInput
 from twistlm.files.urls import UrlPath
 from twistlm.types import Units, UnitSpec
@@ -144,7 +144,7 @@ class _Opened:
             text=entry.text,
             source_bytes=self.sound.n_bytes,
             source_mtime_ns=self.sound.mtime_ns,
-            source_sha256=self.sha256 + entry.part,
+            source_sha256=self.sha256 + entry.part + PLACE + place_of(entry),
             note=self.note,
         )
 

@@ -33,7 +33,7 @@ def mirror(folder: UrlPath, *, names: re.Pattern[str]) -> Path:
         for name in held.keys() - there.keys():
             if names.fullmatch(name):  # an index that was tampered with removes nothing else
                 remove(here / name)
-        versions = {}
+        versions = {name: version for name, version in held.items() if not names.fullmatch(name)}
         for name, path in there.items():
             versions[name] = path.version()  # before it is fetched: what changes meanwhile is fetched again
             if versions[name] != held.get(name) or not is_sealed(here / name):

@@ -29,13 +29,15 @@ SCHEMA = pa.schema(
         ("units", pa.list_(pa.uint16())),
         ("runs", pa.list_(pa.int32())),
         # What the clip was when it was tokenized, so that a rerun knows whether it still is: size and time of its file
-        # or archive, sha256 of its sound file, and behind that which part of them it is (`Entry.part`).
+        # or archive, sha256 of its sound file, and behind that which part of them it is (`Entry.part`) and, behind
+        # PLACE, the file's name and its folder's.
         ("source_bytes", pa.int64()),
         ("source_mtime_ns", pa.int64()),
         ("source_sha256", pa.string()),
     ]
 )
 FLAT = ("units", "runs")
+PLACE = "\x1f"  # ASCII's separator of units; shards of before 2026-11-29 have none
 FACTS = tuple(name for name in SCHEMA.names if name not in FLAT)
 _SPEC = b"unit_spec"
 _NAME = re.compile(r"shard-(\d{5,})\.parquet")
@@ -118,10 +120,14 @@ class ShardWriter:
             self.flush()
 
 
-def shard_paths(folder: str | Path | UrlPath) -> list[Path]:
-    """Return the shards of a folder in order, or the copies here of those behind a URL; none when there is none."""
-    folder = local(folder)
-    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+def shard_paths(folder: str | Path | UrlPath, names: Collection[str] | None = None) -> list[Path]:
+    """Return the shards of a folder in order, or the copies here of those behind a URL; none when there is none.
+
+    With `names`, only those that are called so, and of a URL nothing else is fetched.
+    """
+    wanted = _NAME if names is None else re.compile("|".join(map(re.escape, sorted(names))) or "(?!)")
+    folder = local(folder, wanted)
+    paths = [path for path in folder.iterdir() if wanted.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("shard-")))
 
 
@@ -168,9 +174,7 @@ def drop(folder: str | Path | UrlPath, ids: Collection[str], *, shards: Collecti
         shards: names of those that are looked at; None: all.
     """
     place = as_path(folder)
-    for path in shard_paths(place) if ids else []:
-        if shards is not None and path.name not in shards:
-            continue
+    for path in shard_paths(place, shards) if ids else []:
         table = read_table(path, tuple(SCHEMA.names))
         kept = np.array([id not in ids for id in table.column("id").to_pylist()], dtype=bool)
         if not kept.any():
@@ -179,9 +183,9 @@ def drop(folder: str | Path | UrlPath, ids: Collection[str], *, shards: Collecti
             _write_table(table.filter(pa.array(kept)), place / path.name, read_spec(path))
 
 
-def local(folder: str | Path | UrlPath) -> Path:
+def local(folder: str | Path | UrlPath, names: re.Pattern[str] = _NAME) -> Path:
     folder = as_path(folder)
-    return mirror(folder, names=_NAME) if isinstance(folder, UrlPath) else folder
+    return mirror(folder, names=names) if isinstance(folder, UrlPath) else folder
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:

@@ -130,6 +130,12 @@ def read_clip(entry: Entry, *, sample_rate: int | None) -> Clip:
         return sounds.fetch(entry).clip(sample_rate=sample_rate)
 
 
+def place_of(entry: Entry) -> str:
+    """Return the name of an entry's file (or archive) and of its folder: what tells files apart that look the same."""
+    path = entry.path.absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
 def look_at(entry: Entry) -> os.stat_result | Stat:
     """Return size and modification time of the file at `entry.path`. AudioError when they cannot be had."""
     try:

@@ -14,8 +14,8 @@ from typing import Any
 from twistlm.compute import choices
 from twistlm.corpus.cutting import Failure, Tokenizer, cut
 from twistlm.corpus.manifest import Entry, load
-from twistlm.corpus.shards import Row, ShardWriter, drop, read_placed_facts, read_rows
-from twistlm.corpus.sounds import Sounds, look_at
+from twistlm.corpus.shards import PLACE, Row, ShardWriter, drop, read_placed_facts, read_rows
+from twistlm.corpus.sounds import Sounds, look_at, place_of
 from twistlm.errors import AudioError, BadInput, TwistError, UrlError, offenders
 from twistlm.files.artifacts import cache_folder
 from twistlm.files.atomic import atomic_write
@@ -73,8 +73,8 @@ def tokenize(
     """Cut every clip of a manifest into units and store them as Parquet shards.
 
     A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same part of the same sound
-    file by size and modification time or else by sha256. For a sound inside an archive, these are the archive's size
-    and time, and the sound's own sha256: a shard that got more members is read once and its old clips are kept. A clip
+    file by name, size and modification time or else by sha256. For a sound inside an archive, these are the archive's
+    and the sound's own sha256: a shard that got more members is read once and its old clips are kept. A clip
     that changed replaces its old row when its shard is written: until then the old one stays. Where only the speaker,
     split or text is another, it keeps its units. Clips of `out` that `source` does not list stay.
 
@@ -233,11 +233,14 @@ def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
     stat = look_at(entry)
     if isinstance(entry.path, Path) and entry.path.is_dir():
         raise AudioError(f"{entry.path}: is a folder. Check the path.")
-    sha256, part = fact["source_sha256"][:64], fact["source_sha256"][64:]
+    sha256, (part, told, place) = fact["source_sha256"][:64], fact["source_sha256"][64:].partition(PLACE)
     if part != entry.part:
         return False
     same_size = stat.st_size == fact["source_bytes"]
-    if same_size and 0 <= stat.st_mtime_ns == fact["source_mtime_ns"]:
+    # What came out of an archive has times of whole seconds, and clips of one length have one size: ids that are line
+    # numbers may then have moved to another file that looks the same.
+    same_place = not told or place == place_of(entry)
+    if same_size and same_place and 0 <= stat.st_mtime_ns == fact["source_mtime_ns"]:
         return True
     # A copy or a fresh checkout has other times and the same content; an archive may have grown around its members.
     return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256

@@ -135,11 +135,19 @@ def published() -> tuple[list[Row], dict[str, str]]:
 
 def _measured(run: Path) -> list[Row]:
     """Read what `twist eval` wrote into `run` (or into its `eval`)."""
-    folder = run / "eval" if (run / "eval").is_dir() else run
+    if not run.is_dir():
+        raise BadInput(f"{run}: no such folder.")
+    own = (run / "eval").is_dir()
+    folder = run / "eval" if own else run
     rows, broken = [], []
     for path in sorted(folder.glob("*.json")):
         try:
             numbers = read_json(path, "what twist eval measured", shape=(dict, list), nan=True)
+        except BadInput as error:
+            if own:  # elsewhere it may be anybody's
+                broken.append(f"{path} ({error})")
+            continue
+        try:
             if isinstance(numbers, dict) and {"suite", "scores", "checksum"} <= numbers.keys():
                 check_shape(numbers, _SUITE, where=str(path), kind="what twist eval measured on a suite")
                 rows += _of_suite(numbers)

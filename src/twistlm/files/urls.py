@@ -26,6 +26,7 @@ from twistlm.errors import ArtifactError, BadInput, TwistError, UrlError
 from twistlm.files.downloads import MOST_UNTOLD, Watch, in_thread, require_space
 
 _URL = re.compile(r"[A-Za-z][\w+.-]+://")
+_CHAINED = re.compile(r"(?<!^)::(?![a-z][a-z0-9+.-]*://)")  # "zip://a.zip::s3://b/c" is two URLs
 _FOLDED = re.compile(r"[A-Za-z][\w+.-]+:/[^/]")  # what `Path` makes of a URL
 
 
@@ -73,6 +74,10 @@ class UrlPath:
     """
 
     url: str
+
+    def __post_init__(self) -> None:
+        if _CHAINED.search(self.url):  # the rest would be lost: x::1 and x::2 are both x
+            raise BadInput(f"{self.url}: fsspec takes :: for the border between two URLs. Rename it.")
 
     def __str__(self) -> str:
         return self.url
@@ -169,6 +174,8 @@ class UrlPath:
     def put(self, file: Path) -> None:
         """Copy a file there. It appears whole or not at all, under the name of this path: first it has another one."""
         with self._asked("written") as (fs, path):
+            if set(path) & {*"*?["}:
+                raise BadInput(f"{self}: fsspec takes *, ? and [ for patterns where it writes. Use another name.")
             folder, _, name = path.rpartition("/")
             temporary = f"{folder}/.tmp-{secrets.token_hex(4)}-{name}"
             fs.put_file(str(file), temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from twistlm.evaluate.suites.catalogue import BUNDLED as SUITES
 from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.files.artifacts import bundled
 from twistlm.files.jsonl import read_json
+from twistlm.files.text import read_text
 from twistlm.jobs.parts import named_by_run, spec_of
 from twistlm.listen.store import read_answers
 from twistlm.listen.study import ANSWERS, open_study
@@ -43,7 +45,7 @@ def describe(path: str | Path, *, search: Sequence[str | Path] = ()) -> Facts:
     path = Path(path)
     if path.is_file():
         if path.suffix.lower() in (".jsonl", ".json"):
-            return _manifest(path)
+            return _object(path) or _manifest(path)
         try:
             seconds, rate, channels, note = decoding.info(path)
         except AudioError as error:
@@ -151,6 +153,23 @@ def _described(path: Path) -> Facts:
         f"{path} is nothing twistlm knows: no sound file, units, tokenizer, vocoder, model or run. "
         "For a folder of sound files, use twist manifest."
     )
+
+
+def _object(path: Path) -> Facts | None:
+    """Return what a file with one JSON object says of itself, which is no manifest; None of others."""
+    try:
+        found = json.loads(read_text(path, "JSON"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    if "path" in found:  # a manifest of one clip
+        return None
+    if {"suite", "scores", "checksum"} <= found.keys():
+        return {"kind": "scores of a suite", **_some(found, "suite", "version")}
+    if "perplexity" in found:
+        return {"kind": "perplexity of a model", **_some(found, "model", "units", "split", "context")}
+    return {"kind": "JSON", "names": sorted(found), "hint": f"twist show {path.parent} says what its folder is"}
 
 
 def _manifest(path: Path) -> Facts:

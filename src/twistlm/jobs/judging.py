@@ -72,8 +72,13 @@ def judge(
         `perplexity.json` too.
 
     Raises:
+        BadInput: options of suites without suites, or of a perplexity without units.
         As `parts_of_model` (where suites are to be heard), `evaluate` and `open_corpus`.
     """
+    if suites and units is None and (split != "heldout" or context is not None):
+        raise BadInput("--split and --context are of a perplexity, which suites alone do not give: add --units.")
+    if units is not None and not suites and (tokenizer or search or normalize != "both"):
+        raise BadInput("--tokenizer, --search and --normalize are of suites, and only a perplexity is asked for.")
     if against_units is not None and (units is None or against is None):
         raise BadInput("--against-units compares perplexities: give --against, and --units for the first model.")
     spec, run, notes = model_spec(model), run_folder(model), list[str]()
@@ -119,11 +124,12 @@ def judge(
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
         asked |= {} if against is None else {"against": str(against)}
+        asked |= {"model_sha256": digest(lm_folder(model))}
         with choices.kept(out / choices.FILE):
             found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
         notes += _replaced(out / "perplexity.json", asked)
         with atomic_write(out / "perplexity.json") as temporary:
-            about = {name: values[name] for name in ("model", "unit_spec")} | {"model_sha256": digest(lm_folder(model))}
+            about = {name: values[name] for name in ("model", "unit_spec")}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
         values |= found
     if not is_bundled(model) and (why := note_scores(lm_folder(model), digest(lm_folder(model)), [out, run / "eval"])):
@@ -136,7 +142,8 @@ def _replaced(path: Path, asked: Values) -> list[str]:
     if not path.is_file():
         return []
     before = read_json(path, "what twist eval measured", nan=True)
-    others = [name for name in ("units", "split", "context", "against") if before.get(name) != asked.get(name)]
+    names = {"model_sha256": "model", **{name: name for name in ("units", "split", "context", "against")}}
+    others = [said for name, said in names.items() if before.get(name) != asked.get(name)]
     return (
         [f"{path} held a perplexity of other {', '.join(others)}, and was replaced: --out keeps both"] if others else []
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from twistlm.audio.clip import Clip, check
 from twistlm.audio.decoding import seconds_to_samples
 from twistlm.compute.devices import device
+from twistlm.errors import BadInput
 from twistlm.jobs.parts import Parts, parts_of_model, parts_without_model
 from twistlm.lm.folders import load_model
 from twistlm.lm.sample import generate
@@ -88,9 +90,12 @@ def continue_recording(
         channel: of the recording, from 1; None mixes them.
 
     Raises:
+        BadInput: prompt seconds that are not above 0.
         AudioError: an unusable file. UnitSpecMismatch: the three do not speak the same units.
         Otherwise as `parts_of_model`.
     """
+    if prompt_seconds is not None and not 0 < prompt_seconds < math.inf:
+        raise BadInput(f"prompt_seconds (--prompt-seconds) is how much of the prompt is heard, got {prompt_seconds:g}.")
     parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
     lm, (tok, voc) = load_model(model), _loaded(parts, voice)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)

@@ -14,13 +14,22 @@ _KNOWN = frozenset({
 })  # fmt: skip
 
 
+_COUNTING = frozenset({"xlm", "flaubert"})
+
+
 def require_causal(model: PreTrainedModel) -> None:
     """Compute two rows that differ in their last token alone, where the type does not tell.
 
     Raises:
         BadInput: what comes before that token is not the same: BERT without `is_decoder`, attention in both directions.
+            Or a type that tells the length of a row by its tokens.
     """
     config, first = model.config, next(model.parameters())
+    if config.model_type in _COUNTING:
+        raise BadInput(
+            f"a {config.model_type} tells how long a row is by which of its tokens are the pad, so a unit of that "
+            "number would end rows. Give another text LM."
+        )
     known = config.model_type in _KNOWN and not getattr(config, "use_bidirectional_attention", False)
     if known or first.device.type == "meta" or isinstance(first, FakeTensor):
         return

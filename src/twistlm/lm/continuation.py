@@ -19,6 +19,8 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import gumbel, seeds_of_places
 from twistlm.types import Units
 
+# What these have seen is kept in their modules, or in a cache of their own: sequences would overwrite each other's.
+_OWN_STATE = frozenset({"minimax", "recurrent_gemma"})
 Choose = Callable[[torch.Tensor, int, int], int]  # (logits [V], the token before, draw) -> the token
 
 
@@ -75,6 +77,13 @@ def begin(
         raise BadInput(
             f"prompt and continuation make {len(tokens) + limit} tokens; the model has positions for {lm.max_tokens}."
         )
+    if lm.model.config.model_type in _OWN_STATE:
+        raise BadInput(
+            f"a {lm.model.config.model_type} keeps what it has seen in a way of its own, which sampling cannot hand it "
+            "sequence by sequence; scoring works."
+        )
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed is {seed}; use 0 or more, below 2**63.")
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
     draws = tuple(seeds_of_places(seed, limit))

@@ -93,7 +93,8 @@ def _states(
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, 1)))
     targets: list[NDArray[np.int64]] = []
     training, n = model.training, 0
-    positions = getattr(model.config, "max_position_embeddings", None) or _FIT_ROW
+    most = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
+    positions = most or _FIT_ROW
     model.eval()
     try:
         with torch.no_grad():

@@ -25,9 +25,10 @@ from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import file_sha256
+from twistlm.files.replacing import require_replaceable
 from twistlm.lm.heads import untie
 from twistlm.lm.model import UnitLM, read_facts, write_facts
-from twistlm.lm.phases import text_lm_files, weights_folder
+from twistlm.lm.phases import text_lm_weights, weights_folder
 from twistlm.lm.pretrained import load_causal_lm
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.lm.vocab import Vocab
@@ -79,11 +80,20 @@ def lowrank(model: str | Path, text_lm: str, out: str | Path, *, rank: int) -> d
 
 
 def _write(tensors: Tensors, lm: UnitLM, text_lm: str, folder: Path, out: str | Path, *, rank: int) -> None:
-    """Write the folder `out`: these tensors, and of `lm` what its units are and where it came from."""
+    """Write the folder `out`: these tensors, and of `lm` what its units are and where it came from.
+
+    Raises:
+        BadInput: something else is there.
+    """
+    require_replaceable(out, what="a low-rank model", mark="lowrank.json")
     with atomic_folder(out) as temporary:
         save_file(tensors, temporary / NAME)
-        files = {name: sha for name, sha in text_lm_files(folder).items() if name.endswith(".safetensors")}
-        record = {"text_lm": text_lm, "text_lm_files": files, "rank": rank, "sha256": file_sha256(temporary / NAME)}
+        record = {
+            "text_lm": text_lm,
+            "text_lm_files": text_lm_weights(folder),
+            "rank": rank,
+            "sha256": file_sha256(temporary / NAME),
+        }
         (temporary / "lowrank.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         write_facts(temporary, lm)
 
@@ -100,8 +110,7 @@ def restore(folder: str | Path) -> UnitLM:
     if file_sha256(folder / NAME) != record["sha256"]:
         raise CheckpointError(f"{folder / NAME} is not the file that was written (another sha256): get it again.")
     base = text_lm_folder(record["text_lm"])
-    files = {name: sha for name, sha in text_lm_files(base).items() if name.endswith(".safetensors")}
-    if files != record["text_lm_files"]:
+    if text_lm_weights(base) != record["text_lm_files"]:
         raise CheckpointError(
             f"{folder} is the difference from another {record['text_lm']} than the one in {base}: its weights have "
             "another sha256. Remove that folder of the cache, and it is fetched and made again."

@@ -22,6 +22,7 @@ from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
 from twistlm.files.jsonl import read_json
+from twistlm.files.replacing import require_replaceable
 from twistlm.lm import attention
 from twistlm.lm.card import card
 from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
@@ -79,7 +80,7 @@ class UnitLM:
         Of "longrope" it is the length before it was stretched: beyond, one long row would change all beside it.
         """
         config: Any = self.model.config
-        most = getattr(config, "max_position_embeddings", None)
+        most = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))  # the latter: MPT
         rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
             original = rope.get("original_max_position_embeddings") or getattr(
@@ -137,8 +138,13 @@ class UnitLM:
         transformers opens it whole: a tokenizer of words for units and a model card lie beside the weights.
 
         LoRA adapters are added to the weights they adapt, so the folder needs no peft. What was written is read back,
-        the names and shapes of the tensors and the configuration, before the folder gets its name.
+        the names and shapes of the tensors and the configuration, before the folder gets its name. An earlier model
+        there is replaced as a whole.
+
+        Raises:
+            BadInput: something else is there.
         """
+        require_replaceable(folder, what="a unit LM", mark="unit_spec.json")
         with atomic_folder(folder) as temporary, quiet():
             self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
             write_facts(temporary, self)

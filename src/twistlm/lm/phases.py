@@ -34,6 +34,12 @@ def phases(run: str | Path) -> list[Path]:
 
 
 def text_lm_files(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file that makes a text LM what it is."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    """Return the sha256 of each file that makes a text LM what it is: its configuration and its weights."""
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files = [folder / "config.json", *weights]
     return {file.name: file_sha256(file) for file in files if file.is_file()}
+
+
+def text_lm_weights(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each of those files that hold weights."""
+    return {name: sha256 for name, sha256 in text_lm_files(folder).items() if name != "config.json"}

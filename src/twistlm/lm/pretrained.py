@@ -163,6 +163,17 @@ def require_finite(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
+def require_form(model: PreTrainedModel) -> None:
+    """Raise `BadInput` where a model's tensors have other shapes than its configuration says: it could not be saved."""
+    wanted = _form(model.config).shapes
+    odd = [n for n, value in model.state_dict().items() if n in wanted and tuple(value.shape) != wanted[n]]
+    if odd:
+        raise BadInput(
+            f"the vocabulary of a {model.config.model_type} cannot be swapped: {offenders(odd)} would be of another "
+            "shape than its configuration says, and the trained model could not be saved. Please report this."
+        )
+
+
 def require_saved(folder: Path, model: PreTrainedModel) -> None:
     """Raise `TwistError` unless `folder` holds a configuration and the tensors that it asks for, in their shapes.
 
@@ -183,7 +194,7 @@ def require_saved(folder: Path, model: PreTrainedModel) -> None:
     if odd:
         raise TwistError(
             f"the model written to {folder} would not load again: {offenders(odd)} are missing, unknown or of another "
-            "shape. The folder is not kept; the run's checkpoint is. Please report this, with the model's config.json."
+            "shape. The folder is not kept; checkpoints of the run are. Please report this, with its config.json."
         )
 
 

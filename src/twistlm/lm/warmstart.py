@@ -25,7 +25,7 @@ from twistlm.files import artifacts
 from twistlm.lm.heads import begin_head, check_head, untie
 from twistlm.lm.likeness import ALIKE, check, cold_rows
 from twistlm.lm.model import UnitLM
-from twistlm.lm.pretrained import from_config, load_causal_lm, load_config
+from twistlm.lm.pretrained import from_config, load_causal_lm, load_config, require_form
 from twistlm.lm.shapes import PUBLISHED, named_shape
 from twistlm.lm.text_lms import Prefer, text_lm_folder
 from twistlm.lm.trainable import Freeze, LoRA, restrict
@@ -121,12 +121,14 @@ def warm_start(
     else:
         output.weight = nn.Parameter(new(output.weight.detach(), vocab.size))
     if output.bias is not None:
-        old = output.bias.detach()
-        output.bias = nn.Parameter(old[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size))
+        old = output.bias
+        new_bias = old.detach()[: vocab.size].clone() if rows == "first-rows" else torch.zeros(vocab.size)
+        _put_for(model, old, nn.Parameter(new_bias))
     output.out_features = vocab.size
     if tied and head == "own":
         untie(model)
     model.generation_config = generation_config(vocab)
+    require_form(model)
     kept = {name for name, value in model.named_parameters() if body.get(name) is value}
     if shuffled:
         with torch.no_grad():
@@ -276,6 +278,14 @@ def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple
         if isinstance(types := vars(config).get("layer_types"), list):  # a property where it follows from the number
             config.layer_types = types[:layers]
     return config, whole
+
+
+def _put_for(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+    """Put a parameter under every name of another: the bias of BERT's head has two."""
+    for module in model.modules():
+        for name, value in list(module._parameters.items()):
+            if value is old:
+                setattr(module, name, new)
 
 
 @one_thread()

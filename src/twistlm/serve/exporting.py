@@ -92,10 +92,15 @@ def write_gguf(lm: UnitLM, path: Path) -> None:
 
     config: Any = lm.model.config
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    if config.model_type != "llama" or config.attention_bias or rope.get("rope_type", "default") != "default":
+    if (
+        config.model_type != "llama"
+        or config.attention_bias
+        or rope.get("rope_type", "default") != "default"
+        or config.hidden_act not in ("silu", "swish")  # the format has no place for another
+    ):
         raise BadInput(
             f"a {config.model_type} model of this shape cannot be exported for llama.cpp: only Llama models with plain "
-            "rotary positions and no attention biases can. Export it for vllm."
+            "rotary positions, SiLU and no attention biases can. Export it for vllm."
         )
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

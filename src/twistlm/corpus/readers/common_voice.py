@@ -22,7 +22,7 @@ def common_voice(folder: Path) -> list[Entry]:
     `clips/`, and since release 17 their lengths in `clip_durations.tsv`; `folder` is one language ("en"), or holds
     several. Any of the three tables may be absent. Checked against Lhotse's reader. validated.tsv, other.tsv and
     invalidated.tsv are not read, as they repeat sentences and voices of dev and test: make a manifest of one with
-    `--corpus csv` and `--path-column` if you want it.
+    `--corpus csv` if you want it, from a copy whose paths begin with `clips/`.
 
     Splits: train, dev and test, which keep their names and share no voice.
 

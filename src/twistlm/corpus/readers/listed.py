@@ -63,7 +63,7 @@ def nemo(folder: Path) -> list[Entry]:
                     path=table.parent / name,
                     split=split,
                     seconds=seconds,
-                    start=None if seconds is None and not start else start,
+                    start=None if seconds is None and not start else start or 0.0,  # so many seconds from its beginning
                     text=text if isinstance(text, str) else "",
                     speaker=str(speaker) if isinstance(speaker, str | int) else "",
                 )

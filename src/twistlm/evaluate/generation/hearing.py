@@ -25,6 +25,7 @@ from twistlm.files.regular import file_sha256
 from twistlm.lm.pretrained import REFUSALS, quiet
 from twistlm.lm.weights import first_line
 
+_WINDOW = 30.0  # seconds that a Whisper hears at once
 _LONGEST = 10_000.0  # seconds: segments are not cut
 
 
@@ -93,8 +94,12 @@ class Pipeline:
         """Return what it writes, as it writes it."""
         rate = self.of.feature_extractor.sampling_rate
         samples = resample(clip, sample_rate=rate).samples
-        told = {"language": self.language} if self.language and self.of.type == "seq2seq_whisper" else {}
-        more = {"generate_kwargs": told} if told else {}
+        whisper = self.of.type == "seq2seq_whisper"
+        many = getattr(getattr(self.of.model, "generation_config", None), "is_multilingual", True)
+        told = {"language": self.language} if self.language and whisper and many else {}
+        more: dict[str, Any] = {"generate_kwargs": told} if told else {}
+        if whisper and len(samples) > _WINDOW * rate:  # it hears that much at once; of more it wants to tell the times
+            more["return_timestamps"] = True
         return str(self.of({"raw": samples.copy(), "sampling_rate": rate}, **more)["text"]).strip()
 
 

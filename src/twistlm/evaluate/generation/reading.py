@@ -20,7 +20,7 @@ from twistlm.compute.devices import device
 from twistlm.compute.products import quick_products
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.evaluate.topline import load_text_tokenizer
-from twistlm.lm.phases import text_lm_files
+from twistlm.lm.phases import text_lm_weights
 from twistlm.lm.pretrained import load_causal_lm
 from twistlm.lm.text_lms import text_lm_folder
 
@@ -68,7 +68,7 @@ class TextLM:
         folder: Path = text_lm_folder(name)
         tokenizer = load_text_tokenizer(folder)
         model: Any = load_causal_lm(folder)
-        of = [sha256 for file, sha256 in text_lm_files(folder).items() if file.endswith(".safetensors")]
+        of = [*text_lm_weights(folder).values()]
         sha256 = of[0] if len(of) == 1 else hashlib.sha256("".join(of).encode()).hexdigest()
         return cls(model.to(device()), tokenizer, name, f"{name} weights sha256 {sha256[:16]}, float32")
 

@@ -39,6 +39,7 @@ from twistlm.evaluate.generation.ngrams import repetition
 from twistlm.evaluate.generation.prompts import CutPrompt, Prompt, PromptSuite, cut
 from twistlm.evaluate.generation.protocols import Protocol
 from twistlm.evaluate.generation.speakers import Voices
+from twistlm.evaluate.words import words_of
 from twistlm.lm.model import UnitLM
 from twistlm.types import Units
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -369,7 +370,7 @@ def require_heard(rows: Sequence[Values], *, what: str) -> None:
     Raises:
         AudioError: all transcripts are empty.
     """
-    if rows and not any(row["text"] for row in rows):
+    if rows and not any(words_of(row["text"] or "") for row in rows):
         raise AudioError(
             f"in none of the {len(rows)} sounds of {what} was anything heard: silence, or a recogniser of another "
             "language. There is nothing to measure."

@@ -89,7 +89,7 @@ def count(texts: Sequence[str | None], protocol: Protocol) -> list[Values]:
 
 def corpus_counts(texts: Sequence[str | None], protocol: Protocol) -> Values:
     """Return distinct-1 and -2 of all texts of a system together; they have no intervals, as resamples repeat texts."""
-    cut = [tokens_of(text, protocol.tokens) for text in texts if text]
+    cut = [tokens_of(text, protocol.tokens) for text in texts if text and words_of(text)]
     return {f"corpus_distinct_{n}": distinct(cut, n=n) for n in (1, 2)}
 
 
@@ -150,13 +150,14 @@ def read(
             rows.append({})
             continue
         row = by_text[(text, None if prompts is None else (prompts[i], *others[i]))]
-        # Of an empty text an end token may be all that was read.
-        loss = row["total"] / row["n"] if row["n"] and text else None
+        # Without words it is empty, whatever signs a recogniser writes; an end token may be all that was read of it.
+        said = bool(words_of(text))
+        loss = row["total"] / row["n"] if row["n"] and said else None
         two = loss if len(words_of(text)) >= 2 else None
         made: Values = {"loss": loss, "loss_two_words": two, "ppl": None if loss is None else math.exp(loss)}
         if "after" in row:
-            after = row["after"] / row["after_n"] if row["after_n"] and text else None
-            made |= {"loss_after": after} | {name: row[name] if text else None for name in ("wins", "gain")}
+            after = row["after"] / row["after_n"] if row["after_n"] and said else None
+            made |= {"loss_after": after} | {name: row[name] if said else None for name in ("wins", "gain")}
         rows.append(made)
     return rows
 
@@ -172,7 +173,7 @@ def against_truth(
         protocol, embedder: how they are cut, and what gives them a place.
     """
     spread = [truth for truth in truths for _ in range(n_samples)]
-    cosines = similarities(embedder([text or "" for text in texts]), embedder(spread))
+    cosines = similarities(embedder([text if text and words_of(text) else "" for text in texts]), embedder(spread))
     rows: list[Values] = [{"similarity": _known(cosine)} for cosine in cosines]
     for i, truth in enumerate(truths):
         samples = [text for text in texts[i * n_samples : (i + 1) * n_samples] if text is not None]
