@@ -51,12 +51,6 @@ def read_table(
                 continue
             if len(cells) != len(header):
                 odd.append(f"line {line} has {len(cells)}")
-            elif wide := [cell for cell in cells if "\n" in cell.rstrip("\n") and separator in cell]:
-                raise error(
-                    f"{path}, line {line}: a cell that begins with a quote goes on over lines and columns, so rows "
-                    f"would be lost: {wide[0][:40]!r}…. Quote such cells whole, a quote in them twice. It should be "
-                    f"{kind}."
-                )
             elif not is_text("".join(cells)):
                 raise error(f"{path}, line {line}: holds a NUL character, which no text has. It was damaged.")
             else:

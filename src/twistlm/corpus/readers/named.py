@@ -108,7 +108,15 @@ def _rows(table: Path, options: Options) -> Iterator[tuple[str, dict[str, Any]]]
     if table.suffix == ".jsonl":
         rows = [(number, _cells(row)) for number, row in objects(table)]
     else:
-        rows = list(read_table(table, _KIND, separator=separator_of(table, _KIND)))
+        separator = separator_of(table, _KIND)
+        rows = list(read_table(table, _KIND, separator=separator))
+        # What writes tabs often quotes nothing; a text that begins with a quote then takes in the rows behind it.
+        wide = [(n, c) for n, row in rows for c in row.values() if separator == "\t" and "\t" in c and "\n" in c]
+        if wide:
+            raise BadInput(
+                f"{table}, line {wide[0][0]}: a cell that begins with a quote goes on over lines and columns, so rows "
+                f"would be lost: {wide[0][1][:40]!r}…. Quote such cells whole, with each quote in them twice."
+            )
     there = list(dict.fromkeys(name for _, row in rows for name in row))
     paths = column(there, "path", PATHS, options, where=table)
     if not paths:
