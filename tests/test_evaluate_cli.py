@@ -116,7 +116,15 @@ def test_the_card_of_a_model_has_its_scores(twist, tiny: Tiny, bench: Path, tmp_
     card.write_text(text.replace("## Where it came from", "## By my hand") + "\nMine too.\n")
     twist(*command, f"sblimp-dev={bench}/slm21", "--normalize", "sum")
     text = card.read_text()
-    assert "## By my hand" in text and text.endswith("Mine too.\n") and text.count("| sblimp-dev") == 1
+    assert "## By my hand" in text and text.endswith("Mine too.\n")
+    assert text.count("| sblimp-dev") == 2, "what was measured by mean is as true as before"
+    assert text.count("| swuggy-dev") == 2 and text.count("| perplexity") == 2, "though their results lie elsewhere"
+    weights = tmp_path / "a" / "lm" / "model.safetensors"
+    UnitLM.load(bench / "b" / "lm").save(tmp_path / "c" / "lm")
+    weights.write_bytes((tmp_path / "c" / "lm" / "model.safetensors").read_bytes())
+    twist(*command, f"sblimp-dev={bench}/slm21", "--normalize", "sum")
+    text = card.read_text()
+    assert text.count("| sblimp-dev") == 1 and "| swuggy-dev" not in text, "of other weights nothing is left"
 
 
 def test_the_final_token_counted_is_another_protocol(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811

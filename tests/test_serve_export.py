@@ -80,6 +80,17 @@ def test_what_gguf_has_no_place_for_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_another_activation_is_not_taken_for_silu(lm: UnitLM, tmp_path: Path) -> None:
+    was = lm.model.config.hidden_act
+    lm.model.config.hidden_act = "gelu"
+    try:
+        with pytest.raises(BadInput, match="only Llama models with plain rotary positions, SiLU"):
+            export(lm, tmp_path / "out", server="llama.cpp")
+    finally:
+        lm.model.config.hidden_act = was
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_rule_for_llama_cpp_is_ours(lm: UnitLM, tmp_path: Path) -> None:
     export(lm, tmp_path / "out", server="llama.cpp")
     rule = module(tmp_path / "out" / "no_repeat.py").no_repeat

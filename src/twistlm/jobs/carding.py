@@ -26,7 +26,7 @@ _PERPLEXITY = {"model_sha256": str, "split": str, "perplexity": _HELD | {"n_docu
 
 
 def note_scores(home: Path, sha256: str, results: Sequence[Path]) -> str:
-    """Write the scores of a model into its card; return why that could not be done, or "".
+    """Write the scores of a model into its card, beside those that are there; return why that could not be, or "".
 
     Args:
         home: the model's folder.
@@ -43,7 +43,7 @@ def note_scores(home: Path, sha256: str, results: Sequence[Path]) -> str:
     card = home / CARD
     try:
         before = read_text(card, "the card of a model") if card.is_file() else ""
-        text = with_scores(before, [row for name in sorted(rows) for row in rows[name]])
+        text = with_scores(before, [row for name in sorted(rows) for row in rows[name]], model=sha256)
         if text != before:
             with atomic_write(card) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from twistlm.lm.vocab import Vocab
 from twistlm.types import UnitSpec
 
 BEGIN, END = "<!-- scores by twistlm -->", "<!-- end of scores -->"  # what is between is written anew
+_BAR = re.compile(r"(?<!\\)\|")  # between cells: those in texts are escaped
 _MARKUP = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>()#!|&~$"} | dict.fromkeys("\r\n\t", " "))
 
 
@@ -63,16 +65,27 @@ longer = model.generate(tokens, max_new_tokens=50, do_sample=True)
 """
 
 
-def with_scores(text: str, scores: Sequence[Sequence[Any]]) -> str:
-    """Return a card whose section of scores is this one; the rest of it, which may be somebody's own, stays.
+def with_scores(text: str, scores: Sequence[Sequence[Any]], *, model: str) -> str:
+    """Return a card with these scores; the rest of it, which may be somebody's own, stays.
+
+    So do scores of the same weights that stand there and are of other benchmarks or by another protocol.
 
     Args:
         text: the card.
         scores: for each: benchmark, how its sides are compared, value, its 95 % interval, how many, protocol; as text.
+        model: sha256 of the model.
     """
     head = ("benchmark", "compared", "value", "95 % interval", "n", "protocol")
-    lines = [BEGIN, "## What was measured", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join(map(_text, row))} |" for row in scores]
+    of_model = f"<!-- of weights {model[:16]} -->"
+    rows = {tuple(map(_text, (*row[:2], row[-1]))): f"| {' | '.join(map(_text, row))} |" for row in scores}
+    there = text.partition(BEGIN)[2].partition(END)[0]
+    if of_model in there:
+        for line in there.splitlines():
+            cells = [cell.strip() for cell in _BAR.split(line)[1:-1]]
+            if len(cells) == len(head) and cells[0] not in (head[0], "---"):
+                rows.setdefault((cells[0], cells[1], cells[-1]), line)
+    lines = [BEGIN, of_model, "## What was measured", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines += [line for _, line in sorted(rows.items())]
     lines += [
         "",
         "By `twist eval`; protocols of other numbers differ, and only equal ones can be set side by side.",
