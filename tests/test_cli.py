@@ -517,7 +517,7 @@ def test_odd_requests_to_judges_and_speakers_are_refused_and_json_is_json(twist,
     for seconds in (-1, 0, "nan", "inf"):
         said = twist("generate", run, prompt, "--out", tmp_path / "x.wav", *parts, "--prompt-seconds", seconds)
         said.refused("--prompt-seconds) is how much of the prompt is heard")
-    mini = f"mini={tiny.suite}"
+    mini = f"swuggy-dev={tiny.suite}"
     twist("eval", run, mini, "--split", "nonsense").refused("--split and --context are of a perplexity")
     twist("eval", run, "--units", units, "--normalize", "sum").refused("--normalize are of suites")
     twist("eval", run, "--generation", "--temperature", 0.5, "--temperature", 0.5).refused("name each once")
@@ -528,6 +528,9 @@ def test_odd_requests_to_judges_and_speakers_are_refused_and_json_is_json(twist,
     twist("train", units, "--text-lm", tiny.text_lm, "--out", tmp_path / "b", *short, "--seed", 1)
     note = twist("eval", tmp_path / "b", "--units", units, "--out", tmp_path / "e", "--json").json["notes"]
     assert "a perplexity of other model, and was replaced" in note[0]
+    told = [twist("eval", one, mini, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "s", "--json").json["notes"]
+            for one in (run, run, tmp_path / "b")]  # fmt: skip
+    assert told[:2] == [[], []] and "held scores of another model, and was replaced" in told[2][0]
     twist("report", run / "lm").refused("holds no results.json of a quickstart and nothing judged")
     twist("report", tmp_path / "nowhere").refused("no such folder")
     shown = twist("show", run / "lm" / "tokenizer_config.json", "--json").json

@@ -26,7 +26,7 @@ from twistlm.evaluate.topline import load_text_tokenizer, score_texts
 from twistlm.evaluate.unit_cache import SpokenSuite, tokenize_suite
 from twistlm.files.artifacts import cache_to_write
 from twistlm.files.atomic import atomic_write
-from twistlm.files.jsonl import without_nan
+from twistlm.files.jsonl import read_json, without_nan
 from twistlm.files.regular import file_sha256
 from twistlm.lm.folders import lm_folder, load_model
 from twistlm.lm.text_lms import text_lm_folder
@@ -73,7 +73,8 @@ def evaluate(
         progress: show bars.
 
     Returns:
-        `model`, `unit_spec`, and `suites`: suite name -> its numbers, as in `SUITE.json`.
+        `model`, `unit_spec`, `suites`: suite name -> its numbers, as in `SUITE.json`; and `notes`: which scores of
+        another model stood there.
 
     Raises:
         BadInput: an unknown or broken suite, or a suite named twice. TwistError: the cache cannot be written to.
@@ -104,11 +105,14 @@ def evaluate(
     read = [None] * len(spoken) if text_lm is None else _read(text_lm, spoken, out)
     rules: list[Normalize] = ["mean", "sum"] if normalize == "both" else [normalize]
     values: Values = {"model": str(model), "unit_spec": tok.spec.fingerprint, "results": str(out), "suites": {}}
+    values["notes"] = []
     for i, suite in enumerate(opened):
         of_models = [tables[i] for tables in scored]
         numbers = without_nan(_numbers(models, of_models, rules, seed) | _topline(topline, read[i], rules, seed))
         numbers |= END_COUNTED if end_token else {}
-        with atomic_write(out / f"{suite.name}{'.end' if end_token else ''}.json") as temporary:
+        place = out / f"{suite.name}{'.end' if end_token else ''}.json"
+        values["notes"] += _replaced(place, weights[0])
+        with atomic_write(place) as temporary:
             temporary.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         values["suites"][suite.name] = numbers
     if submission is not None:
@@ -122,6 +126,16 @@ def evaluate(
                 write_submission(Path(submission) / benchmark, files, benchmark=benchmark)
         values["submission"] = str(submission)
     return values
+
+
+def _replaced(path: Path, sha256: str) -> list[str]:
+    """Return what to say of scores that stood at `path` and were of another model."""
+    try:
+        before = read_json(path, "the scores of a suite", shape={"scores": {str: [{"model_sha256": str}]}}, nan=True)
+    except BadInput:
+        return []  # none, or something else, which is no loss
+    others = any(models and models[0]["model_sha256"] != sha256 for models in before["scores"].values())
+    return [f"{path} held scores of another model, and was replaced: --out keeps both"] if others else []
 
 
 def table(values: Mapping[str, Any]) -> str:

@@ -116,6 +116,7 @@ def judge(
                 progress=progress,
             )
         values |= parts.facts
+        notes += values.pop("notes")
     elif submission is not None or topline is not None or end_token:
         raise BadInput(
             "--submission, --topline and --end-token are about suites: name some, or leave --units out for all of them."
