@@ -38,7 +38,7 @@ def test_only_an_earlier_one_may_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a tokenizer"):
         ask(own, holds="something else")
     for source in (own, made(own / "speech")):
-        with pytest.raises(BadInput, match="what is read is in it"):
+        with pytest.raises(BadInput, match="in it is what is read"):
             ask(own, inputs=(source,))
 
 
@@ -67,7 +67,7 @@ def test_kmeans_hubert_vocoders_and_imports_leave_what_is_not_theirs(tiny: Tiny,
 def test_a_codebook_is_not_fitted_over_the_speech_it_hears(tiny: Tiny, tmp_path: Path) -> None:
     speech = made(tmp_path / "speech", spec_json="{}")
     (speech / "0.wav").write_bytes((tiny.speech / "low" / "0.wav").read_bytes())
-    with pytest.raises(BadInput, match="what is read is in it"):
+    with pytest.raises(BadInput, match="in it is what is read"):
         fit_codebook(speech, "mini-25hz", speech, layer=1, k=4, seed=0)
     assert (speech / "0.wav").is_file()
 

@@ -46,7 +46,7 @@ def test_a_system_that_one_rater_heard_has_no_interval_and_no_p():
     means, (pairs, spread) = mean_scores(table, seed=0), differences(table, seed=0)
     assert np.isfinite(means.low[:2]).all() and math.isnan(means.low[2]) and math.isnan(means.se[2])
     assert means.df.tolist() == [9, 9, 0] and spread.df.tolist() == [9, 0, 0]
-    assert [math.isnan(one.p) for one in pairs] == [False, True, True]
+    assert [math.isnan(one.p) for one in pairs] == [math.isnan(one.p_items) for one in pairs] == [False, True, True]
 
 
 def test_the_intervals_of_a_system_are_those_of_its_own_raters():

@@ -27,7 +27,7 @@ def require_replaceable(
     for source in map(Path, inputs):
         if source.exists() and source.resolve().is_relative_to(folder.resolve()):
             raise BadInput(
-                f"{folder} would be replaced as a whole, and what is read is in it: {source}. Choose another."
+                f"{folder} would be replaced as a whole, and {source} in it is what is read. Choose another folder."
             )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

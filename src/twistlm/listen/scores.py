@@ -69,7 +69,8 @@ class Difference(NamedTuple):
         low, high: the two-way 95 % interval.
         p: of no difference, by the two-way standard error and Student's t.
         p_holm: corrected for the number of pairs.
-        p_items, p_raters: of sign flips of the differences of items, and of raters, among raters who heard both.
+        p_items, p_raters: of sign flips of the differences of items, and of raters, among raters who heard both; the
+            first is NaN where that is one.
         items: how many of them were rated in both by such raters.
         raters: how many heard both.
     """
@@ -127,7 +128,8 @@ def differences(table: Table, *, seed: int) -> tuple[list[Difference], Spread]:
                 high=float(spread.high[k]),
                 p=float(spread.p[k]),
                 p_holm=corrected[k],
-                p_items=sign_flip(by_item, seed=seed),
+                # Of one rater alone the items say nothing of what others would hear.
+                p_items=sign_flip(by_item, seed=seed) if len(by_rater) > 1 else math.nan,
                 p_raters=sign_flip(by_rater, seed=seed),
                 items=len(by_item),
                 raters=len(by_rater),
