@@ -73,10 +73,10 @@ def tokenize(
     """Cut every clip of a manifest into units and store them as Parquet shards.
 
     A clip is skipped when `out` holds it already: same id, speaker, split and text, and the same part of the same sound
-    file by name, size and modification time or else by sha256. For a sound inside an archive, these are the archive's
-    and the sound's own sha256: a shard that got more members is read once and its old clips are kept. A clip
-    that changed replaces its old row when its shard is written: until then the old one stays. Where only the speaker,
-    split or text is another, it keeps its units. Clips of `out` that `source` does not list stay.
+    file by name, size and modification time or else by sha256. For a sound inside an archive, name, size and time are
+    the archive's and the sha256 is the sound's own: a shard that got more members is read once and its old clips are
+    kept. A clip that changed replaces its old row when its shard is written: until then the old one stays. Where only
+    the speaker, split or text is another, it keeps its units. Clips of `out` that `source` does not list stay.
 
     Clips of one file are done together, in the order in which `source` first names the files. Archives are read by one
     thread in that order, one at a time, a few clips ahead of the tokenizer.

@@ -121,11 +121,12 @@ def judge(
         raise BadInput(
             "--submission, --topline and --end-token are about suites: name some, or leave --units out for all of them."
         )
+    sha256 = digest(lm_folder(model))
     if held is not None:
         window = context or context_of_run(run)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
         asked |= {} if against is None else {"against": str(against)}
-        asked |= {"model_sha256": digest(lm_folder(model))}
+        asked |= {"model_sha256": sha256}
         with choices.kept(out / choices.FILE):
             found = asked | _perplexities(model, held, against, other, context=window, seed=seed, progress=progress)
         notes += _replaced(out / "perplexity.json", asked)
@@ -133,7 +134,7 @@ def judge(
             about = {name: values[name] for name in ("model", "unit_spec")}
             temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
         values |= found
-    if not is_bundled(model) and (why := note_scores(lm_folder(model), digest(lm_folder(model)), [out, run / "eval"])):
+    if not is_bundled(model) and (why := note_scores(lm_folder(model), sha256, [out, run / "eval"])):
         notes.append(why)
     return values | {"notes": notes}
 

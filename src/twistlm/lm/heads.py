@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from twistlm.config import Head, HeadStart
 from twistlm.errors import BadInput
+from twistlm.lm.pretrained import positions_of
 from twistlm.lm.vocab import Vocab
 
 FIT_TOKENS = 4096  # states that a head is fitted to
@@ -93,8 +94,7 @@ def _states(
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, 1)))
     targets: list[NDArray[np.int64]] = []
     training, n = model.training, 0
-    most = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
-    positions = most or _FIT_ROW
+    positions = positions_of(model.config) or _FIT_ROW
     model.eval()
     try:
         with torch.no_grad():

@@ -25,7 +25,7 @@ from twistlm.files.jsonl import read_json
 from twistlm.files.replacing import require_replaceable
 from twistlm.lm import attention
 from twistlm.lm.card import card
-from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
+from twistlm.lm.pretrained import load_causal_lm, positions_of, quiet, require_saved
 from twistlm.lm.trainable import merged_state
 from twistlm.lm.unit_tokenizer import save_unit_tokenizer
 from twistlm.lm.vocab import Vocab
@@ -80,7 +80,7 @@ class UnitLM:
         Of "longrope" it is the length before it was stretched: beyond, one long row would change all beside it.
         """
         config: Any = self.model.config
-        most = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))  # the latter: MPT
+        most = positions_of(config)
         rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
             original = rope.get("original_max_position_embeddings") or getattr(

@@ -163,6 +163,12 @@ def require_finite(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return how many positions a model has; None where its configuration sets no limit."""
+    found: int | None = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))  # MPT's name
+    return found
+
+
 def require_form(model: PreTrainedModel) -> None:
     """Raise `BadInput` where a model's tensors have other shapes than its configuration says: it could not be saved."""
     wanted = _form(model.config).shapes
