@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
+from twistlm.audio.clip import Clip
 from twistlm.errors import BadInput
 from twistlm.evaluate.generation import ngrams, perplexities
+from twistlm.evaluate.generation.hearing import Pipeline
 
 NAN = math.nan
 VECTORS = [  # text; GSLM's auto-BLEU A2, A3, G2, G3; SlamKit's of order 2: made with the fields' own code
@@ -184,3 +187,28 @@ def test_the_area_is_the_sum_of_thin_slices_and_the_cubic_solves_its_normal_equa
     powers = np.vander(x, 4)
     weights = np.linalg.solve(powers.T @ powers, powers.T @ np.asarray(ppxs))
     assert perplexities.cubic_ppx_at(points, 0.2) == pytest.approx(weights[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "many", "told"),
+    [
+        (2.0, True, {"generate_kwargs": {"language": "en"}}),
+        (2.0, False, {}),
+        (31.0, False, {"return_timestamps": True}),
+        (31.0, True, {"generate_kwargs": {"language": "en"}, "return_timestamps": True}),
+    ],
+)
+def test_a_whisper_of_transformers_is_told_only_what_it_takes(seconds: float, many: bool, told: dict) -> None:
+    asked: list[dict] = []
+
+    class Recogniser:
+        type = "seq2seq_whisper"
+        feature_extractor = SimpleNamespace(sampling_rate=16_000)
+        model = SimpleNamespace(generation_config=SimpleNamespace(is_multilingual=many))
+
+        def __call__(self, sound: dict, **more: object) -> dict:
+            asked.append(more)
+            return {"text": " yes "}
+
+    clip = Clip(np.zeros(round(seconds * 16_000), np.float32), 16_000, id="x")
+    assert Pipeline(Recogniser(), "w", "en").transcribe(clip) == "yes" and asked == [told]

@@ -19,8 +19,11 @@ from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 from transformers import HubertModel
 
+from standins import Tiny
 from test_units import noise, tiny_config
 from twistlm.errors import BadInput, CheckpointError
+from twistlm.files.arrays import open_arrays
+from twistlm.jobs import hubert
 from twistlm.jobs.hubert import hubert_config
 from twistlm.units.crops import LabelledSpeech, augment, draw_batch
 from twistlm.units.features import mfcc, position_means, without_position
@@ -387,3 +390,17 @@ def test_frames_of_much_speech_are_drawn_and_those_of_little_are_all(monkeypatch
     some = hubert._some(iter(clips * 20), 0)
     assert len(some) == 60 and set(np.unique(some)) == {20, 30, 50}
     assert np.array_equal(some, hubert._some(iter(clips * 20), 0))
+
+
+def test_other_targets_of_the_same_speech_are_another_run(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
+    small = {"width": 16, "layers": 1, "heads": 2, "ffn": 16, "crop_seconds": 1.0, "batch": 8, "lr": 1e-3}
+    monkeypatch.setitem(hubert.SIZES, "mini", small)
+    config = hubert.hubert_config(front_end="filterbank", frame_rate=25, n_targets=8, updates=1, seed=0)
+    hubert.pretrain_hubert(tiny.speech / "low", tmp_path, config)
+    arrays = open_arrays(tmp_path / hubert.TARGETS, ("samples", "targets"))
+    assert arrays["targets"].dtype == np.int32, "units go to 65,535"
+    hubert.pretrain_hubert(tiny.speech / "low", tmp_path, config)  # the same: nothing to do
+    fit = hubert.kmeans.fit
+    monkeypatch.setattr(hubert.kmeans, "fit", lambda features, k, *, seed: fit(features, k, seed=seed + 1))
+    with pytest.raises(CheckpointError, match="was made with another targets"):
+        hubert.pretrain_hubert(tiny.speech / "low", tmp_path, config)
