@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make what is missing of assets/: the speech sample, the tokenizers, the vocoders and the suites. Delete one to make it anew.
+# Make what is missing of assets/: the speech sample, the tokenizers, the vocoders and the suites (assets/lm/mini-lm: assets/make/mini_lm.py). Delete one to make it anew.
 # Needs Debian packages (apt install flite espeak-ng festival festvox-kdlpc16k bible-kjv bible-kjv-text pocketsphinx-testdata
-# asterisk-core-sounds-{en,es,fr,it,ru}-g722 npm) and the project's .venv (make .venv). Stopped, it goes on where it was.
+# asterisk-core-sounds-{en,es,fr,it,ru}-g722 npm) and the project's .venv (make setup). Stopped, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=.assets-work

@@ -11,6 +11,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 twist=${TWIST:-.venv/bin/twist}
 work=${WORK:-.assets-work}/long
 out=${OUT:-docs/warm_vs_cold/long}
+if [ -n "${HOURS:-}" ] && [ -f "$work/speech/manifest.jsonl" ]; then
+  "${PYTHON:-.venv/bin/python}" - "$work/speech/manifest.jsonl" "$HOURS" <<'EOF'
+import json, sys
+path, asked = sys.argv[1], float(sys.argv[2])
+with open(path) as lines:
+    hours = sum(row["seconds"] for row in map(json.loads, lines) if row["split"] == "train") / 3600
+if abs(hours - asked) > 0.05 * asked:
+    sys.exit(f"{path} has {hours:.1f} hours to train on, and HOURS={asked:g} was asked for: give another WORK, or the HOURS that are there.")
+EOF
+fi
 if [ ! -d "$work/units" ]; then
   [ -f "$work/speech/manifest.jsonl" ] ||
     "${PYTHON:-.venv/bin/python}" assets/make/speech.py long --cache "$work/npm" --out "$work/speech" --hours "${HOURS:-100}" --seed 0

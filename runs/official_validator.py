@@ -11,6 +11,7 @@ data sets is written here, and old enough that it does not ask for a newer one.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -133,4 +134,6 @@ def main(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder to make; 400 MB")
+    main(parser.parse_args().work.resolve())

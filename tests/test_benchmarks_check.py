@@ -202,6 +202,8 @@ def test_overlap_with_training_needs_a_sentence_or_eight_words():
     training = ["The old man who was tired slept. He slept. I know.", "zero one two three four five six seven eight"]
     assert seen_in_training(texts, training) == ["eight", "same"]
     assert words_of("It's Ann's, 'so' — déjà_vu!") == ["it's", "ann's", "so", "déjà", "vu"]
+    assert words_of("rock'n'roll, dogs' ''tis'' a''b") == ["rock'n'roll", "dogs", "tis", "a", "b"]
+    assert words_of("de\u0301ja\u0300 हिन्दी में") == ["déjà", "हिन्दी", "में"]  # marks are of the letter before them
 
 
 def test_folders_are_told_by_their_layout(tmp_path):

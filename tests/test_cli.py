@@ -195,12 +195,18 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     )
     twist("train", units, "--out", run, "--more", 1, "--seed", 3).refused("leave other options out")
     twist("train", units, "--out", run, "--gpus", 8, "--mfu", 0.3).refused("--mfu, --gpus: for --plan")
+    twist("train", units, "--out", run / "more-1", "--more", 1).refused(f"is a part of the run {run}")
     noted = twist("train", units, "--out", run, "--more", 1, "--set", "context=48", "--set", "warmup=10").out
     assert "note: warm-up is 10 of 1 updates: the rate never got to lr" in noted
     seeded = tmp_path / "seeded"
     twist("train", units, "--text-lm", tiny.text_lm, "--out", seeded, *short, "--seed", 5)
     record = json.loads((seeded / "config.json").read_text())
     assert (record["config"]["seed"], record["start"]["seed"]) == (5, 5)
+    (tmp_path / "mine.toml").write_text('base = "quickstart"\nseed = 7\n[warm]\nseed = 8\n')
+    by_recipe = tmp_path / "by-recipe"
+    twist("train", units, "--text-lm", tiny.text_lm, "--out", by_recipe, *short, "--recipe", tmp_path / "mine.toml")
+    record = json.loads((by_recipe / "config.json").read_text())
+    assert (record["config"]["seed"], record["start"]["seed"]) == (8, 7), "of the rows; of the new weights"
     assert twist("eval", run, "--units", units, "--json").json["context"] == 48, "as the last of it was trained"
 
 
@@ -221,6 +227,17 @@ def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, t
     assert twist(*train, "--freeze", "body", "--out", tmp_path / "run", "--json").json["updates"] == 1
     start = json.loads((tmp_path / "run" / "config.json").read_text())["start"]
     assert (start["rows"], start["layers"], start["freeze"]) == ("covariance", [1, 2], "body")
+    for name, more in (("more-1", []), ("more-2", ["--freeze", "none"]), ("more-3", [])):  # what was frozen stays so
+        gone_on = twist("train", units, "--out", tmp_path / "run", "--more", 1, *more)
+        assert gone_on.code == 0, gone_on.err
+        start = json.loads((tmp_path / "run" / name / "config.json").read_text())["start"]
+        assert start["freeze"] == ("body" if name == "more-1" else None)
+    onward = ["train", units, "--text-lm", tmp_path / "run", "--out", tmp_path / "r2", *short]
+    twist(*onward, "--rows", "random", "--head", "own").refused("is a unit LM", "leave out --rows, --head.")
+    planned_with = [*train, "--out", tmp_path / "r2", "--plan", "--flops", 1e12]
+    twist(*planned_with, "--gpus", 8, "--ranks", 4).refused("leave --ranks out")
+    twist(*planned_with, "--fork", tmp_path / "none").refused("leave --fork out")
+    twist(*train, "--lora-rank", 2, "--lora-alpha", "inf", "--out", tmp_path / "r2").refused("an alpha above 0")
     twist(*train, "--freeze", "0-1", "--out", tmp_path / "r2").refused("layers 0 … 0")
     twist(*train, "--freeze", "half", "--out", tmp_path / "r2").refused("freeze is 'half'", "0-11")
     twist(*train, "--lora-alpha", 4, "--out", tmp_path / "r2").refused("--lora-rank")
@@ -279,7 +296,9 @@ def test_doctor_and_fetch_list_without_a_network(twist, tmp_path, monkeypatch):
     assert (
         "mini-25hz-500" in facts["bundled"]["tokenizer"] and isinstance(facts["slow"], list) and not facts["problems"]
     )
-    assert "smollm2-135m" in twist("fetch").out
+    listed = twist("fetch").out
+    assert all(name in listed for name in ("smollm2-135m", "whisper-tiny.en", "cmudict", "utmos", "wordllama-256"))
+    assert "mini-25hz" not in listed  # ships, so there is nothing to fetch
     assert not (tmp_path / "none").exists()
 
 
@@ -342,6 +361,14 @@ def test_a_run_that_was_stopped_is_called_one(twist, tmp_path):
     for name in ("metrics.jsonl", "config.json"):
         (tmp_path / "run" / name).write_text("{}")
     twist("eval", tmp_path / "run").refused("has not come to its end", "twist train command again")
+
+
+def test_shells_complete(twist, monkeypatch):
+    assert "complete -o default -F _twist_completion twist" in twist("--show-completion", "bash").out
+    monkeypatch.setenv("_TWIST_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "twist study long --bud")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert twist().out.split() == ["--budgets"]
 
 
 def test_the_version_is_told(twist):

@@ -84,6 +84,8 @@ def test_override() -> None:
     assert changed.out == "runs/my run"
     assert override(base.warm, ["updates=7"]).updates == 7
     assert override(base, []) == base
+    merged = override(base, ["warm.lr=1e-3", "warm={updates=7}", "warm.seed=3"]).warm
+    assert (merged.lr, merged.updates, merged.seed) == (1e-3, 7, 3)
 
 
 def test_overrides_are_checked_together() -> None:

@@ -42,6 +42,35 @@ def test_only_an_earlier_one_may_be_replaced(tmp_path: Path) -> None:
             ask(own, inputs=(source,))
 
 
+def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = made(tmp_path / "own", spec_json="{}")
+    monkeypatch.chdir(own)
+    for name in (Path(), own, Path("..") / "own"):
+        with pytest.raises(BadInput, match="the folder that this runs in"):
+            require_replaceable(name, what="a tokenizer", mark="spec.json")
+
+
+@pytest.mark.parametrize("kept", ["begun", "result.json", "lm"])
+def test_the_run_of_a_language_model_is_no_place_for_other_trainings(tiny: Tiny, tmp_path: Path, kept: str) -> None:
+    run = made(tmp_path / "run")
+    if kept == "lm":
+        (run / "lm").mkdir()
+    elif kept == "begun":
+        (run / "config.json").write_text('{"run_fingerprint": "0"}')
+    else:
+        (run / kept).write_text("{}")
+    (run / "metrics.jsonl").write_text('{"update": 0}\n')
+    config = hubert_config(front_end="filterbank", frame_rate=25, n_targets=8, updates=1, seed=0)
+    options = {"speakers": (), "every_speaker": True, "updates": 2, "rows": 2, "seed": 0, "like": tiny.vocoder}
+    for training in (
+        lambda: pretrain_hubert(tiny.speech, run, config),
+        lambda: fit_vocoder(tiny.speech, tiny.tokenizer, run, **options),
+    ):
+        with pytest.raises(BadInput, match=r"holds the run of a language model \(twist train\)"):
+            training()
+    assert (run / "metrics.jsonl").read_text() == '{"update": 0}\n'
+
+
 @pytest.fixture
 def thesis(tmp_path: Path) -> Path:
     """A folder with what nobody can make again, under the names that verbs write."""

@@ -15,6 +15,7 @@ from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.train.fork import fork
 from twistlm.train.loop import train
+from twistlm.train.record import inputs_of
 
 WSD = dataclasses.replace(CONFIG, updates=10, schedule="wsd", eval_every=0)
 
@@ -69,6 +70,11 @@ def test_a_run_without_that_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="start_weights"):
         fork(tmp_path / "a", longer, tmp_path / "b")
         train(tiny_lm(seed=1), corpus(), longer, tmp_path / "b")
+    inputs = inputs_of(tiny_lm(), corpus())
+    with pytest.raises(CheckpointError, match=r"start_weights was .* Leave out what makes it another one"):
+        fork(tmp_path / "a", longer, tmp_path / "d", inputs=inputs_of(tiny_lm(seed=1), corpus()))
+    assert not (tmp_path / "d").exists()
+    assert fork(tmp_path / "a", longer, tmp_path / "d", inputs=inputs) == 8
     shutil.rmtree(tmp_path / "a" / "stable")
     with pytest.raises(CheckpointError, match="did not come so far"):
         fork(tmp_path / "a", longer, tmp_path / "c")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,17 @@ def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert all(torch.equal(value, start[name]) for name, value in lm.model.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(again.lm.model.parameters(), first.lm.model.parameters(), strict=True))
+
+
+def test_a_finished_run_whose_model_is_gone_says_so(tmp_path: Path) -> None:
+    config = with_(updates=2)
+    weights_before = weights(train(tiny_lm(), corpus(), config, tmp_path).lm_path)
+    shutil.rmtree(tmp_path / "lm")
+    with pytest.raises(CheckpointError, match=r"whose model is gone.*remove.*result\.json"):
+        train(tiny_lm(), corpus(), config, tmp_path)
+    (tmp_path / "result.json").unlink()
+    again = weights(train(tiny_lm(), corpus(), config, tmp_path).lm_path)
+    assert all(torch.equal(weights_before[name], again[name]) for name in again)
 
 
 def test_the_same_seed_gives_both_models_the_same_batches(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import HubertModel
 
 from standins import Tiny
 from test_units import noise, tiny_config
-from twistlm.errors import BadInput, CheckpointError
+from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError
 from twistlm.files.arrays import open_arrays
 from twistlm.jobs import hubert
 from twistlm.jobs.hubert import hubert_config
@@ -71,6 +72,35 @@ def test_stop_and_resume_equals_the_straight_run(speech, tmp_path):
     resumed = pretrain(speech, config, tmp_path / "resumed")
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_signal_ends_it_between_two_updates_and_it_goes_on_from_there(speech, tmp_path, monkeypatch):
+    import twistlm.units.pretrain as module
+
+    config = tiny_config(updates=4, compile=False)  # checkpoints after 2 and 4
+    straight = pretrain(speech, config, tmp_path / "straight")
+    rate = module.learning_rate
+    monkeypatch.setattr(module, "learning_rate", lambda c, n: (n == 2 and signal.raise_signal(15)) or rate(c, n))
+    with pytest.raises(Stopped, match="SIGTERM after update 3 of 4") as stopped:
+        pretrain(speech, config, tmp_path / "stopped")
+    assert stopped.value.exit_code == 143
+    monkeypatch.undo()
+    resumed = pretrain(speech, config, tmp_path / "stopped").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.state_dict().items())
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weight(speech, tmp_path, monkeypatch):
+    import twistlm.units.pretrain as module
+
+    def steep(*args):
+        loss, said = loss_of(*args)
+        loss.register_hook(lambda gradient: gradient * torch.inf)  # the loss itself is finite
+        return loss, said
+
+    monkeypatch.setattr(module, "loss_of", steep)
+    with pytest.raises(TrainingError, match=r"the gradient's norm (nan|inf) at update 0"):
+        pretrain(speech, tiny_config(updates=1, compile=False), tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_another_configuration_is_refused_and_the_field_named(speech, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twistlm.errors import BadInput, CheckpointError, TrainingError, UnitSpecMismatch
+from twistlm.errors import BadInput, CheckpointError, Stopped, TrainingError, UnitSpecMismatch
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Crops
 from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losses
@@ -85,6 +86,25 @@ def test_stopped_and_resumed_equals_straight_bit_for_bit(tmp_path) -> None:
     assert logs[0] == logs[1]
     again = weights(train_vocoder(pairs, SPEC, CONFIG, tmp_path / "b"))
     assert all(torch.equal(again[k], straight[k]) for k in straight)
+
+
+def test_a_signal_ends_it_between_two_updates_and_it_goes_on_from_there(tmp_path, monkeypatch) -> None:
+    straight = weights(train_vocoder(tones(), SPEC, CONFIG, tmp_path / "a"))
+    batch = Crops.batch
+    signalled = [4]  # in the update after the second checkpoint
+
+    def noted(self, update, **how):
+        if update in signalled:
+            signalled.clear()
+            signal.raise_signal(signal.SIGINT)
+        return batch(self, update, **how)
+
+    monkeypatch.setattr(Crops, "batch", noted)
+    with pytest.raises(Stopped, match="SIGINT after update 5 of 6") as stopped:
+        train_vocoder(tones(), SPEC, CONFIG, tmp_path / "b")
+    assert stopped.value.exit_code == 130
+    resumed = weights(train_vocoder(tones(), SPEC, CONFIG, tmp_path / "b"))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_resuming_another_run_names_what_differs(tmp_path) -> None:

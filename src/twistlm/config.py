@@ -372,7 +372,10 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {assignment}: {parent} was given a value before.")
-        inner[name] = _parse(raw.strip())
+        value = _parse(raw.strip())
+        if isinstance(value, dict) and isinstance(inner.get(name), dict):
+            value = inner[name] | value
+        inner[name] = value
     return _changed(config, table, where="--set")
 
 

@@ -21,7 +21,8 @@ def fetch(
 
     if name is None:
         facts = fetched()
-        return Result(facts, "\n".join(f"{key:18} {value}" for key, value in facts.items()))
+        width = max(map(len, facts))
+        return Result(facts, "\n".join(f"{key:{width}} {value}" for key, value in facts.items()))
     folder = artifacts.resolve(name)
     facts = {"folder": str(folder), **artifacts.provenance(folder)}
     return Result(facts, f"{folder}\nlicence: {facts.get('licence', 'see its card')}")

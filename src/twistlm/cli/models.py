@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,6 +30,8 @@ from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput, offenders
 
 if TYPE_CHECKING:
+    from twistlm.config import PairConfig, QuickstartConfig, TrainConfig
+    from twistlm.lm.trainable import Freeze
     from twistlm.train.loop import TrainResult
     from twistlm.train.plan import Plan
 
@@ -62,13 +65,20 @@ def train(
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Keep only the first so many layers.")] = None,
     freeze: Annotated[
-        str | None, typer.Option(help='Do not train: "body" (all but the tables), or layers from 0, as 0-11.')
+        str | None,
+        typer.Option(
+            help='Do not train: "body" (all but the tables), or layers from 0, as 0-11; "none" undoes that with --more.'
+        ),
     ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank and the tables only.")] = None,
     lora_alpha: Annotated[float | None, typer.Option(help="Scale of the adapters; default: twice the rank.")] = None,
     more: Annotated[
         int | None,
-        typer.Option(min=1, help="Go on with the finished run by so many updates, in its settings and --set's."),
+        typer.Option(
+            min=1,
+            help="Go on with the finished run by so many updates, in its settings and --set's; what was frozen "
+            "stays so.",
+        ),
     ] = None,
     fork: Annotated[
         Path | None,
@@ -105,6 +115,7 @@ def train(
     require_shards(units)  # that there is nothing to train on is told before torch is imported, for five seconds
     from twistlm import recipes
     from twistlm.config import override
+    from twistlm.lm.text_lms import text_lm_folder
     from twistlm.lm.trainable import LoRA, parse_freeze
     from twistlm.study.run import plan_units, train_more, train_units
     from twistlm.train.network import H100, parse_rate
@@ -118,8 +129,10 @@ def train(
         lora = LoRA(rank=lora_rank, alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha)
     elif lora_alpha is not None:
         raise BadInput("--lora-alpha scales adapters of --lora-rank: give that too.")
-    frozen = None if freeze is None else parse_freeze(freeze)
     if more is not None:
+        kept: Freeze | Literal["none"] | None = None
+        if freeze is not None:
+            kept = "none" if freeze == "none" else parse_freeze(freeze)
         others = (plan, fork, text_lm, rows, head, head_start, layers, init == "cold", recipe != "quickstart")
         if any(others) or seed is not None:
             raise BadInput(
@@ -127,15 +140,24 @@ def train(
                 "trains with --freeze or --lora-rank; leave other options out."
             )
         gone_on = train_more(
-            units, out, more, changes=set_ or [], freeze=frozen, lora=lora, trackers=track or (), progress=progress
+            units, out, more, changes=set_ or [], freeze=kept, lora=lora, trackers=track or (), progress=progress
         )
         return _trained(gone_on)
+    frozen = None if freeze is None else parse_freeze(freeze)
     config = getattr(chosen, init)
     config = override(config if seed is None else dataclasses.replace(config, seed=seed), set_ or [])
     text_lm = text_lm or chosen.text_lm
+    begins = {"--rows": rows, "--head": head, "--head-start": head_start}
+    idle = ", ".join(name for name, given in begins.items() if given is not None)
+    if init == "warm" and idle and (text_lm_folder(text_lm) / "unit_spec.json").is_file():
+        raise BadInput(f"{text_lm} is a unit LM, which goes on with its rows and its head: leave out {idle}.")
     if plan:
         if lora is not None:
             raise BadInput("--plan cannot count adapters: leave --lora-rank out, the whole model takes more.")
+        if fork is not None:
+            raise BadInput("--plan counts a run from its first update: leave --fork out.")
+        if ranks is not None and gpus is not None:
+            raise BadInput("--gpus plans for so many GPUs, a rank on each: leave --ranks out.")
         if network is not None and gpus is None:
             raise BadInput("--network is that of --gpus: say how many.")
         planned = plan_units(
@@ -165,11 +187,21 @@ def train(
         freeze=frozen,
         lora=lora,
         forked=fork,
-        seed=config.seed if seed is None else seed,
+        seed=_start_seed(chosen, config, seed, set_ or []),
         trackers=track or (),
         progress=progress,
     )
     return _trained(result)
+
+
+def _start_seed(
+    chosen: QuickstartConfig | PairConfig, config: TrainConfig, seed: int | None, changes: Sequence[str]
+) -> int:
+    """Return the seed of the new weights: --seed, or --set's, or that of the recipe."""
+    if seed is not None:
+        return seed
+    changed = any(change.partition("=")[0].strip() == "seed" for change in changes)
+    return config.seed if changed else getattr(chosen, "seed", config.seed)
 
 
 def _trained(result: TrainResult) -> Result:

@@ -11,6 +11,12 @@ import typer
 
 from twistlm.cli.command import Recipe, Result, Search, Set, group, tell, verb
 
+SetOfSide = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting: warm.lr=1e-3, n_resynth=10. Can be repeated.")
+]
+SetOfGrid = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting: train.updates=60, seeds=[0,1]. Can be repeated.")
+]
 Grid = Annotated[str, typer.Argument(help="Grid: full, two-cores, or a TOML file with what differs from one.")]
 grid_verb = group("study", help="Warm against cold over sizes and amounts of data, with ablations.")
 
@@ -22,7 +28,7 @@ def quickstart(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything the run makes.")] = None,
     recipe: Recipe = "quickstart",
-    set_: Set = None,
+    set_: SetOfSide = None,
     progress: bool = True,
 ) -> Result:
     """The whole loop, from speech to a report."""
@@ -111,7 +117,7 @@ def show(
 
 
 @grid_verb
-def plan(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
+def plan(grid: Grid, set_: SetOfGrid = None, progress: bool = True) -> Result:
     """Say which runs a grid holds and how long they take here, by a short trial."""
     from twistlm.study.grid.planning import plan as run
 
@@ -129,7 +135,7 @@ def plan(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
 
 
 @grid_verb
-def run(grid: Grid, set_: Set = None, progress: bool = True) -> Result:
+def run(grid: Grid, set_: SetOfGrid = None, progress: bool = True) -> Result:
     """Make the runs of a grid that are not there yet; several processes may share the work."""
     from twistlm.study.grid.report import report as write
     from twistlm.study.grid.running import run as make
@@ -174,6 +180,7 @@ def steady(
     from twistlm.study import steady_table as table
 
     names = arms.split(",")
+    made.require_known(names)
     if not report_only:
         config = recipes.load_training(recipe)
         how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}

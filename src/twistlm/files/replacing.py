@@ -24,6 +24,8 @@ def require_replaceable(
         BadInput: something else lies there, or an input does.
     """
     folder = Path(folder)
+    if folder.exists() and folder.samefile(Path.cwd()):
+        raise BadInput(f"{folder} is the folder that this runs in, which would be replaced as a whole. Name another.")
     for source in map(Path, inputs):
         if source.exists() and source.resolve().is_relative_to(folder.resolve()):
             raise BadInput(
@@ -37,3 +39,16 @@ def require_replaceable(
             f"{folder} is there and is not {what} (which has a {mark}): it would be replaced as a whole. Choose "
             "another folder, or remove it."
         )
+
+
+def require_no_lm_run(folder: str | Path) -> None:
+    """Do nothing where `folder` is not that of a run of `twist train`: other trainings begin its metrics.jsonl anew.
+
+    Raises:
+        BadInput: it is.
+    """
+    folder = Path(folder)
+    record = folder / "config.json"
+    begun = record.is_file() and '"run_fingerprint"' in record.read_text(errors="replace")
+    if begun or (folder / "result.json").exists() or (folder / "lm").is_dir():
+        raise BadInput(f"{folder} holds the run of a language model (twist train). Train in another folder.")

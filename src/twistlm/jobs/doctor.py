@@ -93,9 +93,7 @@ def fetched() -> Facts:
     """Return, for each named artifact that has to be fetched, its licence and whether the cache holds a copy."""
     found: Facts = {}
     for name, artifact in named.ARTIFACTS.items():
-        if artifact.kind in ("text-lm", "asr") or (
-            artifact.kind == "vocoder" and not isinstance(artifact.sources[0], sources.Bundled)
-        ):
+        if not isinstance(artifact.sources[0], sources.Bundled):
             there = any((artifacts.cache_folder() / name).glob("*/.complete.json"))
             found[name] = f"{artifact.kind}, {artifact.licence}, {'in the cache' if there else 'not fetched yet'}"
     return found

@@ -20,7 +20,7 @@ from twistlm.files.arrays import INDEX, ArrayWriter, open_arrays
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.locks import held
-from twistlm.files.replacing import require_replaceable
+from twistlm.files.replacing import require_no_lm_run, require_replaceable
 from twistlm.jobs.speech import RATE, clips_of
 from twistlm.train.parallel import join
 from twistlm.units import kmeans
@@ -138,7 +138,7 @@ def pretrain_hubert(
     with join(device) as ranks, held(out, "training") if ranks.first else nullcontext():
         if ranks.first:
             _require_own(out, (speech, teacher))
-        with ranks.first_goes_first():
+        with ranks.patient().first_goes_first():
             if ranks.first:
                 _label(speech, config, teacher, out / TARGETS, device, progress=progress)
         labelled = _load_labelled(out / TARGETS, RATE // config.frame_rate)
@@ -153,6 +153,7 @@ def pretrain_hubert(
 
 def _require_own(out: Path, inputs: tuple[str | Path, ...]) -> None:
     """Raise `BadInput` where what a run replaces in `out` is not of a run like it."""
+    require_no_lm_run(out)
     require_replaceable(out / TARGETS, what="the targets of a run", mark=INDEX, inputs=inputs)
     require_replaceable(out / "encoder", what="an encoder", mark="encoder.json", inputs=inputs)
     require_replaceable(out / "checkpoint", what="a checkpoint of twist hubert", mark="state.json", holds="n_targets")

@@ -5,6 +5,7 @@ LoRA (Hu et al. 2021, "LoRA: low-rank adaptation of large language models") need
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ class LoRA:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
             raise BadInput(f"{self}: use a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1.")
 
 

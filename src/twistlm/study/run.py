@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from twistlm.train.fork import fork
 from twistlm.train.loop import OnEval, TrainResult, train
 from twistlm.train.network import Gpu
 from twistlm.train.plan import Plan, plan
+from twistlm.train.record import inputs_of
 from twistlm.units.catalogue import tokenizer_of
 from twistlm.units.kmeans import Codebook
 
@@ -95,7 +97,7 @@ def train_units(
         found = place(begin(text_lm, corpus.spec, **start)), None
     lm, slices = found
     if forked is not None:
-        fork(forked, config, out)
+        fork(forked, config, out, inputs=inputs_of(lm, train_corpus) if slices is None else None)
     on_eval = _on_eval(units, corpus, config, seed=seed)
     return train(lm, train_corpus, config, out, on_eval=on_eval, slices=slices, trackers=trackers, progress=progress)
 
@@ -106,7 +108,7 @@ def train_more(
     more: int,
     *,
     changes: Sequence[str] = (),
-    freeze: Freeze | None = None,
+    freeze: Freeze | Literal["none"] | None = None,
     lora: LoRA | None = None,
     trackers: Sequence[str] = (),
     progress: bool = False,
@@ -122,13 +124,16 @@ def train_more(
         out: the run.
         more: updates.
         changes: of the run's own settings, as of `config.override`: the rate, the warm-up, ….
-        freeze, lora: what trains, see `warm_start`.
+        freeze, lora: what trains, see `warm_start`; "none": all; neither given: what trained before.
         trackers, progress: as of `train_units`.
 
     Raises:
         BadInput: the run is not finished, or `units` are other documents than it trained on.
         As `train`.
     """
+    out = Path(out)
+    if re.fullmatch(r"more-\d+", out.name) and (out.parent / "config.json").is_file():
+        raise BadInput(f"{out} is a part of the run {out.parent}, which goes on as a whole: give that to --out.")
     done = phases(out)
     if not (done[0] / "result.json").is_file():
         raise BadInput(
@@ -160,17 +165,26 @@ def train_more(
             "would be trained on twice or never. Take a batch_rows that divides them."
         )
     seed = records[0]["start"].get("seed", 0)
-    lm = continued(out, done[-1] / "lm", corpus.spec, seed=seed, freeze=freeze, lora=lora)
+    if freeze is None and lora is None:
+        freeze, lora = _restricted(out / f"more-{len(done)}" / "config.json", records[-1]["start"])
+    lm = continued(out, done[-1] / "lm", corpus.spec, seed=seed, freeze=None if freeze == "none" else freeze, lora=lora)
     return train(
         place(lm),
         train_corpus,
         config,
-        Path(out) / f"more-{len(done)}",
+        out / f"more-{len(done)}",
         on_eval=_on_eval(units, corpus, config, seed=seed),
         first_batch=rows_before // config.batch_rows,
         trackers=trackers,
         progress=progress,
     )
+
+
+def _restricted(path: Path, before: Mapping[str, Any]) -> tuple[Freeze | None, LoRA | None]:
+    """Return what is frozen, and the adapters, of the part that began at `path`, or else of the one `before` it."""
+    start = read_json(path, "the record of a run", shape={"start": dict})["start"] if path.is_file() else before
+    freeze, lora = start.get("freeze"), start.get("lora")
+    return range(*freeze) if isinstance(freeze, list) else freeze, None if lora is None else LoRA(**lora)
 
 
 def _on_eval(units: str | Path, corpus: UnitCorpus, config: TrainConfig, *, seed: int) -> OnEval:

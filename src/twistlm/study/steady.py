@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,7 @@ def steady(
         TrainingError: a run ended in another way than by its loss.
     """
     for given, known in ((numerics, NUMERICS), (arms, ARMS)):
-        if unknown := sorted(set(given) - set(known)):
-            raise BadInput(f"unknown: {offenders(unknown)}; there are {', '.join(known)}.")
+        require_known(given, known)
     corpus, out = compared(units), Path(out)
     wanted = {
         key(config, corpus.fingerprint, arm=arm, seed=seed, numerics=name): (arm, seed, name)
@@ -232,3 +231,9 @@ def _end_with_us() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def require_known(given: Sequence[str], known: Iterable[str] = ARMS) -> None:
+    """Refuse a name, of an arm or what else is `known`, that there is not."""
+    if unknown := sorted(set(given) - {*known}):
+        raise BadInput(f"unknown: {offenders(unknown)}; there are {', '.join(known)}.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from twistlm.config import TrainConfig, fingerprint, to_dict
 from twistlm.errors import CheckpointError
@@ -13,12 +15,12 @@ from twistlm.files.jsonl import read_json
 from twistlm.files.metrics import read_history
 from twistlm.train.checkpoint import newest
 from twistlm.train.optim import decay_begins
-from twistlm.train.record import run_fingerprint, write_json
+from twistlm.train.record import differences, known_inputs, run_fingerprint, write_json
 
 STABLE = "stable"
 
 
-def fork(run: str | Path, config: TrainConfig, out: str | Path) -> int:
+def fork(run: str | Path, config: TrainConfig, out: str | Path, *, inputs: Mapping[str, Any] | None = None) -> int:
     """Let the run of `config` in `out` begin with what the shorter run in `run` has done; return how many updates.
 
     Up to where the rate of schedule "wsd" begins to fall, runs that differ in the number of updates alone are the same
@@ -28,6 +30,8 @@ def fork(run: str | Path, config: TrainConfig, out: str | Path) -> int:
     Args:
         run: folder of a run of schedule "wsd", as far as stable/ at least.
         config: as of `run`, with more updates.
+        inputs: what the new run is of (`record.inputs_of`), to be compared before anything is written; None where it
+            is not known yet: `train` compares too.
         out: folder, not there yet; one that is, is left as it is (0 is returned): a fork that was stopped goes on.
 
     Raises:
@@ -50,6 +54,11 @@ def fork(run: str | Path, config: TrainConfig, out: str | Path) -> int:
         why = "; ".join(odd) or f"{config.updates} updates on schedule {config.schedule!r} after {old.updates}"
         raise CheckpointError(
             f'a run forked from {run} may differ in having more updates, on schedule "wsd", and in nothing else: {why}.'
+        )
+    if inputs is not None and (odd := differences(known_inputs(record), inputs)):
+        raise CheckpointError(
+            f"a run forked from {run} begins as that one did, with the same weights, units and documents: "
+            f"{'; '.join(odd)}. Leave out what makes it another one."
         )
     state = newest(run / STABLE)
     if state is None:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 
 import numpy as np
 import torch
 
 from twistlm.compute import choices
 from twistlm.compute.devices import device, same_bits
+from twistlm.compute.interrupts import Interrupts, stopped
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.config import TrainConfig
 from twistlm.corpus.opened import UnitCorpus
 from twistlm.corpus.stream import PackedStream
-from twistlm.errors import BadInput, Stopped, TrainingError
+from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog, Row, read_history
 from twistlm.files.replacing import require_replaceable
@@ -31,7 +31,6 @@ from twistlm.train import checkpoint, parallel
 from twistlm.train.activations import checkpointed_activations
 from twistlm.train.ahead import Ahead
 from twistlm.train.compile import compiled_layers
-from twistlm.train.interrupt import Interrupts
 from twistlm.train.optim import adamw, decay_begins
 from twistlm.train.record import open_record, weights_sha256, write_json
 from twistlm.train.step import take_step
@@ -129,6 +128,11 @@ def train(
             record = open_record(out / "config.json", lm, corpus, config, first_batch=first_batch, start=start)
         stack.enter_context(choices.kept(out / choices.FILE, write=ranks.first))
         if (out / "result.json").exists():
+            if not (out / "lm" / "unit_spec.json").is_file():
+                raise CheckpointError(
+                    f"{out} holds a finished run whose model is gone ({out / 'lm'}). Put it back; or remove "
+                    f"{out / 'result.json'}, and the same command trains again."
+                )
             return _finish(out, ranks)
         if slices is None:
             sharing = parallel.share_out(config, lm, where, record["precision"], ranks)
@@ -205,11 +209,7 @@ def train(
             if not last and (signalled or (config.checkpoint_every and done % config.checkpoint_every == 0)):
                 keep(done, wait=bool(signalled))
             if not last and signalled:
-                raise Stopped(
-                    f"training was stopped by {Signals(signalled).name} after update {done} of {config.updates}; its "
-                    f"state is in {saved}. Run the same command again to go on from there.",
-                    number=signalled,
-                )
+                raise stopped(signalled, done, config.updates, saved)
         log.sync()
         if behind is not None:
             behind.finish()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import datetime
 import itertools
 import os
 from collections import deque
@@ -78,6 +79,15 @@ class Ranks:
     def apart(self) -> Ranks:
         """Return the same ranks, who compare and wait among themselves: for a thread beside training. All must ask."""
         return self if self.world == 1 else dataclasses.replace(self, group=dist.new_group(backend="gloo"))
+
+    def patient(self) -> Ranks:
+        """Return the same ranks, who wait a week for each other where torch gives up after half an hour. All must ask.
+
+        For work of hours that the first does alone.
+        """
+        if self.world == 1:
+            return self
+        return dataclasses.replace(self, group=dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7)))
 
     def part(self) -> None:
         """Return when every rank has come here, and nothing of what they compared before is on its way.

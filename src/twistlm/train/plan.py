@@ -89,7 +89,7 @@ class Plan:
         share: of it that training reaches, waiting for other ranks included.
         hours: of all updates.
         memory: bytes that a rank's process takes, see `Update.resident`.
-        disk: bytes of a checkpoint and of the model.
+        disk: bytes, when the run has most there: of checkpoints, the old one beside the new, and of the model.
         sharing: what each rank holds, see `TrainConfig.sharing`.
         gpu: the kind of GPU that was planned for, where it is not here.
         seconds: of an update: its operations / flops_per_second / share, or sending where that takes longer.
@@ -208,12 +208,21 @@ def plan(
         share=share,
         hours=seconds * config.updates / 3600,
         memory=update.resident(device),
-        disk=(1 if sharing == "whole" else ranks) * (2 * update.weights + update.optimizer),
+        disk=_disk(update, config, copies=1 if sharing == "whole" else ranks),
         sharing=sharing,
         gpu=None if gpu is None else gpu.name,
         seconds=seconds,
         traffic=sent,
     )
+
+
+def _disk(update: Update, config: TrainConfig, *, copies: int) -> int:
+    """Return the most bytes that a run has on disk at once."""
+    state, model = copies * (update.weights + update.optimizer), copies * update.weights
+    # A new checkpoint is whole before the last one goes, and the last one until the model is there.
+    saved = (config.updates - 1) // config.checkpoint_every if config.checkpoint_every else 0
+    forked = state if config.schedule == "wsd" else 0  # where the rate begins to fall; it is kept, for `fork`
+    return max(min(saved, 2) * state, state + model) + forked
 
 
 def count_update(

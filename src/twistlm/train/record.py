@@ -45,15 +45,7 @@ def open_record(
     """
     same = {
         "config": {name: value for name, value in to_dict(config).items() if name not in NO_NUMBER},
-        "inputs": {
-            "unit_spec": corpus.spec.fingerprint,
-            "corpus": corpus.fingerprint,
-            "documents": len(corpus),
-            "start_weights": start or weights_sha256(lm.model),
-            **({"first_batch": first_batch} if first_batch else {}),
-            **_frozen(lm.model),
-            **_adapters(lm.provenance),
-        },
+        "inputs": inputs_of(lm, corpus, start=start) | ({"first_batch": first_batch} if first_batch else {}),
     }
     if path.exists():
         return _require_same(path, same)
@@ -77,6 +69,27 @@ def open_record(
     return record
 
 
+def inputs_of(lm: UnitLM, corpus: UnitCorpus, *, start: str | None = None) -> dict[str, Any]:
+    """Return what a run is of, beside its configuration. `start`: the hash of its first weights, where it is known."""
+    return {
+        "unit_spec": corpus.spec.fingerprint,
+        "corpus": corpus.fingerprint,
+        "documents": len(corpus),
+        "start_weights": start or weights_sha256(lm.model),
+        **_frozen(lm.model),
+        **_adapters(lm.provenance),
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what of two runs' settings or inputs is not the same, in words; what moves no number aside."""
+    return [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted((old.keys() | new.keys()) - NO_NUMBER)
+        if old.get(name) != new.get(name)
+    ]
+
+
 def run_fingerprint(record: dict[str, Any]) -> str:
     """Return the name of a run: of its configuration, what moves no number aside, and of its inputs."""
     config = {name: value for name, value in record["config"].items() if name not in NO_NUMBER}
@@ -90,13 +103,8 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     record: dict[str, Any] = read_json(path, "the record of a run", shape=shape, fix=fix, error=CheckpointError)
     old = {part: record[part] for part in new}
     old["config"] = _DEFAULTS | old["config"]  # a run of before they were there
-    old["inputs"] = _adapters(record.get("start", {})) | old["inputs"]
-    odd = [
-        f"{name} was {old[part].get(name)!r} and is {new[part].get(name)!r}"
-        for part in new
-        for name in sorted((old[part].keys() | new[part].keys()) - NO_NUMBER)
-        if old[part].get(name) != new[part].get(name)
-    ]
+    old["inputs"] = known_inputs(record)
+    odd = [one for part in new for one in differences(old[part], new[part])]
     if odd:
         raise CheckpointError(
             f"another run began in {path.parent}: {'; '.join(odd)}. Its results would be mixed with the new ones: "
@@ -104,6 +112,11 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
             + (_OTHER_START if any(one.startswith("start_weights ") for one in odd) else "")
         )
     return record
+
+
+def known_inputs(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's inputs; one of before they had the adapters' gets these from how its model began."""
+    return _adapters(record.get("start", {})) | record["inputs"]
 
 
 def _adapters(provenance: Mapping[str, Any]) -> dict[str, Any]:

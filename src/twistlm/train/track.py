@@ -37,7 +37,7 @@ def open_trackers(names: Sequence[str], out: Path, record: dict[str, Any], *, do
     with ExitStack() as stack:
         if unknown := set(names) - _OPEN.keys():
             raise BadInput(f"there is no tracker {', '.join(sorted(unknown))}; use {', '.join(_OPEN)}.")
-        senders = [stack.enter_context(_OPEN[name](out, record, done)) for name in names]
+        senders = [stack.enter_context(_OPEN[name](out, record, done)) for name in dict.fromkeys(names)]
 
         def send(row: Row) -> None:
             for sender in senders:
@@ -50,7 +50,7 @@ def open_trackers(names: Sequence[str], out: Path, record: dict[str, Any], *, do
 def _tensorboard(out: Path, record: dict[str, Any], done: int | None) -> Iterator[Send]:
     _package("tensorboard")
     writer = import_module("torch.utils.tensorboard").SummaryWriter(
-        str(out / "tensorboard"), purge_step=None if done is None else done + 1
+        str(out / "tensorboard"), purge_step=0 if done is None else done + 1
     )
 
     def send(row: Row) -> None:

@@ -29,6 +29,7 @@ from transformers import HubertModel
 
 from twistlm.compute import choices
 from twistlm.compute.devices import send
+from twistlm.compute.interrupts import Interrupts, stopped
 from twistlm.compute.precision import choose_precision, linear_shapes
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
@@ -64,17 +65,19 @@ def pretrain(
     Raises:
         BadInput: the ranks cannot share the batch evenly, or the speech is shorter than a crop.
         CheckpointError: the checkpoint in `out` belongs to another configuration, or to other speech.
-        TrainingError: the loss is not finite.
+        Stopped: a signal ended the run; its state is saved.
+        TrainingError: the loss or a gradient is not finite.
         TwistError: another process is training in `out`.
     """
-    first = _rank()[0] == 0
-    with held(Path(out), "training") if first and hold else nullcontext():
-        return _pretrain(speech, config, Path(out), device, initial, on_log, dict(made_of or {}))
+    rank, ranks = _rank()
+    holding = held(Path(out), "training") if rank == 0 and hold else nullcontext()
+    with holding, Interrupts(again=ranks > 1) as interrupts:
+        return _pretrain(speech, config, Path(out), device, initial, on_log, dict(made_of or {}), interrupts)
 
 
 def _pretrain(
     speech: LabelledSpeech, config: HubertPretrainConfig, out: Path, device: str, initial: Mapping[str, Tensor] | None,
-    on_log: Callable[[dict[str, Any]], None] | None, made_of: dict[str, str],
+    on_log: Callable[[dict[str, Any]], None] | None, made_of: dict[str, str], interrupts: Interrupts,
 ) -> MaskedUnitPredictor:  # fmt: skip
     require_a_crop(speech, config)
     rank, ranks = _rank()
@@ -124,9 +127,14 @@ def _pretrain(
             loss = loss + mine.detach()
             for name, values in said.items():
                 parts[name] = [a + b for a, b in zip(parts[name], values, strict=True)] if at else values
-        if not math.isfinite(value := loss.item()):  # the one moment that waits for a GPU
-            raise TrainingError(f"the loss is {value} at update {update}: lower the learning rate ({config.lr}).")
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        # The gradients are all ranks', so all stop at once; and it is they that would reach the weights.
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        value, length = torch.stack([loss, norm.to(loss)]).tolist()  # the one moment that waits for a GPU
+        if not (math.isfinite(value) and math.isfinite(length)):
+            raise TrainingError(
+                f"the loss is {value} and the gradient's norm {length} at update {update}: lower the learning rate "
+                f"({config.lr})."
+            )
         optimizer.step()
         update += 1
         if rank == 0 and (update % 20 == 0 or update == config.updates):
@@ -135,9 +143,12 @@ def _pretrain(
             log.append(line)
             if on_log:
                 on_log(line)
-        if rank == 0 and (update % config.checkpoint_every == 0 or update == config.updates):
+        signalled = interrupts.agreed()
+        if rank == 0 and (update % config.checkpoint_every == 0 or update == config.updates or signalled):
             log.sync()
             _checkpoint(out / "checkpoint", config, model, optimizer, update, made_of)
+        if signalled and update < config.updates:
+            raise stopped(signalled, update, config.updates, out / "checkpoint")
     return model.eval()
 
 

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twistlm.compute.devices import full_float32
+from twistlm.compute.interrupts import Interrupts, stopped
 from twistlm.errors import BadInput, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog
-from twistlm.files.replacing import require_replaceable
+from twistlm.files.replacing import require_no_lm_run, require_replaceable
 from twistlm.progress import track
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.crops import TRIM, Batch, Crops, heldout_distance
@@ -115,6 +116,7 @@ def train_vocoder(
     Raises:
         BadInput: spec, units, waveforms and config do not fit together.
         CheckpointError: `out` holds a run of another config or other data; BadInput: one of another kind.
+        Stopped: a signal ended the run; its state is saved.
         TrainingError: no data, or a loss that is not finite.
         TwistError: another process is training in `out`.
     """
@@ -135,9 +137,10 @@ def train_vocoder(
     crops = Crops(pairs, spec, _rows(model, named, voices))
     heldout = list(heldout)
     held_crops = Crops(heldout, spec, _rows(model, named, heldout_voices)) if heldout else None
-    with held(Path(out), "training") if place()[0] == 0 else nullcontext():
+    rank, ranks = place()
+    with held(Path(out), "training") if rank == 0 else nullcontext(), Interrupts(again=ranks > 1) as interrupts:
         synthesizer = _train(
-            crops, held_crops, spec, config, Path(out), start, torch.device(device), progress, stop_after
+            crops, held_crops, spec, config, Path(out), start, torch.device(device), progress, stop_after, interrupts
         )
     return Vocoder(synthesizer, spec, name=str(out), voices=named)
 
@@ -158,6 +161,7 @@ def _rows(shape: InputShape, named: Voices, voices: Sequence[Voice] | None) -> l
 def _train(
     crops: Crops, held_crops: Crops | None, spec: UnitSpec, config: VocoderConfig, out: Path,
     start: dict[str, Tensor] | None, device: torch.device, progress: bool, stop_after: int | None,
+    interrupts: Interrupts,
 ) -> Synthesizer:  # fmt: skip
     rank, ranks = place()
     identity = {**dataclasses.asdict(config), "layout": LAYOUT, "unit_spec": spec.fingerprint, "data": crops.sha256}
@@ -166,6 +170,7 @@ def _train(
     if start is not None:
         identity["start"] = _sha256(start)
         state.begin_with(start)
+    require_no_lm_run(out)
     require_replaceable(out / "checkpoint", what="a checkpoint of a vocoder", mark="state.safetensors")
     if (out / "checkpoint").exists():
         state.load(out / "checkpoint", identity)
@@ -184,15 +189,18 @@ def _train(
                 f"vocoder training: {', '.join(bad)} not finite at update {update}; lower lr ({config.lr})."
             )
         state.update = update + 1
+        signalled = interrupts.agreed() if state.update < last else 0
         whole = state.update == last or state.update % config.checkpoint_every == 0
         if rank == 0 and (whole or state.update % config.log_every == 0):
             line = {"update": state.update, "seconds": round(time.monotonic() - began, 1), **losses}
             if whole and held_crops is not None:
                 line["heldout_mel"] = heldout_distance(state.averaged(), held_crops, spectral)
             log.append(line)
-        if rank == 0 and whole:
+        if rank == 0 and (whole or signalled):
             log.sync()
             state.save(out / "checkpoint", identity)
+        if signalled:
+            raise stopped(signalled, state.update, last, out / "checkpoint")
     synthesizer = state.averaged().cpu()
     fit_durations(synthesizer, crops.units, updates=config.duration_updates, seed=config.seed)
     return synthesizer.fold().eval()

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
+from signal import Signals
 from types import FrameType
 from typing import Any, Self
+
+import torch
+from torch import distributed as dist
+
+from twistlm.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -38,6 +45,14 @@ class Interrupts:
     def __exit__(self, *error: object) -> None:
         self._restore()
 
+    def agreed(self) -> int:
+        """Return the highest number that any rank of a run noted, the same on all; alone, `number`."""
+        if not dist.is_initialized():
+            return self.number
+        highest = torch.tensor(self.number)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return int(highest)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
         if not self._again:
@@ -47,3 +62,12 @@ class Interrupts:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}
+
+
+def stopped(number: int, done: int, updates: int, state: Path) -> Stopped:
+    """Return the error that ends a training by the signal `number`, after its state is saved."""
+    return Stopped(
+        f"training was stopped by {Signals(number).name} after update {done} of {updates}; its state is in {state}. "
+        "Run the same command again to go on from there.",
+        number=number,
+    )
