@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from standins import Tiny
 from twistlm.audio.clip import Clip
 from twistlm.lm.warmstart import cold_start, warm_start
 from twistlm.serve.app import LOOPBACK, make_app
-from twistlm.serve.connections import configured, give_up_on_the_deaf
-from twistlm.serve.engine import Room
+from twistlm.serve.connections import StudioServer, configured, give_up_on_the_deaf
+from twistlm.serve.engine import Engine, Room
 from twistlm.serve.limits import Limits
 from twistlm.serve.models import Example, Served
+from twistlm.serve.studio import Studio
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
 
@@ -58,19 +57,13 @@ def serving(
 ) -> Iterator[str]:
     """Serve on a port of loopback, a free one unless it is given; yield "127.0.0.1:PORT"."""
     limits = limits or Limits(requests_per_minute=0)
-    app = make_app(
-        served,
-        limits=limits,
-        room=room or Room(),
-        hosts=LOOPBACK,
-        token=token,
-        kept=kept,
-    )
+    studio = Studio(served, Engine(served.models, room or Room()), limits, kept=kept)
+    app = make_app(studio, hosts=LOOPBACK, token=token)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # to come back where connections were a moment ago
     listening.bind(("127.0.0.1", port))
     give_up_on_the_deaf(listening, limits.send_seconds)
-    server = uvicorn.Server(configured(app, limits))
+    server = StudioServer(configured(app, limits), studio)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -26,6 +26,7 @@ from twistlm.jobs.ports import bound
 from twistlm.jobs.serving import Address, models_of, newest_quickstart
 from twistlm.serve.engine import Room
 from twistlm.serve.limits import Limits
+from twistlm.serve.studio import Studio
 from twistlm.vocoder.synthesizer import Synthesizer
 from twistlm.vocoder.vocoder import Vocoder
 from twistlm.vocoder.voices import Voice, Voices
@@ -67,7 +68,31 @@ def test_addresses() -> None:
         with pytest.raises(BadInput, match=f"a token is letters.*{said}"):
             job.serve(None, Address(token=token), limits=None, room=None, kept=None, ready=print)
     with bound("127.0.0.1", 0) as taken, pytest.raises(BadInput, match="cannot be had"):
-        bound("127.0.0.1", taken.getsockname()[1] if not taken.listen() else 0)
+        bound("127.0.0.1", taken.getsockname()[1])
+
+
+def test_certificates_are_looked_at_before_a_model_is_loaded(tmp_path: Path) -> None:
+    pem = tmp_path / "a.pem"
+    with pytest.raises(BadInput, match="https needs both"):
+        Address(certificate=pem).check()
+    with pytest.raises(BadInput, match=r"there is no file .*a\.pem"):
+        Address(certificate=pem, key=pem).check()
+    pem.write_text("not a certificate")
+    with pytest.raises(BadInput, match="are no certificate and its key"):
+        Address(certificate=pem, key=pem).check()
+
+
+def test_what_cannot_be_made_ready_ends_the_server_in_words(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Studio) -> None:
+        raise BadInput("the model has no room")
+
+    monkeypatch.setattr(Studio, "rehearse", refuse)
+    told: list[str] = []
+    with pytest.raises(BadInput, match="has no room"):
+        job.serve(tiny_served(tiny), Address(port=0), limits=Limits(), room=Room(), kept=None, ready=told.append)
+    assert not told and "Traceback" not in caplog.text + capfd.readouterr().err
 
 
 def test_each_speaker_of_a_vocoder_is_a_voice(tiny: Tiny) -> None:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from standins import Tiny
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import BadInput
 from twistlm.files.gguf import convert
@@ -27,6 +28,7 @@ from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
 from twistlm.lm.warmstart import warm_start
 from twistlm.serve.exporting import export
+from twistlm.vocoder.vocoder import Vocoder
 
 TOKENS = [1, 5, 9, 2, 31, 7, 8, 9]
 
@@ -71,6 +73,25 @@ def test_a_gguf_holds_the_same_weights(lm: UnitLM, tmp_path: Path) -> None:
         assert torch.equal(read[name], values), name
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["vocab_size"] == lm.vocab.size and config["bos_token_id"] == lm.vocab.bos
+
+
+def test_no_model_and_no_vocoder_is_taken_for_an_earlier_export(lm: UnitLM, tiny: Tiny, tmp_path: Path) -> None:
+    lm.save(tmp_path / "lm")
+    shutil.copytree(tiny.vocoder, tmp_path / "voice")
+    export(lm, tmp_path / "out", server="vllm")
+    export(lm, tmp_path / "out", server="llama.cpp")  # its own may be replaced
+    for name, refused in (
+        ("lm", lambda folder: export(lm, folder, server="llama.cpp")),
+        ("voice", lambda folder: export(lm, folder, server="vllm")),
+        ("voice", lm.save),
+        ("out", lm.save),
+        ("lm", Vocoder.load(tiny.vocoder).save),
+        ("out", Vocoder.load(tiny.vocoder).save),
+    ):
+        before = sorted(path.name for path in (tmp_path / name).iterdir())
+        with pytest.raises(BadInput, match="would be replaced as a whole"):
+            refused(tmp_path / name)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == before
 
 
 def test_what_gguf_has_no_place_for_is_refused(tmp_path: Path) -> None:

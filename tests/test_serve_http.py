@@ -25,7 +25,9 @@ pytest.importorskip("fastapi", reason="serving needs the extra serve")
 from serving import serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
+from twistlm.lm.continuous import Batch
 from twistlm.lm.sample import generate
+from twistlm.lm.warmstart import cold_start
 from twistlm.serve.engine import Room
 from twistlm.serve.guard import Guard
 from twistlm.serve.limits import Limits
@@ -380,3 +382,43 @@ def test_nothing_is_kept_unless_asked(served: Served, prompt: bytes, tmp_path: P
     assert names == [".json", ".wav", ".wav"]
     record = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert record["seed"] == 7 and record["end"] == "done" and record["units"]
+
+
+def test_units_take_no_settings_and_say_so(server: str, prompt: bytes) -> None:
+    body, headers = form({"voice": "tiny"}, prompt)
+    for status, _, data in (
+        ask(server, "POST", "/v1/units?voice=nobody", prompt),
+        ask(server, "POST", "/v1/units", body, headers),
+    ):
+        assert status == 422 and "voice" in json.loads(data)["error"]["message"]
+
+
+def test_a_model_of_few_positions_is_rehearsed_within_them(served: Served, tiny: Tiny) -> None:
+    small = cold_start(tiny.text_lm, served.tokenizer.spec, seed=0)
+    small.model.config.max_position_embeddings = 32
+    assert small.max_tokens == 32
+    with serving(dataclasses.replace(served, models={"small": small}, origin={})) as address:
+        assert ask(address, "GET", "/health")[0] == 200
+
+
+def test_who_is_being_served_when_it_stops_is_told(
+    served: Served, prompt: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = Batch.step
+    monkeypatch.setattr(Batch, "step", lambda self: time.sleep(0.05) or step(self))
+    with ThreadPoolExecutor(2) as pool:
+        with serving(served, kept=tmp_path) as address:
+            made = [
+                pool.submit(ask, address, "POST", f"/v1/continue?seconds=9{more}", prompt)
+                for more in ("", "&stream=true&seed=1")
+            ]
+            until = time.monotonic() + 20
+            while json.loads(ask(address, "GET", "/health")[2])["listeners"] < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(0.5)
+        whole, told = (one.result() for one in made)
+    assert whole[0] == 503 and "the server is stopping" in json.loads(whole[2])["error"]["message"]
+    last = json.loads(told[2].decode().strip().split("data: ")[-1])
+    assert last["type"] == "response.done" and last["response"]["status"] == "failed"
+    assert "Traceback" not in caplog.text
+    assert len(list(tmp_path.glob("*.json"))) == 2, "what was made of them is kept"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 
 pytest.importorskip("fastapi", reason="serving needs the extra serve")
@@ -24,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 from serving import Scribe, serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
+from twistlm.lm.continuous import Batch
 from twistlm.lm.sample import generate
 from twistlm.serve import responses
 from twistlm.serve.engine import Room
@@ -188,7 +190,8 @@ def test_what_fails_while_it_is_told_is_no_slow_client_and_is_logged(
         with pytest.raises(ConnectionClosed) as closed:
             listen(socket)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
-    assert any(one.exc_info and one.exc_info[1] is error for one in caplog.records)
+    logged = [one.exc_info[1] for one in caplog.records if one.exc_info and one.exc_info[1]]
+    assert any(error in (one, one.__cause__) for one in logged)
 
 
 def test_two_at_once_and_stop(client: ClientConnection) -> None:
@@ -348,3 +351,84 @@ def test_a_client_that_says_nothing_is_let_go(served: Served) -> None:
         hear(socket)
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=30)
+
+
+def test_a_model_that_is_not_here_is_an_error_and_not_a_broken_connection(server: str) -> None:
+    with connect(f"ws://{server}/v1/realtime?model=gpt-realtime") as socket:
+        told = hear(socket)
+        assert told["type"] == "error" and "no model is called 'gpt-realtime'" in told["error"]["message"]
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+    with connect(f"ws://{server}/v1/realtime?model=cold") as socket:
+        assert hear(socket)["session"]["model"] == "cold"
+
+
+def test_what_was_not_heard_for_want_of_room_may_be_committed_again(served: Served) -> None:
+    limits = Limits(requests_per_minute=0, hearing=0)
+    with serving(served, limits=limits) as address, connect(f"ws://{address}/v1/realtime") as socket:
+        hear(socket, "session.created")
+        say(socket, "input_audio_buffer.append", audio=pcm(PROMPT.samples))
+        for _ in range(2):
+            say(socket, "input_audio_buffer.commit")
+            assert hear(socket)["error"]["code"] == "busy"
+
+
+def test_a_short_limit_is_the_usual_length_too(served: Served) -> None:
+    limits = Limits(requests_per_minute=0, seconds=1)
+    with serving(served, limits=limits) as address, connect(f"ws://{address}/v1/realtime") as socket:
+        assert hear(socket)["session"]["twist"]["seconds"] == 1
+        commit(socket)
+        for given in ({}, {"twist": {"seconds": None}}):
+            say(socket, "response.create", response=given)
+            assert listen(socket)[1]["twist"]["seconds"] == 1
+        say(socket, "response.create", response={"twist": {"seconds": 2}})
+        assert "at most 1 are made here" in hear(socket)["error"]["message"]
+
+
+def test_the_name_that_is_told_last_counts(client: ClientConnection) -> None:
+    def set_to(session: dict[str, Any]) -> dict[str, Any]:
+        say(client, "session.update", session=session)
+        return hear(client)
+
+    commit(client)
+    for session, voice in (
+        ({"audio": {"output": {"voice": "tiny"}}}, "tiny"),
+        ({"twist": {"voice": "other"}}, "other"),
+        ({"audio": {"output": {"voice": "tiny"}}}, "tiny"),
+    ):
+        assert set_to(session)["type"] == "session.updated"
+        say(client, "response.create", response={"twist": {"seconds": 0.2}})  # at least one unit
+        done = listen(client)[1]
+        assert done["twist"]["voice"] == voice and done["usage"]["output_units"] >= 1
+    assert set_to({"model": "cold"})["session"]["model"] == "cold"
+    assert set_to({"model": "cold", "twist": {"model": "warm"}})["session"]["model"] == "warm"
+    for session in ({"twist": {"voice": "nobody"}}, {"audio": {"output": {"voice": ""}}}, {"model": "none"}):
+        assert "is called" in set_to(session)["error"]["message"]
+
+
+def test_what_another_format_makes_useless_is_said_to_be_gone(client: ClientConnection) -> None:
+    say(client, "input_audio_buffer.append", audio=pcm(PROMPT.samples))
+    say(client, "session.update", session={"audio": {"input": {"format": {"rate": 8_000}}}})
+    assert hear(client)["type"] == "input_audio_buffer.cleared" and hear(client)["type"] == "session.updated"
+    say(client, "session.update", session={"audio": {"input": {"format": {"rate": 16_000}}}})
+    assert hear(client)["type"] == "session.updated"
+
+
+def test_what_was_made_for_who_has_left_is_kept(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Batch.step
+    monkeypatch.setattr(Batch, "step", lambda self: time.sleep(0.02) or step(self))
+    with serving(served, kept=tmp_path) as address:
+        with connect(f"ws://{address}/v1/realtime") as socket:
+            hear(socket, "session.created")
+            commit(socket)
+            say(socket, "response.create", response={"twist": {"seconds": 10}})
+            hear(socket, "response.output_audio.delta")
+        until = time.monotonic() + 20
+        while not (records := list(tmp_path.glob("*.json"))) and time.monotonic() < until:
+            time.sleep(0.05)
+    record = json.loads(records[0].read_text())
+    assert record["end"] == "cancelled" and record["units"]
+    assert soundfile.info(records[0].with_suffix(".wav")).frames > 0

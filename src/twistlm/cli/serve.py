@@ -53,6 +53,8 @@ def serve(
     from twistlm.serve.engine import Room
     from twistlm.serve.limits import Limits
 
+    address = Address(host=host, port=port, certificate=certificate, key=key, token=token)
+    address.check()  # before models are loaded
     folders = models_of(models or [])
     tell(f"loading {', '.join(map(str, folders.values()))}")
     served = load_served(
@@ -64,7 +66,6 @@ def serve(
         transcripts=transcripts,
         device=device,
     )
-    address = Address(host=host, port=port, certificate=certificate, key=key, token=token)
     run(
         served,
         address,

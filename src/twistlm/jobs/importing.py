@@ -9,7 +9,7 @@ from typing import Literal
 from twistlm.corpus.slamkit import PADDING, Imported, import_units
 from twistlm.errors import BadInput
 from twistlm.files.replacing import require_replaceable
-from twistlm.lm.model import UnitLM
+from twistlm.lm.model import PROVENANCE, UnitLM
 from twistlm.lm.published import is_slamkit, load_published
 from twistlm.types import UnitSpec
 from twistlm.units.catalogue import read_spec
@@ -31,7 +31,7 @@ def import_published(
         BadInput: a model of SlamKit's, and nothing says how its units were padded; something else in `out`.
         As `load_published` and `SpeechTokenizer.load`.
     """
-    require_replaceable(out, what="a unit LM", mark="unit_spec.json", inputs=(folder, tokenizer))
+    require_replaceable(out, what="a unit LM", mark=PROVENANCE, inputs=(folder, tokenizer))
     spec = SpeechTokenizer.load(tokenizer).spec
     if padding is not None or is_slamkit(folder):
         spec = _with_padding(spec, padding, str(folder))

@@ -17,6 +17,7 @@ def bound(host: str, port: int) -> socket.socket:
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()  # else another server can bind it too, and the later of both fails
     except (OSError, OverflowError) as error:
         raise BadInput(
             f"{host} port {port} cannot be had: {error}. Another server may run there: give --port, 0 "

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 import secrets
-import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +50,27 @@ class Address:
     certificate: Path | None = None
     key: Path | None = None
     token: str | None = None
+
+    def check(self) -> None:
+        """Raise `BadInput` where it cannot be listened at: half of a certificate, a token that browsers cannot send."""
+        if (self.certificate is None) != (self.key is None):
+            raise BadInput("https needs both a certificate and its key.")
+        if self.certificate is not None and self.key is not None:
+            for file in (self.certificate, self.key):
+                if not file.is_file():
+                    raise BadInput(f"there is no file {file}: --certificate and --key are PEM files.")
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+            except OSError as error:  # as ssl's own errors are
+                raise BadInput(
+                    f"{self.certificate} and {self.key} are no certificate and its key, both PEM files without a "
+                    f"password: {error}."
+                ) from error
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise BadInput(
+                f"a token is letters, digits and any of !#$%&'*+.^_|~- , one at least (browsers send nothing else); "
+                f"{'it is empty' if not self.token else 'this one has others'}. Leave --token out and one is made."
+            )
 
     @property
     def local(self) -> bool:
@@ -220,51 +241,34 @@ def serve(
         BadInput: the address cannot be had, or one of certificate and key is missing.
         ArtifactError: the packages of the extra `serve` are not installed.
     """
-    uvicorn = _uvicorn()
+    _require_packages()
     from twistlm.serve.app import LOOPBACK, make_app
-    from twistlm.serve.connections import configured, give_up_on_the_deaf
+    from twistlm.serve.connections import StudioServer, configured, give_up_on_the_deaf
+    from twistlm.serve.engine import Engine
+    from twistlm.serve.studio import Studio
 
-    if (address.certificate is None) != (address.key is None):
-        raise BadInput("https needs both a certificate and its key.")
-    if address.token is not None and not _TOKEN.fullmatch(address.token):
-        raise BadInput(
-            f"a token is letters, digits and any of !#$%&'*+.^_|~- , one at least (browsers send nothing else); "
-            f"{'it is empty' if not address.token else 'this one has others'}. Leave --token out and one is made."
-        )
+    address.check()
     if not address.local and address.token is None:
         address = replace(address, token=secrets.token_urlsafe(24))
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
-    app = make_app(
-        served,
-        limits=limits,
-        room=room,
-        hosts=LOOPBACK | {address.host} if address.local else None,
-        token=address.token,
-        kept=kept,
-    )
+    studio = Studio(served, Engine(served.models, room), limits, kept=kept)
+    app = make_app(studio, hosts=LOOPBACK | {address.host} if address.local else None, token=address.token)
     listening = bound(address.host, address.port)
     port = listening.getsockname()[1]
     config = configured(app, limits, ssl_certfile=address.certificate, ssl_keyfile=address.key)
     give_up_on_the_deaf(listening, limits.send_seconds)
 
-    class Server(uvicorn.Server):  # type: ignore[name-defined]
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                ready(_url(address, port))
-
-    with listening, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-        Server(config).run(sockets=[listening])
+    with listening, contextlib.suppress(KeyboardInterrupt):  # a signal is how it ends
+        StudioServer(config, studio, ready=lambda: ready(_url(address, port))).run(sockets=[listening])
 
 
-def _uvicorn() -> Any:
+def _require_packages() -> None:
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ArtifactError(f"serving needs more packages ({error.name}): pip install 'twistlm[serve]'.") from error
-    return uvicorn
 
 
 def _url(address: Address, port: int) -> str:

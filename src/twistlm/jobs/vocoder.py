@@ -11,7 +11,6 @@ from twistlm.compute.devices import device
 from twistlm.corpus.manifest import build
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.known import Known
-from twistlm.files.replacing import require_replaceable
 from twistlm.files.text import read_text
 from twistlm.jobs.parts import tokenizer_without_model
 from twistlm.jobs.speech import clips_of
@@ -22,7 +21,7 @@ from twistlm.vocoder.configs import read_shape
 from twistlm.vocoder.istft import ISTFTConfig, istft_like
 from twistlm.vocoder.train import Pair, train_vocoder, with_voices
 from twistlm.vocoder.training_state import VocoderConfig
-from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.vocoder import Vocoder, require_only_a_vocoder
 from twistlm.vocoder.voices import Voice
 
 
@@ -69,7 +68,7 @@ def fit_vocoder(
     part = tokenizer_without_model(tokenizer=tokenizer, units_of=units_of, search=search)
     tok = SpeechTokenizer.load(part.folder).on(device())
     shaped = _like(like, tok, part)
-    require_replaceable(Path(out) / "vocoder", what="a vocoder", mark="unit_spec.json", inputs=(speech, part.folder))
+    require_only_a_vocoder(Path(out) / "vocoder", inputs=(speech, part.folder))
     chosen = _chosen(speech, speakers, every_speaker=every_speaker)
     shape = read_shape(read_text(shaped.folder / "config.json", "the shape of a vocoder"))
     if generator == "istft" and not isinstance(shape, ISTFTConfig):

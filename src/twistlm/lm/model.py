@@ -36,6 +36,7 @@ from twistlm.types import UnitSpec
 MASKED = frozenset({"gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2"})
 
 
+PROVENANCE = "provenance.json"  # beside the weights of every unit LM, and of nothing else
 _VOCAB = {
     "n_units": int, "offset?": int, "pad?": int, "bos?": (int, None), "eos?": (int, None), "n_tokens?": (int, None),
 }  # fmt: skip
@@ -144,7 +145,7 @@ class UnitLM:
         Raises:
             BadInput: something else is there.
         """
-        require_replaceable(folder, what="a unit LM", mark="unit_spec.json")
+        require_replaceable(folder, what="a unit LM", mark=PROVENANCE)
         with atomic_folder(folder) as temporary, quiet():
             self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
             write_facts(temporary, self)
@@ -257,7 +258,7 @@ def write_facts(folder: Path, lm: UnitLM) -> None:
     """Write what lies beside the weights of a unit LM, see `read_facts`."""
     (folder / "unit_spec.json").write_text(lm.spec.to_json(), encoding="utf-8")
     (folder / "vocab.json").write_text(json.dumps(dataclasses.asdict(lm.vocab)), encoding="utf-8")
-    (folder / "provenance.json").write_text(json.dumps(lm.provenance, indent=1), encoding="utf-8")
+    (folder / PROVENANCE).write_text(json.dumps(lm.provenance, indent=1), encoding="utf-8")
 
 
 def read_facts(folder: Path) -> tuple[UnitSpec, Vocab, dict[str, Any]]:
@@ -268,7 +269,7 @@ def read_facts(folder: Path) -> tuple[UnitSpec, Vocab, dict[str, Any]]:
     """
     try:
         spec = read_unit_spec(folder / "unit_spec.json", "what its units are")
-        provenance = read_json(folder / "provenance.json", "where a unit LM comes from")
+        provenance = read_json(folder / PROVENANCE, "where a unit LM comes from")
         layout, vocab = folder / "vocab.json", Vocab(spec.n_units)
         if os.path.lexists(layout):  # a link that leads nowhere is no missing file
             vocab = Vocab(**read_json(layout, "the tokens of a unit LM", shape=_VOCAB))

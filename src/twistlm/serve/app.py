@@ -6,7 +6,6 @@ import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,10 +18,8 @@ from starlette.types import ASGIApp
 import twistlm
 from twistlm.errors import TwistError
 from twistlm.serve import http, realtime
-from twistlm.serve.engine import Busy, Engine, Room
+from twistlm.serve.engine import Busy
 from twistlm.serve.guard import Guard, problem
-from twistlm.serve.limits import Limits
-from twistlm.serve.models import Served
 from twistlm.serve.studio import Studio
 
 _FILES = {  # what the page loads, and as what
@@ -37,37 +34,26 @@ _FILES = {  # what the page loads, and as what
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def make_app(
-    served: Served,
-    *,
-    limits: Limits,
-    room: Room,
-    hosts: frozenset[str] | None = LOOPBACK,
-    token: str | None = None,
-    kept: Path | None = None,
-) -> ASGIApp:
-    """Return an ASGI application that serves models; its engine starts and stops with it.
+def make_app(studio: Studio, *, hosts: frozenset[str] | None = LOOPBACK, token: str | None = None) -> ASGIApp:
+    """Return an ASGI application that serves a studio's models; the studio starts and stops with it.
 
     Args:
-        served: the models.
-        limits: what one caller may ask.
-        room: how many are served.
+        studio: the models, and what callers may ask of them; in its `failed` stands why it could not be made ready.
         hosts: names the server goes by; None: any.
         token: what callers must know; None: nothing.
-        kept: folder in which recordings and continuations are kept; None keeps nothing.
     """
-    engine = Engine(served.models, room)
-    studio = Studio(served, engine, limits, kept=kept)
 
     @asynccontextmanager
     async def living(_app: FastAPI) -> AsyncIterator[None]:
-        engine.start()
+        studio.engine.start()
         try:
-            studio.rehearse()
+            try:
+                studio.rehearse()
+            except TwistError as error:
+                studio.failed = error  # `connections.StudioServer` raises it; uvicorn would print where it was raised
             yield
         finally:
-            engine.close()
-            studio.workers.shutdown(cancel_futures=True)
+            studio.close()
 
     app = FastAPI(
         title="twistlm",
@@ -85,7 +71,7 @@ def make_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_pages(app, needs_token=token is not None)
 
-    return Guard(app, hosts=hosts, token=token, limits=limits, answered=studio.metrics.answered)
+    return Guard(app, hosts=hosts, token=token, limits=studio.limits, answered=studio.metrics.answered)
 
 
 def _add_pages(app: FastAPI, *, needs_token: bool) -> None:
@@ -127,12 +113,13 @@ def _templates() -> Environment:
 async def _twist_error(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, TwistError) and error.exit_code == 2:
         return JSONResponse(problem(str(error), code="bad_input"), 400)
-    return JSONResponse(problem(str(error), code="busy" if isinstance(error, Busy) else "failed"), 503, http.AGAIN)
+    return JSONResponse(problem(str(error), code="busy" if isinstance(error, Busy) else "failed", ours=True), 503, http.AGAIN)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse(problem(str(error.detail), code=f"http_{error.status_code}"), error.status_code, error.headers)
+    told = problem(str(error.detail), code=f"http_{error.status_code}", ours=error.status_code >= 500)
+    return JSONResponse(told, error.status_code, error.headers)
 
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:

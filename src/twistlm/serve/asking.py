@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+USUAL_SECONDS = 8.0
 MOST_SECONDS = 600.0  # of any server; each has its own `Limits.seconds` below that
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Rate = Annotated[int, Field(ge=8_000, le=192_000)]
@@ -18,7 +19,12 @@ class Sampling(BaseModel):
 
     model: Name | None = Field(default=None, description="Name of a model of /v1/models; default: the first.")
     voice: Name | None = Field(default=None, description="Name of a voice of /v1/models; default: the first.")
-    seconds: float = Field(default=8.0, ge=0.2, le=MOST_SECONDS, description="About how long the continuation is.")
+    seconds: float | None = Field(
+        default=None,
+        ge=0.2,
+        le=MOST_SECONDS,
+        description="About how long the continuation is; default: 8, or the longest that is made here.",
+    )
     temperature: float = Field(default=0.8, ge=0.0, le=10.0, description="0 takes the likeliest unit.")
     top_k: int | None = Field(default=None, ge=1, le=65_535, description="Sample among the k likeliest units.")
     seed: int = Field(default=0, ge=0, lt=2**53, description="A seed gives the same units, whoever else is served.")

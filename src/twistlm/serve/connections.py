@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -16,6 +18,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from twistlm.serve.limits import Limits
+from twistlm.serve.studio import Studio
+
+TOLD_SECONDS = 3.0  # that clients have to take the end of what was being made when the server stops
 
 
 def configured(app: ASGIApp, limits: Limits, **more: Any) -> uvicorn.Config:
@@ -34,6 +39,40 @@ def configured(app: ASGIApp, limits: Limits, **more: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=3,
         **more,
     )
+
+
+class StudioServer(uvicorn.Server):
+    """Serves a studio's application: who is being served when it stops is told so, and what is kept is kept.
+
+    Raises:
+        TwistError: from `run`, the studio could not be made ready.
+    """
+
+    def __init__(self, config: uvicorn.Config, studio: Studio, *, ready: Callable[[], None] | None = None) -> None:
+        """Take how, and what; `ready` is called when it answers."""
+        super().__init__(config)
+        self._studio, self._ready = studio, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._studio.failed is not None:
+            self.should_exit = True
+        elif self.started and self._ready is not None:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()  # nobody new
+        await asyncio.to_thread(self._studio.engine.close)  # everyone's continuation ends; here they hear of it
+        until = time.monotonic() + TOLD_SECONDS
+        while self._studio.telling and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets)
+        if self._studio.failed is not None:
+            raise self._studio.failed
 
 
 def give_up_on_the_deaf(listening: socket.socket, seconds: float) -> None:

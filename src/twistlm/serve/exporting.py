@@ -48,7 +48,7 @@ def export(lm: UnitLM, folder: str | Path, *, server: Server) -> None:
     Raises:
         BadInput: an architecture that cannot be written down for that server; something else in `folder`.
     """
-    require_replaceable(folder, what="an exported model", mark="unit_spec.json")
+    require_replaceable(folder, what="an exported model", mark=f"{RULE}.py")
     with atomic_folder(folder) as temporary:
         if server == "vllm":
             with quiet():

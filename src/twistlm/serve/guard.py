@@ -140,9 +140,10 @@ class Guard:
         return sending
 
 
-def problem(message: str, *, code: str, param: str | None = None) -> dict[str, object]:
-    """Return an error as OpenAI's API words them."""
-    return {"error": {"type": "invalid_request_error", "code": code, "message": message, "param": param}}
+def problem(message: str, *, code: str, param: str | None = None, ours: bool = False) -> dict[str, object]:
+    """Return an error as OpenAI's API words them. `ours`: the server's state is why, not what was asked."""
+    kind = "server_error" if ours else "invalid_request_error"
+    return {"error": {"type": kind, "code": code, "message": message, "param": param}}
 
 
 def _name(host: str) -> str:

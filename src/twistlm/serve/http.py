@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response as Answer
 
@@ -40,6 +40,12 @@ class Refused(BaseModel):
     """An answer that says what went wrong, as OpenAI's API words it."""
 
     error: Problem
+
+
+class Nothing(BaseModel):
+    """No parameters."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class UnitsOf(BaseModel):
@@ -170,10 +176,11 @@ async def resynth(request: Request, asked: Annotated[Resynth, Query()]) -> Answe
 
 
 @router.post("/v1/units", summary="Units of a recording", openapi_extra=_BODY, responses=_REFUSALS)
-async def units(request: Request) -> UnitsOf:
+async def units(request: Request, asked: Annotated[Nothing, Query()]) -> UnitsOf:
     """Cut a recording into units: ids, and how many frames of `unit_seconds` each lasts."""
     studio = studio_of(request)
-    data, _ = await sound_of(request, studio.limits)
+    data, form = await sound_of(request, studio.limits)
+    with_form(asked, form)
     prompt = await studio.hear_file(data)
     spec = prompt.units.spec
     return UnitsOf(

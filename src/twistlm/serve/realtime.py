@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from twistlm.errors import BadInput, TwistError
-from twistlm.serve.asking import Rate, Sampling
+from twistlm.serve.asking import USUAL_SECONDS, Rate, Sampling
 from twistlm.serve.engine import Busy
 from twistlm.serve.responses import Event, Response, pcm16
 from twistlm.serve.studio import Prompt, Studio, new_id
@@ -129,7 +129,8 @@ class Conversation:
     def __init__(self, socket: WebSocket, studio: Studio) -> None:
         self.socket, self.studio = socket, studio
         model = socket.query_params.get("model")
-        self.session = Session(twist=Sampling(model=model[:200] or None) if model else Sampling())
+        usual = min(USUAL_SECONDS, studio.limits.seconds)
+        self.session = Session(twist=Sampling(model=model[:200] if model else None, seconds=usual))
         self.held = bytearray()
         self.prompt: Prompt | None = None
         self.responses: dict[str, tuple[Response, asyncio.Task[None]]] = {}
@@ -139,7 +140,13 @@ class Conversation:
     async def run(self) -> None:
         """Answer until the end."""
         try:
-            await self._send({"type": "session.created", "session": self._told()})
+            try:
+                told = self._told()
+            except BadInput as error:  # the address names a model that is not here
+                await self._refuse("invalid_request", str(error), None, param="model")
+                await self.socket.close(1008, "there is no such model.")
+                return
+            await self._send({"type": "session.created", "session": told})
             while True:
                 try:
                     message = await asyncio.wait_for(self.socket.receive(), self.studio.limits.idle_seconds)
@@ -183,11 +190,11 @@ class Conversation:
     async def _do(self, told: Told) -> None:
         match told:
             case Update():
-                changed = _merged(self.session.model_dump(), told.session)
-                session = Session.model_validate(changed)
+                session = self._changed(told.session)
                 self._check(session)
-                if session.audio.input != self.session.audio.input:
-                    self.held.clear()
+                if session.audio.input != self.session.audio.input and self.held:
+                    self.held.clear()  # it is of the other kind
+                    await self._send({"type": "input_audio_buffer.cleared"})
                 self.session = session
                 await self._send({"type": "session.updated", "session": self._told()})
             case Append():
@@ -202,9 +209,22 @@ class Conversation:
             case Cancel():
                 self._cancel(told.response_id)
 
+    def _changed(self, told: dict[str, Any]) -> Session:
+        """Return the session with what it is to be set to; of two names for one thing the one that is told counts."""
+        changed = _merged(self.session.model_dump(), told)
+        ours = _branch(told, "twist")
+        if isinstance(told.get("model"), str) and "model" not in ours:
+            changed["twist"] |= {"model": told["model"]}
+        if "voice" in _branch(told, "audio", "output"):
+            changed["twist"] |= {"voice": None}
+        elif "voice" in ours:
+            changed["audio"]["output"] |= {"voice": None}
+        return Session.model_validate(changed)
+
     def _check(self, session: Session) -> None:
         self.studio.served.model(session.twist.model)
-        self.studio.served.voice(session.audio.output.voice or session.twist.voice)
+        for name in (session.audio.output.voice, session.twist.voice):
+            self.studio.served.voice(name)
         if session.audio.output.format.type != "audio/pcm":
             raise BadInput("sound is sent as audio/pcm.")
 
@@ -223,17 +243,22 @@ class Conversation:
         self.held += data
 
     async def _commit(self) -> None:
-        data = bytes(self.held)
-        self.held.clear()
+        data, form = bytes(self.held), self.session.audio.input.format
         before = None if self.prompt is None else self.prompt.item_id
-        self.prompt = None  # where this one cannot be heard, nobody means the one before it
-        if not data:
-            raise BadInput("there is no audio: append some before the commit.")
-        form = self.session.audio.input.format
-        if form.type == "audio/pcm":
-            prompt = await self.studio.hear_pcm(data, rate=form.rate)
-        else:
-            prompt = await self.studio.hear_file(data)
+        try:
+            if not data:
+                raise BadInput("there is no audio: append some before the commit.")
+            if form.type == "audio/pcm":
+                prompt = await self.studio.hear_pcm(data, rate=form.rate)
+            else:
+                prompt = await self.studio.hear_file(data)
+        except Busy:
+            raise  # it was not heard: it may be committed again as it is
+        except BaseException:
+            self.held.clear()
+            self.prompt = None  # nobody means the one before it
+            raise
+        self.held.clear()
         self.prompt = prompt
         await self._send(
             {"type": "input_audio_buffer.committed", "previous_item_id": before, "item_id": prompt.item_id}
@@ -334,6 +359,14 @@ class Conversation:
             "output_modalities": ["audio"],
             **self.session.model_dump(),
         }
+
+
+def _branch(told: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return what is told below these names; nothing where it is no object."""
+    for name in names:
+        below = told.get(name)
+        told = below if isinstance(below, dict) else {}
+    return told
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ import soxr
 from numpy.typing import NDArray
 
 from twistlm.audio.clip import Clip
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, TwistError
 from twistlm.lm.continuation import begin
-from twistlm.serve.asking import Sampling
+from twistlm.serve.asking import USUAL_SECONDS, Sampling
 from twistlm.serve.engine import End, Listener, Piece
 from twistlm.serve.keeping import keep
 from twistlm.serve.studio import Prompt, Studio, new_id
+from twistlm.types import Units
 
 Event = dict[str, Any]
 _STATUS = {"done": "completed", "cancelled": "cancelled", "late": "incomplete", "failed": "failed"}
@@ -45,11 +47,13 @@ class Response:
         Raises:
             BadInput: a model, a voice or a length that there is not. Busy: the queue is full.
         """
-        served, self.studio, self.prompt, self.asked = studio.served, studio, prompt, asked
+        served, longest = studio.served, studio.limits.seconds
+        seconds = min(USUAL_SECONDS, longest) if asked.seconds is None else asked.seconds
+        self.studio, self.prompt, self.asked = studio, prompt, asked.model_copy(update={"seconds": seconds})
         self.id, self.item_id, self.transcript = new_id("resp"), new_id("item"), transcript
         name, lm = served.model(asked.model)
-        if asked.seconds > studio.limits.seconds:
-            raise BadInput(f"seconds is {asked.seconds:g}; at most {studio.limits.seconds:g} are made here.")
+        if seconds > longest:
+            raise BadInput(f"seconds is {seconds:g}; at most {longest:g} are made here.")
         self.voice = served.voice(asked.voice)
         self.model, self.rate = name, rate or self.voice.sample_rate
         self.sound: list[NDArray[np.float32]] = []
@@ -60,17 +64,24 @@ class Response:
             prompt.units,
             temperature=asked.temperature,
             seed=asked.seed,
-            seconds=asked.seconds,
+            seconds=max(seconds, _unit_seconds(prompt.units)),
             top_k=asked.top_k,
             stop_at_end=False,
         )
         self._stream = served.stream(asked.voice, prompt.units)
         self._told: asyncio.Queue[Piece | End] = asyncio.Queue()
+        self._kept: Future[None] | None = None
         loop = asyncio.get_running_loop()
 
+        made: list[Piece] = []
+
         def deliver(one: Piece | End) -> None:
-            if isinstance(one, End):  # here, not where it is told: nobody may be there to be told
+            # Counted and kept here, not where it is told: nobody may be there to be told.
+            if isinstance(one, End):
                 studio.metrics.ended(one, sample_rate=self.voice.sample_rate)
+                self._kept = self._keep(made, one)
+            elif studio.kept is not None:
+                made.append(one)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._told.put_nowait, one)
 
@@ -85,10 +96,12 @@ class Response:
 
         When the consumer stops early, the continuation is cancelled.
         """
+        self.studio.telling += 1
         try:
             async for event in self._events():
                 yield event
         finally:
+            self.studio.telling -= 1
             if self.end is None:
                 self.cancel()
 
@@ -143,11 +156,23 @@ class Response:
             "output_index": 0,
             "item": {**item, "status": status, "content": [{"type": "output_audio"}]},
         }
-        if self.studio.kept is not None and self.sound:
-            record = {**self.asked.model_dump(), "model": self.model, "units": self.units, "end": end.reason}
-            work = self.studio.kept, self.prompt.clip, self.clip, record
-            await asyncio.get_running_loop().run_in_executor(self.studio.workers, keep, *work)
+        if self._kept is not None:
+            try:
+                await asyncio.wrap_future(self._kept)
+            except (OSError, TwistError) as error:
+                raise TwistError("the server could not keep the continuation: its log says why.") from error
         yield {"type": "response.done", "response": self._told_of(_STATUS[end.reason])}
+
+    def _keep(self, made: Sequence[Piece], end: End) -> Future[None] | None:
+        """Begin to keep what was made, at the voice's own rate, where that is asked for."""
+        folder = self.studio.kept
+        samples = [piece.samples for piece in made if len(piece.samples)]
+        if folder is None or not samples:
+            return None
+        sound = Clip(np.concatenate(samples), self.voice.sample_rate, id=self.id)
+        units = [unit for piece in made for unit in piece.ids.tolist()]
+        record = {**self.asked.model_dump(), "model": self.model, "units": units, "end": end.reason}
+        return self.studio.keep(lambda: keep(folder, self.prompt.clip, sound, record))
 
     @property
     def clip(self) -> Clip:
@@ -184,6 +209,12 @@ class Response:
                 "unit_seconds": float(1 / self.voice.spec.frame_rate),
             }
         return told
+
+
+def _unit_seconds(prompt: Units) -> float:
+    """Return how long one unit lasts on average: no continuation is shorter."""
+    frames = float(prompt.runs.mean()) if prompt.spec.deduplicate and len(prompt) else 1.0
+    return frames / float(prompt.spec.frame_rate)
 
 
 def pcm16(samples: NDArray[np.float32]) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import queue
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from twistlm.audio.clip import Clip
 from twistlm.compute.memory import give_back_now
 from twistlm.compute.threads import apart
+from twistlm.errors import TwistError
 from twistlm.lm.continuation import begin
 from twistlm.serve.engine import Busy, End, Engine
 from twistlm.serve.limits import Limits
@@ -50,13 +52,30 @@ class Studio:
         metrics: what is counted.
         workers: the threads.
         kept: folder in which everything is kept; None keeps nothing.
+        telling: how many responses are being told to their clients.
+        failed: why it could not be made ready.
     """
 
     def __init__(self, served: Served, engine: Engine, limits: Limits, *, kept: Path | None = None) -> None:
         self.served, self.engine, self.limits, self.kept = served, engine, limits, kept
         self.metrics = Metrics(engine)
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="hearing")
+        self.telling = 0
+        self.failed: TwistError | None = None
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeping")
         self._under_way = 0  # on the workers, or waiting for one
+
+    def keep(self, work: Callable[[], None]) -> Future[None]:
+        """Begin to keep something, from any thread; what goes wrong is in the log, whoever waits for it or not."""
+        keeping = self._keeper.submit(work)
+        keeping.add_done_callback(_complain)
+        return keeping
+
+    def close(self) -> None:
+        """Stop the engine and the threads; returns when all that is to be kept is on the disk."""
+        self.engine.close()
+        self._keeper.shutdown()
+        self.workers.shutdown(cancel_futures=True)
 
     def rehearse(self) -> None:
         """Hear, continue and speak once: what is tried or made at first use is then there before the first listener.
@@ -64,8 +83,10 @@ class Studio:
         Returns when every model has continued once; its end is not looked at.
         """
         served, spec = self.served, self.served.tokenizer.spec
-        ids = np.arange(_PROMPT) % spec.n_units  # none twice in a row, as of any deduplicated prompt
-        prompt = Units(ids.astype(np.uint16), np.ones(_PROMPT, dtype=np.int32), spec)
+        room = [lm.max_tokens - _CONTINUED - 1 for lm in served.models.values() if lm.max_tokens is not None]
+        n = max(1, min([_PROMPT, *room]))
+        ids = np.arange(n) % spec.n_units  # none twice in a row, as of any deduplicated prompt
+        prompt = Units(ids.astype(np.uint16), np.ones(n, dtype=np.int32), spec)
 
         def hear_and_speak() -> None:
             noise = np.random.default_rng(0).normal(scale=0.1, size=round(max(_REHEARSED) * served.rate))
@@ -132,6 +153,11 @@ class Studio:
         self._under_way -= 1
         if not working.cancelled():
             working.exception()  # looked at, so that one nobody waits for any more is not complained about
+
+
+def _complain(keeping: Future[None]) -> None:
+    if (error := keeping.exception()) is not None:
+        logging.getLogger("uvicorn.error").error("a continuation could not be kept: %s", error, exc_info=error)
 
 
 def new_id(kind: str) -> str:

@@ -24,7 +24,7 @@ from twistlm.errors import BadInput, CheckpointError, TrainingError
 from twistlm.files.locks import held
 from twistlm.files.metrics import MetricsLog, Row, read_history
 from twistlm.files.replacing import require_replaceable
-from twistlm.lm.model import UnitLM
+from twistlm.lm.model import PROVENANCE, UnitLM
 from twistlm.lm.slices import Slices
 from twistlm.progress import track
 from twistlm.train import checkpoint, parallel
@@ -116,7 +116,7 @@ def train(
         ranks.parts(config)
         if ranks.first:
             stack.enter_context(held(out, "training"))
-            require_replaceable(out / "lm", what="a unit LM", mark="unit_spec.json")
+            require_replaceable(out / "lm", what="a unit LM", mark=PROVENANCE)
             if (out / "checkpoint" / "state.json").is_file():  # which ours have not
                 raise BadInput(f"{out} holds the run of a vocoder or an encoder. Train in another folder.")
         stack.enter_context(same_bits(enabled=config.deterministic and where.type == "cuda"))

@@ -26,6 +26,7 @@ from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
 from twistlm.files.regular import require_regular_files
+from twistlm.files.replacing import require_replaceable
 from twistlm.files.text import read_text
 from twistlm.types import Units, UnitSpec
 from twistlm.vocoder.catalogue import vocoder_folder
@@ -171,8 +172,12 @@ class Vocoder:
 
         Also `voices.json` where there are several voices (with the one that goes without saying, see `speaking_as`),
         and `CARD.md` when given.
-        The folder appears whole or not at all; one that is there is replaced.
+        The folder appears whole or not at all; an earlier vocoder there is replaced.
+
+        Raises:
+            BadInput: something else is there.
         """
+        require_only_a_vocoder(folder)
         with atomic_folder(folder) as temporary:
             kind = torch.float16 if half else torch.float32
             weights = {key: value.to("cpu", kind).contiguous() for key, value in self.synthesizer.weights().items()}
@@ -409,3 +414,8 @@ def _tensor(ids: NDArray[np.uint16]) -> Tensor:
 def _together(rows: Sequence[Tensor | None]) -> Tensor | None:
     given = [row for row in rows if row is not None]
     return torch.cat(given) if given else None
+
+
+def require_only_a_vocoder(folder: str | Path, *, inputs: Sequence[str | Path] = ()) -> None:
+    """Raise `BadInput` where `Vocoder.save` would replace something else, or what is read (`inputs`)."""
+    require_replaceable(folder, what="a vocoder", mark="config.json", inputs=inputs, holds='"num_embeddings"')

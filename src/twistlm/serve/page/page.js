@@ -49,6 +49,7 @@ async function start() {
   fill(settings.voice, told.voices);
   fill($("example"), told.examples.map((one) => one.id));
   settings.seconds.max = told.limits.seconds;
+  settings.seconds.value = Math.min(Number(settings.seconds.value), told.limits.seconds);
   $("both-label").hidden = told.data.length < 2;
   $("transcript-label").hidden = !told.transcript;
   fromAddress();

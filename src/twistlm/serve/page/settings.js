@@ -8,7 +8,7 @@ export function asked() {
   return {
     model: settings.model.value,
     voice: settings.voice.value,
-    seconds: Number(settings.seconds.value) || 8,
+    seconds: Number(settings.seconds.value) || Math.min(8, Number(settings.seconds.max)),
     temperature: Number(settings.temperature.value),
     top_k: Number(settings.top_k.value) || null,
     seed: Number(settings.seed.value) || 0,
