@@ -113,7 +113,9 @@ def _templates() -> Environment:
 async def _twist_error(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, TwistError) and error.exit_code == 2:
         return JSONResponse(problem(str(error), code="bad_input"), 400)
-    return JSONResponse(problem(str(error), code="busy" if isinstance(error, Busy) else "failed", ours=True), 503, http.AGAIN)
+    return JSONResponse(
+        problem(str(error), code="busy" if isinstance(error, Busy) else "failed", ours=True), 503, http.AGAIN
+    )
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
