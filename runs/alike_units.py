@@ -7,7 +7,9 @@
 Twins are texts that two voices say, frame by frame matched inside each phone. Codebooks are fitted on some of them and
 judged on others, and on voices that nothing was trained on. For each: the share of matched frames, silences left out,
 that are one unit; the units' entropy; PNMI; and the cross-entropy of phones, nats a frame, by what the fitted speech
-says of each unit: on unseen voices this is what a vocoder or recogniser of these units can know.
+says of each unit: on unseen voices this is what a vocoder or recogniser of these units can know; and the share of
+frames whose likeliest phone is right. The last row is of the features themselves, by a linear classifier fitted on the
+same frames: what no codebook of this encoder can do much better.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from twistlm.audio.clip import Clip
 from twistlm.compute.threads import in_order
@@ -68,7 +73,9 @@ def main() -> None:
         books[f"with twins, {weight}"] = lambda w=weight: refine(
             start, features, labels, twins=train[:2], alike=w, balance=0.3, **how
         )
-    print("| codebook | twins alike | entropy | " + " | ".join(f"{v}: cross-entropy, PNMI" for v in judged) + " |")
+    print(
+        "| codebook | twins alike | entropy | " + " | ".join(f"{v}: cross-entropy, PNMI, right" for v in judged) + " |"
+    )
     print("|---" * (3 + len(judged)) + "|")
     for name, make in books.items():
         book = make()
@@ -78,9 +85,20 @@ def main() -> None:
             x, p = map(np.concatenate, zip(*clips, strict=True))
             there = np.isin(p, names)
             units = book.assign(x[there])
-            lost = -told[units, [names.index(one) for one in p[there]]].mean()
-            cells.append(f"{lost:.3f}, {unit_quality(units, p[there]).pnmi:.3f}")
+            said = np.array([names.index(one) for one in p[there]])
+            right = float((told[units].argmax(1) == said).mean())
+            cells.append(f"{-told[units, said].mean():.3f}, {unit_quality(units, p[there]).pnmi:.3f}, {right:.3f}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    known_phones = labels >= 0
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    classifier.fit(features[known_phones], labels[known_phones])
+    cells = ["", ""]
+    for clips in judged.values():
+        x, p = map(np.concatenate, zip(*clips, strict=True))
+        there = np.isin(p, names)
+        told, said = classifier.predict_log_proba(x[there]), np.array([names.index(one) for one in p[there]])
+        cells.append(f"{-told[np.arange(len(said)), said].mean():.3f}, , {(told.argmax(1) == said).mean():.3f}")
+    print(f"| features, linear classifier | {' | '.join(cells)} |", flush=True)
 
 
 def twins(folder: Path, texts: int, seed: int) -> tuple[list[tuple[Entry, Entry]], dict[str, Alignment]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -176,7 +177,23 @@ def test_voices_in_turn_and_a_broken_copy(tmp_path):
         storycloze(out, name="storycloze")
     (out / "more.txt").write_text("")
     assert {problem.split()[-1] for problem in problems(out)} == {"missing", "listed"}
+    with pytest.raises(BadInput, match=r"1 files in it are no part of it: more\.txt"):
+        build_stories(out, tmp_path / "store", *voices, rotate=True, joined=False)
+    (out / "more.txt").unlink()
     assert build_stories(out, tmp_path / "store", *voices, rotate=True, joined=False)["written"] and not problems(out)
+    again = build_stories(out, tmp_path / "store", *voices[::-1], rotate=True, joined=False)  # others take the turns
+    assert again["written"] and [p.id for p in storycloze(out, name="storycloze").pairs] == [
+        "high/s0",
+        "low/s1",
+        "high/s2",
+    ]
+    for pause in (-1.0, math.nan, 100.0):
+        with pytest.raises(BadInput, match="--pause"):
+            build_stories(out, tmp_path / "store", *voices, pause=pause)
+    for facts in ({"benchmark": "wuggy", "split": "dev"}, {"my": "build"}):
+        (out / "build.json").write_text(json.dumps(facts))
+        with pytest.raises(BadInput, match="holds another benchmark"):
+            build_stories(out, tmp_path / "store", *voices)
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("")

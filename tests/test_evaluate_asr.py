@@ -24,6 +24,7 @@ words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "it's"]), min_
         ("twenty-one / 21", "twenty one 21"),
         ("naïve_café", "naïvecafé"),
         ("हिन्दी में, ´ x\u0303!\u0303 İzmir", "हिन्दी में x\u0303 izmir"),  # marks of letters stay, others go
+        ("1\ufe0f\u20e3 \u0dc1\u0dca\u200d\u0dbb\u0dd3", "1 \u0dc1\u0dca\u0dbb\u0dd3"),  # a keycap; a joiner
         ("?!", ""),
     ],
 )

@@ -193,6 +193,10 @@ class Command:
             fields = [field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None]
         except ValueError as error:
             raise BadInput(f"the TTS command {self.template!r} is no template: {error}.") from error
+        try:
+            shlex.split(self.template)
+        except ValueError as error:
+            raise BadInput(f"the TTS command {self.template!r} cannot be split into words: {error}.") from error
         if odd := sorted(set(fields) - {"voice", "text", "phones", "wav"}):
             raise BadInput(f"the TTS command has unknown fields {offenders(odd)}; known: voice, text, phones, wav.")
         if "wav" not in fields or ("text" in fields) == ("phones" in fields):

@@ -27,6 +27,7 @@ from twistlm.evaluate.suites.storycloze import storycloze
 from twistlm.evaluate.suites.suite import Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.atomic import atomic_folder, atomic_write
+from twistlm.files.jsonl import read_json
 from twistlm.files.regular import file_sha256, read_regular
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.files.tables import read_table
@@ -76,7 +77,8 @@ class Casting:
         voices = {label(voice): voice.identity for voice in self.voices}
         rate = {"kbps": self.kbps} if self.format == "ogg" else {}
         facts = {"voices": voices, "rotate": self.rotate, "sample_rate": self.sample_rate, "format": self.format}
-        return facts | rate
+        turns = {"order": [*voices]} if self.rotate else {}  # who speaks the first item
+        return facts | rate | turns
 
     def encoded(self, clip: Clip) -> bytes:
         """Return `clip` as the bytes of a sound file: 16-bit PCM, or Opus."""
@@ -105,6 +107,8 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
     said = json.dumps(build, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUILD).is_file())):
         raise BadInput(f"{out} is there and was not made by twist bench: give a new folder.")
+    if (out / BUILD).is_file():
+        _require_same_benchmark(out, build)
     if (
         (out / BUILD).is_file()
         and read_text(out / BUILD, "what a benchmark was made from") == said
@@ -117,6 +121,23 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
         sums = [f"{file_sha256(folder / name)}  {name}\n" for name in _files(folder)]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return True
+
+
+def _require_same_benchmark(out: Path, build: Mapping[str, Any]) -> None:
+    """Raise `BadInput` where `out` holds another benchmark than `build`'s, or what none of it is."""
+    before = read_json(out / BUILD, "what a benchmark was made from", fix="Give a new folder.")
+    names = ("benchmark", "split")
+    if not isinstance(before, dict) or any(before.get(name) != build.get(name) for name in names):
+        held, new = (
+            " ".join(str(one[name]) for name in names if one.get(name)) if isinstance(one, Mapping) else "nothing known"
+            for one in (before, build)
+        )
+        raise BadInput(f"{out} holds another benchmark ({held}), which {new} would replace: give a new folder.")
+    if strange := [one.removesuffix(" not listed") for one in problems(out) if one.endswith(" not listed")]:
+        raise BadInput(
+            f"{out} would be made anew as a whole, and {len(strange)} files in it are no part of it: "
+            f"{offenders(strange)}. Put them elsewhere, or give a new folder."
+        )
 
 
 def problems(folder: str | Path) -> list[str]:

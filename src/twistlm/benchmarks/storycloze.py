@@ -135,6 +135,8 @@ def build_storycloze(
     Returns:
         facts: out, stories, voices, spoken (lines that were missing), written (False: it was there).
     """
+    if not 0 <= pause <= 60:  # what reading joins at most
+        raise BadInput(f"--pause is {pause:g}; it is 0 to 60 s of silence between story and ending.")
     speaking = [label(casting.of(number)[0]) for number in range(len(stories))] if casting.rotate else None
     dealt = deal_endings(stories, match_length=match_length, seed=seed, voices=speaking)
     build = {

@@ -47,7 +47,7 @@ def read_words(path: str | Path) -> dict[str, str]:
             f"{path}: {len(odd)} lines are not a word, or a word and a count: {offenders(odd) or 'there are no lines'}."
         )
     words = [line[0].lower() for line in lines]
-    if doubled := sorted({word for word in words if words.count(word) > 1}):
+    if doubled := sorted(word for word, n in Counter(words).items() if n > 1):
         raise BadInput(f"{path}: {len(doubled)} words occur more than once: {offenders(doubled)}.")
     return {word: "".join(line[1:]) for word, line in zip(words, lines, strict=True)}
 

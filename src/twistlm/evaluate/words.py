@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_SHAPES = {"\u200c", "\u200d", *map(chr, range(0xFE00, 0xFE10))}  # say how letters join or look, and nothing else
+
 
 def normalize(text: str) -> str:
     """Return `text` as words: lower case, no punctuation, hyphens and dashes as spaces, apostrophes dropped.
@@ -32,7 +34,9 @@ def _with_marks(text: str, *, apart: str, also: str = "") -> str:
     kept: list[str] = []
     bears = False  # whether what stands before is a letter or digit with its marks
     for character in text:
-        bears = character.isalnum() or (bears and unicodedata.category(character).startswith("M"))
+        if character in _SHAPES:
+            continue
+        bears = character.isalnum() or (bears and unicodedata.category(character) in ("Mn", "Mc"))
         kept.append(character if bears or character.isspace() or character in also else apart)
     return "".join(kept)
 
