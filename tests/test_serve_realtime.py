@@ -372,6 +372,8 @@ def test_what_was_not_heard_for_want_of_room_may_be_committed_again(served: Serv
         for _ in range(2):
             say(socket, "input_audio_buffer.commit")
             assert hear(socket)["error"]["code"] == "busy"
+        say(socket, "response.create")
+        assert "there is nothing to continue" in hear(socket)["error"]["message"]
 
 
 def test_a_short_limit_is_the_usual_length_too(served: Served) -> None:
@@ -403,6 +405,13 @@ def test_the_name_that_is_told_last_counts(client: ClientConnection) -> None:
         assert done["twist"]["voice"] == voice and done["usage"]["output_units"] >= 1
     assert set_to({"model": "cold"})["session"]["model"] == "cold"
     assert set_to({"model": "cold", "twist": {"model": "warm"}})["session"]["model"] == "warm"
+    for session in (
+        {"model": "warm", "twist": None},
+        {"audio": None, "twist": {"voice": "tiny"}},
+        {"audio": {"output": None}, "twist": {"voice": "tiny"}},
+        {"audio": {"output": {"voice": "tiny"}}, "twist": 3},
+    ):
+        assert set_to(session)["type"] == "error"  # and the session goes on
     for session in ({"twist": {"voice": "nobody"}}, {"audio": {"output": {"voice": ""}}}, {"model": "none"}):
         assert "is called" in set_to(session)["error"]["message"]
 

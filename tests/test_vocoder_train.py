@@ -88,10 +88,11 @@ def test_stopped_and_resumed_equals_straight_bit_for_bit(tmp_path) -> None:
     assert all(torch.equal(again[k], straight[k]) for k in straight)
 
 
-def test_a_signal_ends_it_between_two_updates_and_it_goes_on_from_there(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("during", [4, 5])  # behind the second checkpoint; in the last update
+def test_a_signal_ends_it_between_two_updates_and_it_goes_on_from_there(tmp_path, monkeypatch, during) -> None:
     straight = weights(train_vocoder(tones(), SPEC, CONFIG, tmp_path / "a"))
     batch = Crops.batch
-    signalled = [4]  # in the update after the second checkpoint
+    signalled = [during]
 
     def noted(self, update, **how):
         if update in signalled:
@@ -100,11 +101,21 @@ def test_a_signal_ends_it_between_two_updates_and_it_goes_on_from_there(tmp_path
         return batch(self, update, **how)
 
     monkeypatch.setattr(Crops, "batch", noted)
-    with pytest.raises(Stopped, match="SIGTERM after update 5 of 6") as stopped:
+    with pytest.raises(Stopped, match=f"SIGTERM after update {during + 1} of 6") as stopped:
         train_vocoder(tones(), SPEC, CONFIG, tmp_path / "b")
     assert stopped.value.exit_code == 143
     resumed = weights(train_vocoder(tones(), SPEC, CONFIG, tmp_path / "b"))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_signal_while_durations_are_fitted_acts_at_once(tmp_path, monkeypatch) -> None:
+    import twistlm.vocoder.train as module
+
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+    monkeypatch.setattr(module, "fit_durations", lambda *_, **__: seen.append(signal.getsignal(signal.SIGTERM)))
+    train_vocoder(tones(), SPEC, CONFIG, tmp_path)
+    assert seen == [before]
 
 
 def test_resuming_another_run_names_what_differs(tmp_path) -> None:

@@ -211,7 +211,8 @@ class Conversation:
 
     def _changed(self, told: dict[str, Any]) -> Session:
         """Return the session with what it is to be set to; of two names for one thing the one that is told counts."""
-        changed = _merged(self.session.model_dump(), told)
+        # What is no object is refused here, before its parts are looked at.
+        changed = Session.model_validate(_merged(self.session.model_dump(), told)).model_dump()
         ours = _branch(told, "twist")
         if isinstance(told.get("model"), str) and "model" not in ours:
             changed["twist"] |= {"model": told["model"]}
@@ -252,10 +253,9 @@ class Conversation:
                 prompt = await self.studio.hear_pcm(data, rate=form.rate)
             else:
                 prompt = await self.studio.hear_file(data)
-        except Busy:
-            raise  # it was not heard: it may be committed again as it is
-        except BaseException:
-            self.held.clear()
+        except BaseException as error:
+            if not isinstance(error, Busy):  # else it was not heard, and may be committed again as it is
+                self.held.clear()
             self.prompt = None  # nobody means the one before it
             raise
         self.held.clear()

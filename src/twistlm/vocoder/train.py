@@ -38,7 +38,6 @@ from twistlm.vocoder.duration_fitting import fit_durations
 from twistlm.vocoder.generator import InputShape
 from twistlm.vocoder.mel import SpectralLoss
 from twistlm.vocoder.ranks import mean, mean_gradients, place
-from twistlm.vocoder.synthesizer import Synthesizer
 from twistlm.vocoder.training_state import LAYOUT, State, VocoderConfig
 from twistlm.vocoder.vocoder import Vocoder
 from twistlm.vocoder.voices import Voice, Voices
@@ -138,10 +137,23 @@ def train_vocoder(
     heldout = list(heldout)
     held_crops = Crops(heldout, spec, _rows(model, named, heldout_voices)) if heldout else None
     rank, ranks = place()
-    with held(Path(out), "training") if rank == 0 else nullcontext(), Interrupts(again=ranks > 1) as interrupts:
-        synthesizer = _train(
-            crops, held_crops, spec, config, Path(out), start, torch.device(device), progress, stop_after, interrupts
-        )
+    with held(Path(out), "training") if rank == 0 else nullcontext():
+        with Interrupts(again=ranks > 1) as interrupts:
+            state = _train(
+                crops,
+                held_crops,
+                spec,
+                config,
+                Path(out),
+                start,
+                torch.device(device),
+                progress,
+                stop_after,
+                interrupts,
+            )
+        synthesizer = state.averaged().cpu()  # a signal from here on ends it at once: a rerun begins here
+        fit_durations(synthesizer, crops.units, updates=config.duration_updates, seed=config.seed)
+        synthesizer = synthesizer.fold().eval()
     return Vocoder(synthesizer, spec, name=str(out), voices=named)
 
 
@@ -162,7 +174,7 @@ def _train(
     crops: Crops, held_crops: Crops | None, spec: UnitSpec, config: VocoderConfig, out: Path,
     start: dict[str, Tensor] | None, device: torch.device, progress: bool, stop_after: int | None,
     interrupts: Interrupts,
-) -> Synthesizer:  # fmt: skip
+) -> State:  # fmt: skip
     rank, ranks = place()
     identity = {**dataclasses.asdict(config), "layout": LAYOUT, "unit_spec": spec.fingerprint, "data": crops.sha256}
     identity = json.loads(json.dumps(identity))
@@ -189,7 +201,7 @@ def _train(
                 f"vocoder training: {', '.join(bad)} not finite at update {update}; lower lr ({config.lr})."
             )
         state.update = update + 1
-        signalled = interrupts.agreed() if state.update < last else 0
+        signalled = interrupts.agreed()
         whole = state.update == last or state.update % config.checkpoint_every == 0
         if rank == 0 and (whole or state.update % config.log_every == 0):
             line = {"update": state.update, "seconds": round(time.monotonic() - began, 1), **losses}
@@ -201,9 +213,7 @@ def _train(
             state.save(out / "checkpoint", identity)
         if signalled:
             raise stopped(signalled, state.update, last, out / "checkpoint")
-    synthesizer = state.averaged().cpu()
-    fit_durations(synthesizer, crops.units, updates=config.duration_updates, seed=config.seed)
-    return synthesizer.fold().eval()
+    return state
 
 
 def training_step(config: VocoderConfig) -> Callable[[Batch], dict[str, float]]:
