@@ -196,6 +196,9 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     twist("train", units, "--out", run, "--more", 1, "--seed", 3).refused("leave other options out")
     twist("train", units, "--out", run, "--gpus", 8, "--mfu", 0.3).refused("--mfu, --gpus: for --plan")
     twist("train", units, "--out", run / "more-1", "--more", 1).refused(f"is a part of the run {run}")
+    with monkeypatch.context() as inside:
+        inside.chdir(run / "more-1")
+        twist("train", units, "--out", ".", "--more", 1).refused(f"is a part of the run {run}")
     noted = twist("train", units, "--out", run, "--more", 1, "--set", "context=48", "--set", "warmup=10").out
     assert "note: warm-up is 10 of 1 updates: the rate never got to lr" in noted
     seeded = tmp_path / "seeded"

@@ -50,15 +50,8 @@ def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytes
             require_replaceable(name, what="a tokenizer", mark="spec.json")
 
 
-@pytest.mark.parametrize("kept", ["begun", "result.json", "lm"])
-def test_the_run_of_a_language_model_is_no_place_for_other_trainings(tiny: Tiny, tmp_path: Path, kept: str) -> None:
-    run = made(tmp_path / "run")
-    if kept == "lm":
-        (run / "lm").mkdir()
-    elif kept == "begun":
-        (run / "config.json").write_text('{"run_fingerprint": "0"}')
-    else:
-        (run / kept).write_text("{}")
+def test_the_run_of_a_language_model_is_no_place_for_other_trainings(tiny: Tiny, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", config_json='{"run_fingerprint": "0"}')
     (run / "metrics.jsonl").write_text('{"update": 0}\n')
     config = hubert_config(front_end="filterbank", frame_rate=25, n_targets=8, updates=1, seed=0)
     options = {"speakers": (), "every_speaker": True, "updates": 2, "rows": 2, "seed": 0, "like": tiny.vocoder}

@@ -47,8 +47,6 @@ def require_no_lm_run(folder: str | Path) -> None:
     Raises:
         BadInput: it is.
     """
-    folder = Path(folder)
-    record = folder / "config.json"
-    begun = record.is_file() and '"run_fingerprint"' in record.read_text(errors="replace")
-    if begun or (folder / "result.json").exists() or (folder / "lm").is_dir():
+    record = Path(folder) / "config.json"
+    if record.is_file() and '"run_fingerprint"' in record.read_text(errors="replace"):
         raise BadInput(f"{folder} holds the run of a language model (twist train). Train in another folder.")

@@ -11,6 +11,7 @@ from twistlm.compute.devices import device
 from twistlm.corpus.manifest import build
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.files.known import Known
+from twistlm.files.replacing import require_no_lm_run
 from twistlm.files.text import read_text
 from twistlm.jobs.parts import tokenizer_without_model
 from twistlm.jobs.speech import clips_of
@@ -68,6 +69,7 @@ def fit_vocoder(
     part = tokenizer_without_model(tokenizer=tokenizer, units_of=units_of, search=search)
     tok = SpeechTokenizer.load(part.folder).on(device())
     shaped = _like(like, tok, part)
+    require_no_lm_run(out)  # before the speech is read
     require_only_a_vocoder(Path(out) / "vocoder", inputs=(speech, part.folder))
     chosen = _chosen(speech, speakers, every_speaker=every_speaker)
     shape = read_shape(read_text(shaped.folder / "config.json", "the shape of a vocoder"))

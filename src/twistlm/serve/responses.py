@@ -159,7 +159,7 @@ class Response:
         if self._kept is not None:
             try:
                 await asyncio.wrap_future(self._kept)
-            except (OSError, TwistError) as error:
+            except Exception as error:
                 raise TwistError("the server could not keep the continuation: its log says why.") from error
         yield {"type": "response.done", "response": self._told_of(_STATUS[end.reason])}
 

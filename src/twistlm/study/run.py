@@ -132,8 +132,9 @@ def train_more(
         As `train`.
     """
     out = Path(out)
-    if re.fullmatch(r"more-\d+", out.name) and (out.parent / "config.json").is_file():
-        raise BadInput(f"{out} is a part of the run {out.parent}, which goes on as a whole: give that to --out.")
+    whole = out.absolute()
+    if re.fullmatch(r"more-\d+", whole.name) and (whole.parent / "config.json").is_file():
+        raise BadInput(f"{out} is a part of the run {whole.parent}, which goes on as a whole: give that to --out.")
     done = phases(out)
     if not (done[0] / "result.json").is_file():
         raise BadInput(

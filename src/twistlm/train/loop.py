@@ -205,7 +205,7 @@ def train(
             send(row)
             if config.schedule == "wsd" and done == decay_begins(config):
                 keep(done, out / "stable")
-            signalled = int(ranks.max(interrupts.number))
+            signalled = interrupts.agreed()
             if not last and (signalled or (config.checkpoint_every and done % config.checkpoint_every == 0)):
                 keep(done, wait=bool(signalled))
             if not last and signalled:
