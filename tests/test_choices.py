@@ -107,6 +107,18 @@ def test_the_faster_way_is_taken_once_and_the_plain_one_within_the_margin() -> N
     assert choices.made()["products: a"]["seconds"] == {"mkl": 1.0, "onednn": 0.5}
 
 
+def test_an_encoders_products_want_a_clear_margin_and_those_laid_out_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.empty(48, 32)
+    times = {"mkl": 1.2, "onednn": 1.0}
+    monkeypatch.setattr(products, "_measure", lambda *what: times)
+    assert not products.by_onednn(256, weight)  # two trials of one shape may differ by so much
+    assert products.by_onednn(256, weight, laid_out=True) == products._ONEDNN
+    times["mkl"] = 2.2
+    assert products.by_onednn(64, weight) == products._ONEDNN
+
+
 def test_the_environment_decides_without_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     def never() -> dict[str, float]:
         raise AssertionError

@@ -3,7 +3,7 @@
 No flag of a CPU says it: one with bf16 instructions may multiply bf16 at half of float32's rate, and the library that
 is faster on one make is slower on another. So the first time that a choice is due, each way computes the same small
 piece a few times in turn, and the fastest is taken from then on, for that piece and number of threads. The
-plain way (the first of WAYS) stays unless another is faster by more than MARGIN, so that noise does not decide.
+plain way (the first of WAYS) stays unless another is faster by a margin, so that noise does not decide.
 
 Ways may round differently. Where that could move a number that must come again, `kept` holds the choices in a file; a
 machine's own are remembered from one process to the next (`remembered`). The environment variable TWISTLM_CHOICES makes
@@ -32,7 +32,7 @@ from twistlm.files.urls import UrlPath
 
 FILE = "choices.json"  # beside the results of a job
 VARIABLE = "TWISTLM_CHOICES"
-MARGIN = 1.05
+MARGIN = 1.05  # how many times as fast another way must be, where no caller asks for more
 WAYS: Mapping[str, tuple[str, ...]] = {
     "precision": ("float32", "bf16"),  # of the products of training, where the setting is "auto"
     "products": ("mkl", "onednn"),  # whose float32 products inference uses
@@ -73,7 +73,13 @@ _lock = threading.RLock()
 
 
 def choose(
-    kind: str, what: str, measure: Callable[[], Mapping[str, float]], *, possible: bool = True, asked: bool = True
+    kind: str,
+    what: str,
+    measure: Callable[[], Mapping[str, float]],
+    *,
+    possible: bool = True,
+    asked: bool = True,
+    margin: float = MARGIN,
 ) -> Choice:
     """Return the choice of this kind for `what`, made now if it never was.
 
@@ -83,6 +89,8 @@ def choose(
         measure: times the ways (`race`); called at most once, and while it runs no other choice is made.
         possible: False where only the plain way works.
         asked: whether the environment is asked first.
+        margin: how many times as fast as the plain way another must be; more than two trials of one thing differ by
+            where the ways round differently and the numbers must come again.
 
     Raises:
         ConfigError: TWISTLM_CHOICES names no known choice or way.
@@ -104,7 +112,7 @@ def choose(
             others = beside()
             seconds = {way: float(f"{s:.3g}") for way, s in measure().items()}
             fastest = min((way for way in WAYS[kind] if way in seconds), key=seconds.__getitem__)
-            took = fastest if seconds[fastest] * MARGIN < seconds[plain] else plain
+            took = fastest if seconds[fastest] * margin < seconds[plain] else plain
             found = Choice(took=took, because="timed", seconds=seconds)
             if others() < BUSY and not os.environ.get(VARIABLE):
                 remembered.remember({key: found.to_dict()})
