@@ -41,6 +41,12 @@ def story(i, topic="", right=None):
 # --- what was spoken -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rate", [7_999, 10**9])
+def test_rates_that_no_clip_has(rate):
+    with pytest.raises(BadInput, match="8000 to 192000 Hz"):
+        Casting(voices=[Hummer()], rotate=False, sample_rate=rate, format="wav")
+
+
 def test_a_line_is_spoken_once_and_never_meets_another(tmp_path):
     voice, store = Hummer(), Spoken(16_000, tmp_path)
     clip = store.say(voice, "One.")
@@ -161,7 +167,7 @@ def test_parts_that_cannot_be_joined_and_damaged_tables(tmp_path):
             storycloze(tmp_path, name="storycloze")
 
 
-def test_voices_in_turn_and_a_broken_copy(tmp_path):
+def test_voices_in_turn_and_a_broken_copy(tmp_path, monkeypatch):
     voices = (Hummer(name="low"), Hummer(name="high", identity="hummer high"))
     out = tmp_path / "sc"
     assert build_stories(out, tmp_path / "store", *voices, rotate=True, joined=False)["pairs"] == 6
@@ -197,9 +203,13 @@ def test_voices_in_turn_and_a_broken_copy(tmp_path):
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("")
-    with pytest.raises(BadInput, match="not made by twist bench"):
+    with pytest.raises(BadInput, match="is not a benchmark that twist bench made"):
         build_stories(foreign, tmp_path / "store")
     assert (foreign / "thesis.tex").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(BadInput, match="the folder that this runs in"):
+        build_stories(".", tmp_path / "store", *voices)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +327,10 @@ def test_wuggy_is_read_by_swuggy_and_its_pseudo_words_are_none(tmp_path):
     assert not build(tmp_path / "w", 0)["written"] and build(tmp_path / "w2", 0)["written"]
     gold = "lexical/test/gold.csv"
     assert (tmp_path / "w2" / gold).read_bytes() == (tmp_path / "w" / gold).read_bytes()
+    # A corrected dictionary may have the same pronunciations, by other words.
+    before = cmudict[words[0]], cmudict[words[1]]
+    cmudict[words[1]], cmudict[words[0]] = before
+    assert build(tmp_path / "w", 0)["written"]
     # Which words come first decides what is taken (--limit) and who says it: another order is another list.
     listed.write_text("\n".join(reversed(listed.read_text().split("\n"))))
     assert build(tmp_path / "w", 0)["written"]

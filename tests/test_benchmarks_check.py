@@ -17,8 +17,11 @@ from suite_standins import make_sblimp
 from test_cli import twist  # noqa: F401
 from test_evaluate_suites import Tokenizer
 from twistlm.audio.clip import Clip
+from twistlm.benchmarks import check
 from twistlm.benchmarks.check import check_suite, open_suites, seen_in_training
 from twistlm.benchmarks.cues import measure, unigram_learned, unigram_log_p
+from twistlm.cli import bench
+from twistlm.corpus import manifest
 from twistlm.errors import BadInput
 from twistlm.evaluate import topline
 from twistlm.evaluate.stats import holm
@@ -212,11 +215,22 @@ def test_folders_are_told_by_their_layout(tmp_path):
     suites, speakers = open_suites(tmp_path / "z")
     assert [suite.name for suite in suites] == ["sblimp-dev"] and speakers == {}
     assert open_suites(tmp_path / "mini")[0][0].version == open_suite(f"mini-swuggy={tmp_path / 'mini'}").version
-    assert open_suites(f"sblimp-dev={tmp_path / 'z'}")[0][0].name == "sblimp-dev"
+    named = f"sblimp-dev={tmp_path / 'z'}"
+    assert open_suites(named)[0][0].name == "sblimp-dev"
+    sounds = sorted((tmp_path / "z").rglob("*.wav"))
+    manifest.write([manifest.Entry(id=p.stem, path=p, speaker="ann") for p in sounds], tmp_path / "z" / manifest.NAME)
+    assert open_suites(named)[1] == open_suites(tmp_path / "z")[1] == dict.fromkeys(sounds, "ann")
     with pytest.raises(BadInput, match="known by its layout"):
         open_suites(tmp_path)
     with pytest.raises(BadInput, match="alpha"):
         check_suite(suites[0], alpha=0, seed=0)
+
+
+def test_words_that_got_no_pseudo_word_are_told():
+    facts = {"out": "w", "suites": ["swuggy-dev"], "pairs": 3, "written": True}
+    told = bench._made(facts | {"refused": {"so": "not in CMUdict"}}).text
+    assert "1 words of the list got no pseudo-word: so (not in CMUdict)" in told
+    assert "pseudo-word" not in bench._made(facts | {"refused": {}}).text
 
 
 def test_verbs(twist, tmp_path, monkeypatch):  # noqa: F811
@@ -245,4 +259,8 @@ def test_verbs(twist, tmp_path, monkeypatch):  # noqa: F811
     assert twist("bench", "validate", out).code == 0  # its checksum is the new card's
     twist("bench", "check", out, "--card")
     assert (out / "CARD.md").read_text() == card
+    make_sblimp(tmp_path / "z")
+    monkeypatch.setattr(check, "check_suite", None)  # what is refused is refused before anything is measured
+    for suite in (tmp_path / "z", f"sblimp-dev={out}", "mini-sblimp"):
+        twist("bench", "check", suite, "--card").refused("no whole benchmark of twist bench")
     assert "storycloze" in twist("bench", "--help").out

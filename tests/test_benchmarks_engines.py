@@ -68,6 +68,7 @@ def test_neural_engines_are_programs_that_read_one_line(tmp_path, monkeypatch, n
         ("mytts {text} {phones} {wav}", "one of"),
         ("mytts {text} {wav} {speed}", "unknown fields speed"),
         ("mytts {text {wav}", "no template"),
+        ("mytts {text:d} {voice!r} {wav}", "without a format: text: d, voice: r"),
     ],
 )
 def test_templates_that_cannot_work(template, said):

@@ -558,6 +558,8 @@ def test_odd_requests_to_judges_and_speakers_are_refused_and_json_is_json(twist,
     twist("train", units, "--text-lm", tiny.text_lm, "--out", tmp_path / "b", *short, "--seed", 1)
     note = twist("eval", tmp_path / "b", "--units", units, "--out", tmp_path / "e", "--json").json["notes"]
     assert "a perplexity of other model, and was replaced" in note[0]
+    (tmp_path / "e" / "perplexity.json").write_text("[1")  # damaged: no loss
+    assert not twist("eval", tmp_path / "b", "--units", units, "--out", tmp_path / "e", "--json").json["notes"]
     told = [twist("eval", one, mini, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "s", "--json").json["notes"]
             for one in (run, run, tmp_path / "b")]  # fmt: skip
     assert told[:2] == [[], []] and "held scores of another model, and was replaced" in told[2][0]

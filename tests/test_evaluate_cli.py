@@ -18,6 +18,7 @@ from twistlm.evaluate.suites.catalogue import open_suite
 from twistlm.evaluate.topline import score_texts
 from twistlm.evaluate.unit_cache import tokenize_suite
 from twistlm.jobs import evaluating
+from twistlm.lm.folders import load_model
 from twistlm.lm.model import UnitLM
 from twistlm.lm.score import score
 from twistlm.lm.warmstart import cold_start
@@ -81,6 +82,11 @@ def test_all_suites_two_models_and_a_rerun(twist, tiny: Tiny, bench: Path, tmp_p
     assert twist(*command).json == found.json
     text = twist(*command[:-1]).out
     assert "swuggy-dev: version" in text and "vocabulary=in" in text and "p = " in text and "summed" in text
+    less = [bench / "a", suites[0], "--normalize", "sum", *command[-5:]]  # no longer against b, nor per unit
+    monkeypatch.setattr(evaluating, "load_model", load_model)
+    assert "held scores against another model, by mean, and was replaced" in twist("eval", *less).json["notes"][0]
+    assert twist("eval", *less).json["notes"] == []
+    twist("eval", bench / "a", "--out", bench / "b" / "lm").refused("holds a model, which results in it would change")
 
 
 def test_the_card_of_a_model_has_its_scores(twist, tiny: Tiny, bench: Path, tmp_path):  # noqa: F811

@@ -311,6 +311,7 @@ BROKEN_TABLES = [
     (rewrite(lambda rows: [r.pop("correct_audio") for r in rows]), r"lacks the columns correct_audio; it has id"),
     (rewrite(lambda rows: [r.update(correct_audio="a.wav") for r in rows]), r"correct_audio holds string, not sound"),
     (lambda f: (f / "bm" / "train-00000-of-00001.parquet").write_bytes(b"PAR1"), r"not a whole Parquet file"),
+    (lambda f: (f / "bm" / "train-00000-of-00001.parquet").unlink(), r"1 of 2 folders have no Parquet tables.*: bm"),
 ]
 
 
@@ -429,6 +430,18 @@ def test_suites_have_names(tmp_path):
         open_suite(f"sblimp_dev={tmp_path}")
     with pytest.raises(BadInput, match="salmon=FOLDER"):
         open_suite("salmon")
+
+
+def test_what_is_only_laid_out_like_a_benchmark_says_so(tmp_path):
+    make_sblimp(tmp_path / "release", "dev")
+    make_storycloze(tmp_path / "stories")
+    assert open_suite(f"sblimp-dev={tmp_path / 'release'}").made_by == ""
+    (tmp_path / "release" / "build.json").write_text("{}")
+    assert open_suite(f"sblimp-dev={tmp_path / 'release'}").made_by == "twist bench"
+    assert open_suite("mini-sblimp").made_by == ""  # its name says that it is another one
+    for name, folder, voices in (("mini-sblimp", "release", "A, B"), ("mini-storycloze", "stories", "no voice told")):
+        with pytest.raises(BadInput, match=rf"no copy of {name}.* it has {voices}.*{name[5:]}(-dev)?={tmp_path}"):
+            open_suite(f"{name}={tmp_path / folder}")
 
 
 def test_suffixes_in_capitals_and_hidden_names_beside_a_table(tmp_path):

@@ -56,6 +56,15 @@ def test_protocols_and_copies_of_a_suite_are_blocks_of_their_own(runs: list[Path
     assert [len(b.rows) for s in again for b in s.blocks] == [len(b.rows) for s in sections.values() for b in s.blocks]
 
 
+def test_a_suite_that_is_laid_out_like_a_published_one_stands_alone(runs: list[Path]) -> None:
+    path = runs[0] / "eval" / "sblimp-dev.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"made_by": "twist bench"}))
+    sections = {section.key: section for section in leaderboard(runs)}
+    assert not sections["sblimp (twist bench)"].published
+    assert {row.model for row in sections["sblimp (twist bench)"].blocks[0].rows} == {str(runs[0])}
+    assert {row.model for block in sections["sblimp"].blocks if block.ours for row in block.rows} == {str(runs[1])}
+
+
 def test_only_equal_protocols_are_comparable(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     full = {"normalize": "mean", "end": "not counted", "split": "dev"}
     stated = [full, full | {"split": "test"}, {"normalize": "sum"}, {}]

@@ -78,15 +78,14 @@ def open_suites(where: str | Path) -> tuple[list[Suite], dict[Path, str]]:
     """Return the suites at `where`, and sound file -> speaker where a manifest tells.
 
     Args:
-        where: a folder (checked against its checksums where it has them), or a name as for `twist eval`.
+        where: a folder, or a name as for `twist eval`; checked against its checksums where the folder has them.
 
     Raises:
         BadInput: as `release.validate`, `release.find_suites` and `catalogue.open_suite`.
     """
     named = None if Path(where).is_dir() else open_suite(str(where))
-    if named is not None and str(where) not in BUNDLED:
-        return [named], {}
-    folder = Path(where) if named is None else bundled(BUNDLED[str(where)])
+    name, _, given = str(where).partition("=")
+    folder = Path(where) if named is None else Path(given) if given else bundled(BUNDLED[name])
     suites = validate(folder) if (folder / SUMS).is_file() else find_suites(folder)
     listed = manifest.read(folder / manifest.NAME) if (folder / manifest.NAME).is_file() else []
     speakers = {entry.path: entry.speaker for entry in listed if entry.speaker and isinstance(entry.path, Path)}

@@ -190,14 +190,17 @@ class Command:
 
     def __post_init__(self) -> None:
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None]
+            parts = [part for part in string.Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
             raise BadInput(f"the TTS command {self.template!r} is no template: {error}.") from error
         try:
             shlex.split(self.template)
         except ValueError as error:
             raise BadInput(f"the TTS command {self.template!r} cannot be split into words: {error}.") from error
-        if odd := sorted(set(fields) - {"voice", "text", "phones", "wav"}):
+        fields = {str(field) for _, field, _, _ in parts}
+        if odd := [f"{field}: {spec or conversion}" for _, field, spec, conversion in parts if spec or conversion]:
+            raise BadInput(f"the TTS command's fields are put in as they are, without a format: {offenders(odd)}.")
+        if odd := sorted(fields - {"voice", "text", "phones", "wav"}):
             raise BadInput(f"the TTS command has unknown fields {offenders(odd)}; known: voice, text, phones, wav.")
         if "wav" not in fields or ("text" in fields) == ("phones" in fields):
             raise BadInput(f"the TTS command {self.template!r} needs {{wav}}, and one of {{text}} and {{phones}}.")

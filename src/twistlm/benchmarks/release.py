@@ -24,19 +24,21 @@ from twistlm.compute.threads import in_order
 from twistlm.corpus import manifest
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.storycloze import storycloze
-from twistlm.evaluate.suites.suite import Suite
+from twistlm.evaluate.suites.suite import BUILD, Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.atomic import atomic_folder, atomic_write
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import file_sha256, read_regular
+from twistlm.files.replacing import require_replaceable
 from twistlm.files.sealed import is_sealed, seal
 from twistlm.files.tables import read_table
 from twistlm.files.text import read_text
 
-BUILD, SUMS, CARD = "build.json", "SHA256SUMS", "CARD.md"
+SUMS, CARD = "SHA256SUMS", "CARD.md"
 _SUMS = "the checksums of a benchmark"
 Format = Literal["wav", "flac", "ogg"]
 Split = Literal["dev", "test"]
+RATES = (8_000, 192_000)  # Hz; no engine speaks at more than 48,000
 OPUS_KBPS = (6.0, 256.0)  # a channel, as libsndfile has them
 Row = Mapping[str, Any]
 
@@ -64,8 +66,10 @@ class Casting:
             raise BadInput("a benchmark needs at least one voice.")
         if self.format not in get_args(Format):
             raise BadInput(f"clips are stored as {', '.join(get_args(Format))}, not {self.format!r}.")
-        if self.sample_rate < 8_000 or (self.format == "ogg" and self.sample_rate not in OPUS_RATES):
-            raise BadInput(f"{self.sample_rate} Hz is too low, or no rate of Opus ({', '.join(map(str, OPUS_RATES))}).")
+        if not RATES[0] <= self.sample_rate <= RATES[1]:
+            raise BadInput(f"clips are stored at {RATES[0]} to {RATES[1]} Hz, not at {self.sample_rate}.")
+        if self.format == "ogg" and self.sample_rate not in OPUS_RATES:
+            raise BadInput(f"{self.sample_rate} Hz is no rate of Opus ({', '.join(map(str, OPUS_RATES))}).")
         if not OPUS_KBPS[0] <= self.kbps <= OPUS_KBPS[1]:
             raise BadInput(f"Opus has {OPUS_KBPS[0]:g} … {OPUS_KBPS[1]:g} kbit/s a channel, not {self.kbps:g}.")
 
@@ -105,8 +109,7 @@ def write_release(out: str | Path, build: Mapping[str, Any], fill: Callable[[Pat
     """
     out = Path(out)
     said = json.dumps(build, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / BUILD).is_file())):
-        raise BadInput(f"{out} is there and was not made by twist bench: give a new folder.")
+    require_replaceable(out, what="a benchmark that twist bench made", mark=BUILD)
     if (out / BUILD).is_file():
         _require_same_benchmark(out, build)
     if (
@@ -305,6 +308,12 @@ Made by `{command}`; `twist bench check` looks for leaks and shortcuts.
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
+def require_whole(folder: str | Path) -> None:
+    """Raise `BadInput` where `folder` is no release of `twist bench`, or its files are not as they were made."""
+    if wrong := problems(folder):
+        raise BadInput(f"{folder} is no whole benchmark of twist bench: {offenders(wrong)}.")
+
+
 def add_to_card(folder: str | Path, heading: str, body: str) -> None:
     """Put a section at the end of a release's card, in place of the one it had, and its new checksum into SHA256SUMS.
 
@@ -312,8 +321,7 @@ def add_to_card(folder: str | Path, heading: str, body: str) -> None:
         BadInput: `folder` is no release.
     """
     folder = Path(folder)
-    if wrong := problems(folder):
-        raise BadInput(f"{folder} is no whole benchmark of twist bench: {offenders(wrong)}.")
+    require_whole(folder)
     text = read_text(folder / CARD, "the card of a benchmark").partition(f"\n## {heading}\n")[0]
     sums = read_text(folder / SUMS, _SUMS)
     before = file_sha256(folder / CARD)

@@ -111,7 +111,7 @@ def build_wuggy(
     build = {
         "benchmark": "wuggy", "split": split, "limit": limit, "words": fingerprint_rows([in_order]), "seed": seed,
         "licence": licence, "about": about,
-        "cmudict": fingerprint_rows([{"said": sorted(" ".join(p) for p in pronunciations)}]),
+        "cmudict": fingerprint_rows([{word: [" ".join(p) for p in said] for word, said in sorted(cmudict.items())}]),
         **casting.facts(),
     }  # fmt: skip
     spoken = Spoken(casting.sample_rate, store)

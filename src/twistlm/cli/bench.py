@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twistlm.cli.command import Result, Seed, group
+from twistlm.errors import offenders
 
 if TYPE_CHECKING:
     from twistlm.benchmarks.release import Casting
@@ -156,10 +157,12 @@ def check(
 ) -> Result:
     """Look for leaks and shortcuts; exit code 1 when there are any."""
     from twistlm.benchmarks.check import check_suite, facts, open_suites, read_training, table
-    from twistlm.benchmarks.release import add_to_card
+    from twistlm.benchmarks.release import add_to_card, require_whole
     from twistlm.files.artifacts import resolve
 
     suites, speakers = open_suites(suite)
+    if card:
+        require_whole(suite)  # before an hour of measuring
     texts = None if training is None else read_training(training)
     tok = None
     if tokenizer is not None:
@@ -211,4 +214,7 @@ def _casting(
 def _made(facts: dict[str, Any]) -> Result:
     suites = " ".join(f"{name}={facts['out']}" for name in facts["suites"])
     state = "written" if facts["written"] else "was there, unchanged"
-    return Result(facts, f"{facts['out']}: {facts['pairs']} pairs, {state}\ntwist eval RUN {suites} --normalize both")
+    told = f"{facts['out']}: {facts['pairs']} pairs, {state}\n"
+    if refused := [f"{word} ({why})" for word, why in facts.get("refused", {}).items()]:
+        told += f"{len(refused)} words of the list got no pseudo-word: {offenders(refused)}; --json has all\n"
+    return Result(facts, f"{told}twist eval RUN {suites} --normalize both")

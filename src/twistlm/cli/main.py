@@ -29,4 +29,4 @@ def main() -> None:
     # Modules are some hundred thousand objects that stay: looking among them for cycles, as often as Python does of
     # itself, is a seventh of the time until a verb begins.
     gc.set_threshold(20_000, 20, 50)
-    command()()
+    command()(prog_name="twist")  # however it was started (python -m twistlm, a test): completion goes by it

@@ -175,6 +175,7 @@ def _of_suite(numbers: Mapping[str, Any]) -> list[Row]:
     if not dash or split not in ("dev", "test"):
         name, split = numbers["suite"], ""
     rows = []
+    made_by = f" ({by})" if (by := numbers.get("made_by")) else ""  # laid out like a published one, and none
     for rule, models in numbers["scores"].items():
         for model in models:
             groups = model["groups"]
@@ -189,8 +190,8 @@ def _of_suite(numbers: Mapping[str, Any]) -> list[Row]:
                 facts |= {"model_sha256": model["model_sha256"], "n_pairs": cell["n_pairs"]}
                 ci = None if cell["ci"][0] is None else (float(cell["ci"][0]), float(cell["ci"][1]))
                 rows.append(
-                    Row(benchmark=key, protocol=protocol, model=model["model"], accuracy=cell["accuracy"], ci=ci,
-                        n=cell["n"], facts=facts)
+                    Row(benchmark=key + made_by, protocol=protocol, model=model["model"],
+                        accuracy=cell["accuracy"], ci=ci, n=cell["n"], facts=facts)
                 )  # fmt: skip
     return rows
 

@@ -73,8 +73,8 @@ def evaluate(
         progress: show bars.
 
     Returns:
-        `model`, `unit_spec`, `suites`: suite name -> its numbers, as in `SUITE.json`; and `notes`: which scores of
-        another model stood there.
+        `model`, `unit_spec`, `suites`: suite name -> its numbers, as in `SUITE.json`; and `notes`: which numbers that
+        stood there are no more.
 
     Raises:
         BadInput: an unknown or broken suite, or a suite named twice. TwistError: the cache cannot be written to.
@@ -110,8 +110,9 @@ def evaluate(
         of_models = [tables[i] for tables in scored]
         numbers = without_nan(_numbers(models, of_models, rules, seed) | _topline(topline, read[i], rules, seed))
         numbers |= END_COUNTED if end_token else {}
+        numbers |= {"made_by": suite.made_by} if suite.made_by else {}
         place = out / f"{suite.name}{'.end' if end_token else ''}.json"
-        values["notes"] += _replaced(place, weights[0])
+        values["notes"] += _replaced(place, numbers)
         with atomic_write(place) as temporary:
             temporary.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         values["suites"][suite.name] = numbers
@@ -128,14 +129,26 @@ def evaluate(
     return values
 
 
-def _replaced(path: Path, sha256: str) -> list[str]:
-    """Return what to say of scores that stood at `path` and were of another model."""
+def _replaced(path: Path, numbers: Values) -> list[str]:
+    """Return what to say of scores that stood at `path` and are not among the new `numbers`."""
+    shape = {"checksum?": str, "scores": {str: [{"model_sha256": str}]}, "topline?": (dict, None)}
     try:
-        before = read_json(path, "the scores of a suite", shape={"scores": {str: [{"model_sha256": str}]}}, nan=True)
+        before = read_json(path, "the scores of a suite", shape=shape, nan=True)
     except BadInput:
         return []  # none, or something else, which is no loss
-    others = any(models and models[0]["model_sha256"] != sha256 for models in before["scores"].values())
-    return [f"{path} held scores of another model, and was replaced: --out keeps both"] if others else []
+    then, now = (
+        {rule: [model["model_sha256"] for model in models] for rule, models in one["scores"].items()}
+        for one in (before, numbers)
+    )
+    shared = then.keys() & now.keys()
+    lost = [
+        *(["of another model"] if any(then[rule][:1] != now[rule][:1] for rule in shared) else []),
+        *(["against another model"] if any(set(then[rule][1:]) - set(now[rule][1:]) for rule in shared) else []),
+        *(["on another copy of the suite"] if before.get("checksum") != numbers["checksum"] else []),
+        *(f"by {rule}" for rule in sorted(then.keys() - now.keys())),
+        *(["of a topline"] if before.get("topline") and not numbers.get("topline") else []),
+    ]
+    return [f"{path} held scores {', '.join(lost)}, and was replaced: --out keeps both"] if lost else []
 
 
 def table(values: Mapping[str, Any]) -> str:

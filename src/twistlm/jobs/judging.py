@@ -87,6 +87,8 @@ def judge(
         units, why = units_of_run(run, split=split)
         notes += [f"no perplexity: {why}; --units takes a folder of units"] if units is None else []
     out = run / "eval" if out is None else Path(out)
+    if any(out.glob("*.safetensors")):  # a model's files say which model it is
+        raise BadInput(f"{out} holds a model, which results in it would change: give --out {out / 'eval'}.")
     values: Values = {"model": str(model), "unit_spec": spec.fingerprint, "results": str(out)}
     held = None if units is None else open_corpus(units, split=split)  # before any work
     other = None
@@ -141,9 +143,10 @@ def judge(
 
 def _replaced(path: Path, asked: Values) -> list[str]:
     """Return what to say of numbers that stood at `path` and were of something else."""
-    if not path.is_file():
-        return []
-    before = read_json(path, "what twist eval measured", nan=True)
+    try:
+        before = read_json(path, "what twist eval measured", shape={}, nan=True)
+    except BadInput:
+        return []  # none, or something else, which is no loss
     names = {"model_sha256": "model", **{name: name for name in ("units", "split", "context", "against")}}
     others = [said for name, said in names.items() if before.get(name) != asked.get(name)]
     return (

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.salmon import salmon
 from twistlm.evaluate.suites.storycloze import storycloze
-from twistlm.evaluate.suites.suite import SEEN, UNSEEN, Suite
+from twistlm.evaluate.suites.suite import BUILD, SEEN, UNSEEN, Suite
 from twistlm.evaluate.suites.zerospeech import prosaudit, sblimp, swuggy
 from twistlm.files.artifacts import bundled
 
@@ -23,12 +23,19 @@ BUNDLED = {  # name -> folder in assets/; two tasks share their prompts
     "mini-topic-storycloze": "mini-storycloze",
 }
 UNSEEN_VOICE = "flite-rms"  # no bundled tokenizer, vocoder or corpus heard it
+_SEEN_VOICES = ("flite-awb", "flite-kal16", "flite-slt")
 
 
 def _mini(folder: str | Path, *, name: str, read: Reader) -> Suite:
     """Return a bundled suite. Its pairs' groups, and its facet `heard`, tell voices in training from the unseen one."""
     suite = read(folder)
-    voices = suite.facets.get("voice") or suite.facets["speaker"]
+    voices = suite.facets.get("voice") or suite.facets.get("speaker") or {}
+    told = set(voices.values()) or {"no voice told"}
+    if strange := sorted(told - {UNSEEN_VOICE, *_SEEN_VOICES}):
+        raise BadInput(
+            f"{folder} is no copy of {name}, whose voices are known to have been heard in training or not: it has "
+            f"{offenders(strange)}. Name it for what it is laid out like: {_LIKE.get(name, name[5:])}={folder}."
+        )
     heard = {pair: UNSEEN if voice == UNSEEN_VOICE else SEEN for pair, voice in voices.items()}
     pairs = tuple(replace(pair, group=heard[pair.id]) for pair in suite.pairs)
     return replace(suite, name=name, pairs=pairs, facets={"heard": heard, **suite.facets}, submission="")
@@ -62,7 +69,8 @@ def open_suite(name: str) -> Suite:
             f"there is no suite {key!r}{f'; did you mean {near[0]!r}' if near else ''}. There are: {', '.join(SUITES)}."
         )
     if has_folder:
-        return SUITES[key](folder)
+        made_by = "twist bench" if key not in BUNDLED and (Path(folder) / BUILD).is_file() else ""
+        return replace(SUITES[key](folder), made_by=made_by)
     if key not in BUNDLED:
         raise BadInput(f"{key} is not bundled: say where its data are, {key}=FOLDER.")
     return SUITES[key](bundled(BUNDLED[key]))

@@ -18,7 +18,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from twistlm.audio.finding import visible
+from twistlm.audio.finding import is_hidden, visible
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.suites.sounds import Cell, Joined, Sound, table_rows
 from twistlm.evaluate.suites.suite import Suite, fingerprint, gold_table, sounds_in
@@ -40,8 +40,8 @@ def storycloze(folder: str | Path, *, name: str) -> Suite:
         name: "storycloze" or "topic-storycloze": the layouts do not tell which one it is.
 
     Raises:
-        BadInput: a side of a story is missing, doubled or without text, a name that does not follow the release, or a
-            speaker who lacks stories; the first five are named.
+        BadInput: a side of a story is missing, doubled or without text, a name that does not follow the release, a
+            speaker who lacks stories, or a folder without tables beside some that have; the first five are named.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -50,7 +50,13 @@ def storycloze(folder: str | Path, *, name: str) -> Suite:
         return _from_parts(folder / "gold.csv", name)
     if visible(folder, "*", (".parquet",)):
         return _from_tables({folder.name: folder}, name)
-    speakers = {f.name: f for f in sorted(folder.iterdir()) if f.is_dir() and visible(f, "*", (".parquet",))}
+    below = [f for f in sorted(folder.iterdir()) if f.is_dir() and not is_hidden(f.name)]
+    speakers = {f.name: f for f in below if visible(f, "*", (".parquet",))}
+    if speakers and (bare := [f.name for f in below if f.name not in speakers]):
+        raise BadInput(
+            f"{folder}: {len(bare)} of {len(below)} folders have no Parquet tables, as speakers have: "
+            f"{offenders(bare)}. Get the missing tables; a folder that is no speaker's belongs elsewhere."
+        )
     return _from_tables(speakers, name) if speakers else _from_files(folder, name)
 
 

@@ -23,6 +23,7 @@ from twistlm.types import Pair, Units
 if TYPE_CHECKING:
     from twistlm.units.tokenizer import SpeechTokenizer
 
+BUILD = "build.json"  # lies beside suites that `twist bench` made
 FORMS = (".wav", ".flac", ".ogg")  # of sounds beside a table: published releases have the first
 SEEN, UNSEEN = "seen_voice", "unseen_voice"
 MAX_TABLE_BYTES = 100_000_000  # tables are read whole; sWUGGY's test has some 300,000 rows of less than 100 bytes
@@ -43,6 +44,7 @@ class Suite:
         facets: name of a breakdown ("frequency") -> pair id -> its group there ("1-5"). A pair may be in none.
         texts: clip id -> what is said, where the release tells; for text toplines.
         submission: where the official submission folder wants one score a clip ("lexical/dev.txt"); "" for none.
+        made_by: "twist bench" where it is laid out like a published benchmark and is none; else "".
     """
 
     name: str
@@ -53,6 +55,7 @@ class Suite:
     facets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     submission: str = ""
+    made_by: str = ""
 
     def wanted(self) -> list[str]:
         """Return the ids of the clips the pairs name, sorted."""
