@@ -157,6 +157,11 @@ def _measured(run: Path) -> list[Row]:
         raise BadInput(
             f"{len(broken)} results cannot be read: {offenders(broken)}. Delete them and run twist eval again."
         )
+    if not rows and (run / "results.json").is_file():
+        raise BadInput(
+            f"{run} is a whole quickstart, which twist report shows alone. Among other runs name its models, "
+            f"{run / 'warm'} and {run / 'cold'}, after twist eval of each."
+        )
     if not rows:
         has = (
             "a perplexity, and nothing about suites"
