@@ -128,7 +128,7 @@ def test_broken_results_are_named(runs: list[Path]) -> None:
     quick = runs[0].parent / "quick"
     quick.mkdir()
     (quick / "results.json").write_text("{}")
-    with pytest.raises(BadInput, match="Among other runs name its models, .*quick/warm and .*quick/cold"):
+    with pytest.raises(BadInput, match=r"Among other runs name its models, .*quick/warm and .*quick/cold"):
         leaderboard([quick])
     with pytest.raises(BadInput, match="nothing judged, so no table"):
         leaderboard([runs[0].parent])
