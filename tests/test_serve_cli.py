@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +82,16 @@ def test_certificates_are_looked_at_before_a_model_is_loaded(tmp_path: Path) -> 
     pem.write_text("not a certificate")
     with pytest.raises(BadInput, match="are no certificate and its key"):
         Address(certificate=pem, key=pem).check()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the keys")
+@pytest.mark.parametrize("locked", [False, True])
+def test_nobody_is_asked_for_a_password(tmp_path: Path, locked: bool) -> None:
+    files = ["-keyout", "key.pem", "-out", "cert.pem", *(["-passout", "pass:secret"] if locked else ["-nodes"])]
+    subprocess.run(["openssl", "req", "-x509", "-subj", "/CN=localhost", *files], cwd=tmp_path, check=True)
+    address = Address(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    with pytest.raises(BadInput, match="without a password") if locked else contextlib.nullcontext():
+        address.check()
 
 
 def test_what_cannot_be_made_ready_ends_the_server_in_words(

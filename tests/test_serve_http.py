@@ -22,12 +22,13 @@ import soundfile
 
 pytest.importorskip("fastapi", reason="serving needs the extra serve")
 
-from serving import serving, tiny_served, wav
+from serving import Scribe, serving, tiny_served, wav
 from standins import Tiny, babble
 from twistlm.audio.clip import Clip
 from twistlm.lm.continuous import Batch
 from twistlm.lm.sample import generate
 from twistlm.lm.warmstart import cold_start
+from twistlm.serve import responses, studio
 from twistlm.serve.engine import Room
 from twistlm.serve.guard import Guard
 from twistlm.serve.limits import Limits
@@ -384,6 +385,26 @@ def test_nothing_is_kept_unless_asked(served: Served, prompt: bytes, tmp_path: P
     assert record["seed"] == 7 and record["end"] == "done" and record["units"]
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(OSError("the disk is full"), "could not keep the continuation"), (RuntimeError("gone"), "told to its end")],
+)
+def test_events_end_in_an_error_where_they_cannot_end_well(
+    served: Served, prompt: bytes, error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((responses, "keep") if isinstance(error, OSError) else (Scribe, "transcribe")), broken)
+    with serving(dataclasses.replace(served, asr=Scribe()), kept=tmp_path) as address:
+        status, _, data = ask(address, "POST", "/v1/continue?seconds=1&stream=true&transcript=true", prompt)
+        last = json.loads(data.decode().strip().split("data: ")[-1])
+        assert status == 200 and last["type"] == "error" and says in last["error"]["message"]
+        assert "response.output_audio.done" in data.decode() and "response.done" not in data.decode()
+        status, _, data = ask(address, "POST", "/v1/continue?seconds=1", prompt)
+    assert status == (503 if isinstance(error, OSError) else 200)
+
+
 def test_units_take_no_settings_and_say_so(server: str, prompt: bytes) -> None:
     body, headers = form({"voice": "tiny"}, prompt)
     for status, _, data in (
@@ -406,7 +427,14 @@ def test_who_is_being_served_when_it_stops_is_told(
 ) -> None:
     step = Batch.step
     monkeypatch.setattr(Batch, "step", lambda self: time.sleep(0.05) or step(self))
-    with ThreadPoolExecutor(2) as pool:
+    hear, hearing, heard = studio.heard, threading.Event(), threading.Event()
+
+    def hears(*given: Any) -> Any:
+        hearing.set()
+        heard.wait(60)
+        return hear(*given)
+
+    with ThreadPoolExecutor(3) as pool:
         with serving(served, kept=tmp_path) as address:
             made = [
                 pool.submit(ask, address, "POST", f"/v1/continue?seconds=9{more}", prompt)
@@ -416,7 +444,12 @@ def test_who_is_being_served_when_it_stops_is_told(
             while json.loads(ask(address, "GET", "/health")[2])["listeners"] < 2 and time.monotonic() < until:
                 time.sleep(0.05)
             time.sleep(0.5)
+            monkeypatch.setattr(studio, "heard", hears)
+            unheard = pool.submit(ask, address, "POST", "/v1/units", prompt)
+            assert hearing.wait(20)
+            threading.Timer(4, heard.set).start()  # longer than anybody is waited for
         whole, told = (one.result() for one in made)
+    assert unheard.result()[0] == 503 and "the server is stopping" in unheard.result()[2].decode()
     assert whole[0] == 503 and "the server is stopping" in json.loads(whole[2])["error"]["message"]
     last = json.loads(told[2].decode().strip().split("data: ")[-1])
     assert last["type"] == "response.done" and last["response"]["status"] == "failed"

@@ -60,7 +60,8 @@ class Address:
                 if not file.is_file():
                     raise BadInput(f"there is no file {file}: --certificate and --key are PEM files.")
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+                # A password is given, so that nobody is asked for one, now and twice later; it is none's.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
             except OSError as error:  # as ssl's own errors are
                 raise BadInput(
                     f"{self.certificate} and {self.key} are no certificate and its key, both PEM files without a "

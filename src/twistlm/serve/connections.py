@@ -63,6 +63,7 @@ class StudioServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()  # nobody new
+        self._studio.stopping.set()
         await asyncio.to_thread(self._studio.engine.close)  # everyone's continuation ends; here they hear of it
         until = time.monotonic() + TOLD_SECONDS
         while self._studio.telling and time.monotonic() < until:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response as Answer
 
 from twistlm.audio.clip import Clip, encoded, resample
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, TwistError
 from twistlm.serve import metrics
 from twistlm.serve.asking import Continue, Resynth
+from twistlm.serve.guard import problem
 from twistlm.serve.requests import sound_of, with_form
 from twistlm.serve.responses import Event, Response
 from twistlm.serve.studio import Studio
@@ -122,7 +124,8 @@ async def models(request: Request) -> dict[str, Any]:
 async def continue_(request: Request, asked: Annotated[Continue, Query()]) -> Answer:
     """Continue a recording: a wav when it is done, or, with `stream`, server-sent events while it is made.
 
-    The events are those of the WebSocket, one `data:` line of JSON each, from `response.created` to `response.done`.
+    The events are those of the WebSocket, one `data:` line of JSON each, from `response.created` to `response.done`, or
+    to `error` where it could not be told or kept.
     """
     studio = studio_of(request)
     data, form = await sound_of(request, studio.limits)
@@ -223,8 +226,20 @@ async def numbers(request: Request) -> Answer:
 
 
 async def _lines(response: Response) -> AsyncIterator[str]:
-    async for event in response.events():
-        yield f"event: {event['type']}\ndata: {json.dumps(event, separators=(',', ':'))}\n\n"
+    try:
+        async for event in response.events():
+            yield _line(event)
+    except Exception as error:  # of a disk, of the recogniser
+        if isinstance(error, TwistError):
+            why = str(error)
+        else:
+            logging.getLogger("uvicorn.error").error("a response could not be told to its end", exc_info=error)
+            why = "the response could not be told to its end: the server's log says why."
+        yield _line({"type": "error", **problem(why, code="failed", ours=True)})
+
+
+def _line(event: Event) -> str:
+    return f"event: {event['type']}\ndata: {json.dumps(event, separators=(',', ':'))}\n\n"
 
 
 async def _gone(request: Request, response: Response) -> None:

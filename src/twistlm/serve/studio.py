@@ -53,6 +53,7 @@ class Studio:
         workers: the threads.
         kept: folder in which everything is kept; None keeps nothing.
         telling: how many responses are being told to their clients.
+        stopping: when set, nobody waits any longer for a recording to be heard.
         failed: why it could not be made ready.
     """
 
@@ -61,6 +62,7 @@ class Studio:
         self.metrics = Metrics(engine)
         self.workers = ThreadPoolExecutor(2, thread_name_prefix="hearing")
         self.telling = 0
+        self.stopping = asyncio.Event()
         self.failed: TwistError | None = None
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeping")
         self._under_way = 0  # on the workers, or waiting for one
@@ -140,13 +142,21 @@ class Studio:
         """Return `work()`, done on one of the threads.
 
         Raises:
-            Busy: as much as may waits for them already.
+            Busy: as much as may waits for them already; or, unless `whatever_waits`, the server stops meanwhile.
         """
         if self._under_way >= self.limits.hearing and not whatever_waits:
             raise Busy(f"{self._under_way} recordings are being heard already: try again in a few seconds.")
         self._under_way += 1
         working = asyncio.get_running_loop().run_in_executor(self.workers, work)
         working.add_done_callback(self._done)
+        if not whatever_waits:
+            stopping = asyncio.ensure_future(self.stopping.wait())
+            try:
+                await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+            if not working.done():
+                raise Busy("the server is stopping.")
         return await asyncio.shield(working)  # its thread works on when the client leaves: it counts until it is done
 
     def _done(self, working: asyncio.Future[Result]) -> None:
