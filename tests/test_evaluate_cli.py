@@ -310,3 +310,6 @@ def test_generation_from_prompts_to_a_page(
     assert len(sounds) == 3 * 4 and all(str(one.relative_to(results.parent)) in page for one in sounds)
     again = twist(*command)
     assert again.code == 0 and "GenPPL" in again.out and "storycloze, a: local" in again.out
+    assert "was replaced" not in again.out and found.json["notes"] == []
+    alone = [one for one in command if one not in ("--against", bench / "b")]
+    assert "held results of other models, seed, and was replaced: --out keeps both" in twist(*alone, "--seed", 1).out

@@ -25,7 +25,7 @@ from twistlm.evaluate.generation.quality import DistillMos, DnsMos
 from twistlm.evaluate.generation.reading import TextLM
 from twistlm.evaluate.generation.speakers import RESEMBLYZER, open_voices
 from twistlm.evaluate.generation.speaking import PARTS, Ears, JudgeOfSound, Session, digests_of
-from twistlm.evaluate.generation.store import slug, write_results, write_rows
+from twistlm.evaluate.generation.store import replaced, slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES
 from twistlm.evaluate.generation.texts import tokens_of
 from twistlm.evaluate.generation.utmos import Utmos
@@ -99,7 +99,8 @@ def measure_generation(
         progress: show bars.
 
     Returns:
-        What NAME.json holds (`measuring.results`), and `results`, the path of it.
+        What NAME.json holds (`measuring.results`); `results`, the path of it; `page`; and `notes`: what stood there and
+        was of something else.
 
     Raises:
         BadInput: an unknown judge, prompts the model has no room for, or as of `open_prompts`.
@@ -181,11 +182,12 @@ def measure_generation(
         if sampled_at != [protocol.temperature]:  # a curve, beside the results at the protocol's own
             name += "-at-" + "-".join(f"{temperature:g}" for temperature in sampled_at)
         path = home / f"{name}.json"
+        notes = replaced(path, values)
         write_rows(systems, home / f"{name}.parquet", facts={"protocol": protocol.facts(), "temperatures": sampled_at})
         write_results(values, path)
         told = [(m.name, m.title, m.about) for m in MEASURES]
         page = write_page(without_nan(values), systems, home / f"{name}.html", measures=told)
-    return values | {"results": str(path), "page": str(page)}
+    return values | {"results": str(path), "page": str(page), "notes": notes}
 
 
 def table(values: Values, *, width: int | None = None) -> str:
@@ -222,7 +224,7 @@ def table(values: Values, *, width: int | None = None) -> str:
             f"judge {bill['judge']}: {bill['replies']} replies, {told['unread']} could not be read; "
             f"{bill['tokens_in']:,} tokens in, {bill['tokens_out']:,} out{cost}"
         )
-    return "\n".join([*lines, f"results: {values['results']}, page: {values['page']}"])
+    return "\n".join([*lines, *values["notes"], f"results: {values['results']}, page: {values['page']}"])
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twistlm.errors import BadInput
 from twistlm.evaluate.generation.protocols import Protocol
 from twistlm.evaluate.generation.speaking import System, Values
 from twistlm.evaluate.generation.table import MEASURES
 from twistlm.files.atomic import atomic_write
-from twistlm.files.jsonl import without_nan
+from twistlm.files.jsonl import read_json, without_nan
 
 _TEXTS = ("prompt", "group", "recording", "text", "sound", "reply")
 _NUMBERS = tuple(sorted({name for m in MEASURES for name in m.columns} | {"start", "n_units"}))
@@ -32,6 +33,19 @@ def write_results(values: Values, path: Path) -> None:
     with atomic_write(path) as temporary:
         text = json.dumps(without_nan(values), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def replaced(path: Path, values: Values) -> list[str]:
+    """Return what to say of results that stand at `path` and are of something else than `values`, in one sentence."""
+    try:
+        before = read_json(path, "what models say", shape={"systems": [dict]}, nan=True)
+    except BadInput:
+        return []  # none, or something else, which is no loss
+    then, now = ({system.get("model_sha256") for system in one["systems"]} for one in (before, values))
+    others = ["models"] if then - now else []
+    titles = {"prompts": "prompts", "seed": "seed", "heard_with": "vocoder, recogniser or judges"}
+    others += [title for name, title in titles.items() if before.get(name) != values[name]]
+    return [f"{path} held results of other {', '.join(others)}, and was replaced: --out keeps both"] if others else []
 
 
 def write_rows(systems: Sequence[System], path: Path, *, facts: Values) -> None:
