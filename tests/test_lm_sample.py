@@ -143,6 +143,8 @@ def test_bad_requests_are_named(lm: UnitLM) -> None:
         ({"temperature": 1.0}, "max_units, long enough"),
         ({"temperature": 1.0, "seconds": 0.0}, "a number above 0: got 0"),
         ({"temperature": 1.0, "seconds": 1e-6}, "at least one unit"),
+        ({"temperature": 1.0, "seconds": 1.0, "mean_run": 0}, "mean_run is .* above 0: got 0"),
+        ({"temperature": 1.0, "seconds": 1.0, "mean_run": float("nan")}, "mean_run is .* above 0: got nan"),
         ({"temperature": 1.0, "max_units": 62}, "65 tokens; the model has positions for 64"),
     ]:
         with pytest.raises(BadInput, match=message):
