@@ -264,6 +264,10 @@ def test_what_cannot_be_spoken_is_refused() -> None:
     silent = Vocoder(Synthesizer(dataclasses.replace(CONFIG, dur_predictor_params=None)).fold(), SPEC, name="toy")
     with pytest.raises(BadInput, match="no duration predictor"):
         silent(make_units(random_frames(5)), durations="predicted")
+    voc, units = make_vocoder(), make_units(random_frames(5))
+    for ask in (voc.__call__, lambda units, **how: voc.batch([units], **how), lambda _, **how: voc.open_stream(**how)):
+        with pytest.raises(BadInput, match="durations is 'predict'; use one of 'given', 'predicted'"):
+            ask(units, durations="predict")
 
 
 def test_generator_that_does_not_fit_the_spec_is_refused() -> None:
