@@ -94,6 +94,12 @@ def test_bad_sequences_are_named(lm: UnitLM) -> None:
     assert score(lm, [np.zeros(63, dtype=np.int64)], include_end=True)[0].n == 64
 
 
+def test_sequences_may_come_one_by_one(lm: UnitLM) -> None:
+    sequences = [np.array([1, 2]), np.array([3])]
+    found = score(lm, iter(sequences), include_end=True)
+    assert [s.sum_logprob for s in found] == [s.sum_logprob for s in score(lm, sequences, include_end=True)]
+
+
 @given(st.lists(st.integers(0, 499), max_size=30), st.integers(0, 3))
 def test_vocabulary_round_trip(units: list[int], padding: int) -> None:
     vocab = Vocab(500)

@@ -146,6 +146,7 @@ def test_order_and_company_do_not_matter():
     for units in tok.batch(clips[::-1]) + tok.batch(clips[::2]) + tok.batch(clips[:1]):
         assert np.array_equal(units.frames, once[units.id])
     assert tok.batch([]) == []
+    assert [units.id for units in tok.batch(iter(clips))] == [clip.id for clip in clips]
 
 
 def test_a_batch_with_a_long_clip(monkeypatch):
