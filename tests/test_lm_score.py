@@ -82,6 +82,15 @@ def test_mode_and_gradients_are_left_alone(lm: UnitLM) -> None:
     lm.model.eval()
 
 
+def test_autocast_of_the_caller_moves_no_score(lm: UnitLM) -> None:
+    sequences = [np.array([1, 2, 3, 7, 9]), np.array([4, 2])]
+    plain = score(lm, sequences, include_end=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = score(lm, sequences, include_end=True)
+        assert torch.is_autocast_enabled("cpu")
+    assert [s.sum_logprob for s in cast] == [s.sum_logprob for s in plain]
+
+
 def test_bad_sequences_are_named(lm: UnitLM) -> None:
     good = np.array([1, 2])
     assert score(lm, [], include_end=True) == []

@@ -159,6 +159,13 @@ def test_a_batch_with_a_long_clip(monkeypatch):
         check(tok, [Clip(sound(s, i), 16_000, str(i)) for i, s in enumerate((0.5, 4.3, 1.1))])
 
 
+def test_autocast_of_the_caller_moves_nothing_that_whisper_hears():
+    tok, clip = tokenizer("whisper"), Clip(sound(0.5, 0), 16_000)
+    plain = tok.features(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(tok.features(clip), plain)
+
+
 def test_a_bad_clip_in_a_batch_is_named():
     tok = tokenizer("hubert-base")
     good = Clip(sound(0.5, 0), 16_000, "good")

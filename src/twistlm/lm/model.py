@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from twistlm.compute.devices import no_autocast
 from twistlm.compute.memory import keep_freed_memory
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
@@ -170,13 +171,17 @@ class UnitLM:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Evaluation mode and no autograd inside the block; the mode is put back after it."""
+        """Evaluation mode, no autograd and no autocast inside the block; the mode is put back after it.
+
+        Autocast stays for a model that ranks share out: training says so where its layers travel as bf16.
+        """
         training = self.model.training
         self.model.eval()
         if self.device.type == "cpu" and not self.sharded:
             keep_freed_memory()
         try:
-            with torch.no_grad():  # inference_mode would leave tensors in the model that training may not use
+            # inference_mode would leave tensors in the model that training may not use.
+            with torch.no_grad(), nullcontext() if self.sharded else no_autocast():
                 yield
         finally:
             self.model.train(training)
