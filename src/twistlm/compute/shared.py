@@ -16,7 +16,7 @@ class Shared:
     def __init__(self, make: Callable[[], Callable[[], object]]) -> None:
         """Take what makes the setting, and returns what puts back what was before."""
         self._make, self._lock, self._inside = make, threading.Lock(), 0
-        self._undo: Callable[[], object] = make
+        self._undo: Callable[[], object] | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -30,5 +30,6 @@ class Shared:
         finally:
             with self._lock:
                 self._inside -= 1
-                if not self._inside:
-                    self._undo()
+                if not self._inside and self._undo is not None:
+                    undo, self._undo = self._undo, None  # it may hold what should not be kept
+                    undo()

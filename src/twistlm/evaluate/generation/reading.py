@@ -51,7 +51,7 @@ class TextLM:
     tokenizer: Any
     name: str
     identity: str
-    # Judges are asked from several threads, and which products the one model takes is set for each pass.
+    # Judges are asked from several threads, and one pass takes all cores.
     _one: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
