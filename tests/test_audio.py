@@ -164,6 +164,16 @@ def test_check_names_silent_and_short_clips() -> None:
         reading.check(Clip(np.full(RATE, 5e-5, dtype=np.float32), RATE, id="x"))
     with pytest.raises(AudioError, match=r"too short: 0\.050 s, needs 0\.1 s"):
         reading.check(Clip(tone(0.05), RATE))
+
+
+def test_samples_of_another_type_or_shape_are_refused() -> None:
+    for samples in (
+        (tone() * 32767).astype(np.int16), tone().astype(np.float64), np.stack([tone(), tone()], axis=1),
+        tone().tolist(), np.float32(0.5),
+    ):  # fmt: skip
+        with pytest.raises(AudioError, match=r"^a: samples are float32 \[N\] in -1 … 1, not"):
+            Clip(samples, RATE, id="a")
+    assert Clip(tone()[::2], RATE // 2).seconds == Clip(tone(), RATE).seconds
     with pytest.raises(AudioError, match="silent"):
         reading.check(Clip(np.zeros(0, dtype=np.float32), RATE), min_seconds=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from standins import Tiny
 from twistlm.compute import choices, precision, products, remembered
 from twistlm.compute.choices import VARIABLE, choose, kept, race
 from twistlm.compute.precision import SMOLLM2_135M, choose_precision, linear_shapes
+from twistlm.compute.threads import in_order
 from twistlm.corpus import manifest
 from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import CheckpointError, ConfigError
@@ -173,6 +175,28 @@ def test_a_stage_has_what_its_job_has_and_both_note_what_is_new(tmp_path: Path, 
     with kept(job), kept(stage):
         assert choose("products", "a", dict).took == "onednn"
     assert not job.exists(), "what the stage had is not new"
+
+
+def test_jobs_in_two_threads_have_choices_of_their_own(tmp_path: Path) -> None:
+    for name, took in (("one", "mkl"), ("other", "onednn")):
+        kind = {"took": took, "because": "timed", "seconds": {}}
+        (tmp_path / name).write_text(json.dumps({"products: a": kind}))
+
+    def asked() -> str:
+        return choose("products", "a", dict).took
+
+    with ThreadPoolExecutor(1) as thread:
+        job = kept(tmp_path / "other")
+        with kept(tmp_path / "one"):
+            thread.submit(job.__enter__).result()
+            assert (asked(), thread.submit(asked).result()) == ("mkl", "onednn")
+            assert list(in_order(lambda _: asked(), range(2))) == ["mkl"] * 2  # its own threads
+            choose("products", "b", lambda: {"mkl": 1.0, "onednn": 2.0})
+            with ThreadPoolExecutor(1) as plain:
+                assert plain.submit(asked).result() == "onednn"  # of no job that is known: the later one's
+        thread.submit(job.__exit__, None, None, None).result()
+    assert "products: b" in (tmp_path / "one").read_text()
+    assert "products: b" not in (tmp_path / "other").read_text()
 
 
 def test_tokenizing_and_judging_keep_their_choices_and_a_rerun_takes_them(

@@ -81,6 +81,19 @@ def test_splits(tmp_path: Path) -> None:
         open_corpus(tmp_path, split="test")
 
 
+def test_documents_are_chosen_by_whole_numbers_or_by_a_mask() -> None:
+    whole = UnitCorpus.from_units([row(f"c{i}", [i]).units for i in range(4)], speakers=list("abab"))
+    for corpus, of_b in ((whole, ["c1", "c3"]), (whole.select([3, 1, 2, 0]), ["c3", "c1"])):
+        assert corpus.select(np.array(corpus.speakers) == "b").ids == of_b
+        assert corpus.select([False] * 4).ids == corpus.select([]).ids == []
+        assert corpus.select([-1]).ids == corpus.ids[-1:]
+        for wrong in ([True, False], [1.9], np.zeros((2, 2), int), ["c1"]):
+            with pytest.raises(BadInput, match=r"whole numbers \[n\] or by a mask, bool \[4\]"):
+                corpus.select(wrong)
+        with pytest.raises(BadInput, match="a corpus of 4 documents has none of 4 … 4"):
+            corpus.select([4])
+
+
 def test_spec_travels_and_other_units_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [row("a", [1])])
     other = dataclasses.replace(SPEC, layer=2)

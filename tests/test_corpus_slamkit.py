@@ -93,6 +93,8 @@ def test_tokens_without_durations_need_a_word(tmp_path: Path) -> None:
     path = write(tmp_path / "tokens.jsonl", {"file_name": "a", "audio_repr": "<Un3><Un49><Un49><Un0>"})
     with pytest.raises(BadInput, match="no duration"):
         import_units(path, tmp_path / "units", SPEC)
+    with pytest.raises(BadInput, match="durations is 'none'; use 'given' or 'unknown'"):
+        import_units(path, tmp_path / "units", SPEC, durations="none")
     import_units(path, tmp_path / "units", SPEC, durations="unknown")
     units = open_corpus(tmp_path / "units", split="train")[0]
     assert (units.ids.tolist(), units.runs.tolist()) == ([3, 49, 0], [1, 2, 1])

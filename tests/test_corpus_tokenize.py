@@ -309,6 +309,16 @@ def test_manifest_round_trip_and_moved_folder(speech: Path, tmp_path: Path) -> N
     assert all(entry.path.is_file() for entry in manifest.load(tmp_path / "moved"))
 
 
+def test_entries_may_come_one_by_one(speech: Path, tmp_path: Path) -> None:
+    entries = manifest.build(speech)
+    manifest.write(iter(entries), speech / "manifest.jsonl")
+    assert manifest.load(speech) == manifest.load(iter(entries)) == entries
+    assert [entry.channel for entry in manifest.on_channel(iter(entries), 1)] == [1] * 12
+    assert tokenize(iter(entries), tmp_path / "units", FakeTokenizer()).n_done == 12
+    with pytest.raises(BadInput, match="lists no clips"):
+        tokenize(iter([]), tmp_path / "units", FakeTokenizer())
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

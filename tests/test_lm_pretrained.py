@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import ArtifactError, BadInput, CheckpointError, TwistError
 from twistlm.evaluate.topline import load_text_tokenizer
 from twistlm.lm.model import UnitLM
-from twistlm.lm.pretrained import load_causal_lm, require_saved
+from twistlm.lm.pretrained import load_causal_lm, quiet, require_saved
 from twistlm.lm.warmstart import warm_start
 
 State = dict[str, torch.Tensor]
@@ -151,6 +152,16 @@ def test_a_pad_token_without_a_row_is_let_go(folder: Path) -> None:
     config(folder, pad_token_id=97)
     assert load_causal_lm(folder).config.pad_token_id is None
     assert warm_start(folder, make_spec(), rows="random", seed=0).model.config.pad_token_id == 0
+
+
+def test_loads_that_overlap_leave_the_logging_of_transformers_as_it_was() -> None:
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    first, second = quiet(), quiet()
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        assert transformers_logging.get_verbosity() == transformers_logging.CRITICAL
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
 
 
 def test_what_was_saved_is_read_back_before_it_gets_its_name(

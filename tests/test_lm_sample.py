@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,53 @@ def test_sampling_follows_the_distribution() -> None:
     assert frequencies(1.0, 1, 100)[2] == frequencies(0, None, 100)[2] == frequencies(1e-300, None, 100)[2] == 1
 
 
+def test_threads_may_share_a_model(lm: UnitLM) -> None:
+    lm.model.train()  # which the first to leave would put back, beside another that computes
+    alone = [generate(lm, None, temperature=1.0, seed=seed, max_units=6).ids.tolist() for seed in range(8)]
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            made = threads.map(lambda seed: generate(lm, None, temperature=1.0, seed=seed, max_units=6), range(8))
+            assert [units.ids.tolist() for units in made] == alone
+    finally:
+        sys.setswitchinterval(often)
+    assert lm.model.training and not [m for m in lm.model.modules() if "forward" in vars(m)]
+    lm.model.eval()
+
+
+def test_products_of_one_thread_are_not_those_of_another(lm: UnitLM) -> None:
+    """Whichever thread leaves first."""
+    found = products.linears(lm.model)
+    rows = torch.ones(2, found[0].in_features)
+    plain = found[0](rows)
+    with ThreadPoolExecutor(1) as other:
+        mine = products.multiplied_by({module: lambda x: x.new_zeros(1) for module in found})
+        theirs = products.multiplied_by({module: lambda x: x.new_ones(1) for module in found})
+        with mine:
+            assert torch.equal(other.submit(found[0], rows).result(20), plain) and products.linears(lm.model) == []
+            assert other.submit(products.linears, lm.model).result(20) == found
+            other.submit(theirs.__enter__).result(20)
+            assert (found[0](rows), other.submit(found[0], rows).result(20)) == (0, 1)
+        assert torch.equal(found[0](rows), plain) and other.submit(found[0], rows).result(20) == 1
+        other.submit(theirs.__exit__, None, None, None).result(20)
+    assert not [m for m in lm.model.modules() if "forward" in vars(m)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="weights are laid out for oneDNN alone")
+def test_a_model_is_used_beside_a_server_that_has_laid_out_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    lm = random_lm(MistralConfig(vocab_size=32, head_dim=16, intermediate_size=48, sliding_window=None, **sizes))
+    monkeypatch.setattr(products, "by_onednn", lambda *_args, **_more: True)
+    asked = {"temperature": 1.0, "seed": 0, "max_units": 40}
+    alone, weight = generate(lm, None, **asked), lm.model.model.layers[0].mlp.up_proj.weight
+    before = weight.detach().clone()
+    with Batch(lm, rows=2).computing(), ThreadPoolExecutor(1) as other:
+        assert not weight.numel()
+        assert np.array_equal(other.submit(generate, lm, None, **asked).result(20).ids, alone.ids)
+    assert torch.equal(weight, before) and not [m for m in lm.model.modules() if "forward" in vars(m)]
+
+
 def test_bad_requests_are_named(lm: UnitLM) -> None:
     prompt = make_prompt([1, 2], lm.spec)
     for options, message in [
@@ -143,6 +192,8 @@ def test_bad_requests_are_named(lm: UnitLM) -> None:
         ({"temperature": 1.0}, "max_units, long enough"),
         ({"temperature": 1.0, "seconds": 0.0}, "a number above 0: got 0"),
         ({"temperature": 1.0, "seconds": 1e-6}, "at least one unit"),
+        ({"temperature": 1.0, "seconds": 1.0, "mean_run": 0}, "mean_run is .* above 0: got 0"),
+        ({"temperature": 1.0, "seconds": 1.0, "mean_run": float("nan")}, "mean_run is .* above 0: got nan"),
         ({"temperature": 1.0, "max_units": 62}, "65 tokens; the model has positions for 64"),
     ]:
         with pytest.raises(BadInput, match=message):

@@ -82,6 +82,15 @@ def test_mode_and_gradients_are_left_alone(lm: UnitLM) -> None:
     lm.model.eval()
 
 
+def test_autocast_of_the_caller_moves_no_score(lm: UnitLM) -> None:
+    sequences = [np.array([1, 2, 3, 7, 9]), np.array([4, 2])]
+    plain = score(lm, sequences, include_end=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = score(lm, sequences, include_end=True)
+        assert torch.is_autocast_enabled("cpu")
+    assert [s.sum_logprob for s in cast] == [s.sum_logprob for s in plain]
+
+
 def test_bad_sequences_are_named(lm: UnitLM) -> None:
     good = np.array([1, 2])
     assert score(lm, [], include_end=True) == []
@@ -92,6 +101,12 @@ def test_bad_sequences_are_named(lm: UnitLM) -> None:
     with pytest.raises(BadInput, match=r"64 tokens.*numbers 1"):
         score(lm, [good, np.zeros(64, dtype=np.int64)], include_end=True)
     assert score(lm, [np.zeros(63, dtype=np.int64)], include_end=True)[0].n == 64
+
+
+def test_sequences_may_come_one_by_one(lm: UnitLM) -> None:
+    sequences = [np.array([1, 2]), np.array([3])]
+    found = score(lm, iter(sequences), include_end=True)
+    assert [s.sum_logprob for s in found] == [s.sum_logprob for s in score(lm, sequences, include_end=True)]
 
 
 @given(st.lists(st.integers(0, 499), max_size=30), st.integers(0, 3))

@@ -152,6 +152,10 @@ class TestLoRA:
             train(start(), docs, SHORT, tmp_path / "stopped", on_eval=sigterm_at(2))
         train(start(), docs, SHORT, tmp_path / "stopped", on_eval=sigterm_at())
         assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+        again, tokens = start(), documents()[1][None]
+        result = train(again, docs, SHORT, tmp_path / "stopped")  # finished: the given model becomes the trained one
+        with again.inference():
+            torch.testing.assert_close(again.forward_logits(tokens), result.lm.forward_logits(tokens))
 
     def test_bad_requests_are_named(self, tmp_path: Path) -> None:
         folder = make_text_lm(tmp_path / "text")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import threadpoolctl
 import torch
 
-from twistlm.compute.threads import in_order
+from twistlm.compute.shared import Shared
+from twistlm.compute.threads import in_order, one_thread
 
 
 def blas_threads():
@@ -63,3 +66,55 @@ def test_items_are_taken_only_a_few_ahead(threads):
     assert len(taken) <= 2 * threads + 1
     results.close()
     assert torch.get_num_threads() == threads
+
+
+def test_a_shared_setting_is_made_by_the_first_and_undone_by_the_last():
+    said = []
+
+    def make():
+        said.append("made")
+        return lambda: said.append("undone")
+
+    shared = Shared(make)
+    for _ in range(2):
+        first, second = shared(), shared()
+        with contextlib.ExitStack() as stack:
+            first.__enter__()
+            stack.enter_context(second)
+            first.__exit__(None, None, None)
+            assert said == ["made"]
+        assert said == ["made", "undone"]
+        said.clear()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("leaves_first", [0, 1])
+def test_blocks_of_two_threads_may_overlap_and_new_threads_have_all_cores_again(leaves_first, late):
+    entered, left = [threading.Event(), threading.Event()], threading.Event()
+    born = threading.Barrier(2)
+
+    def work(i):
+        if i == 0 or not late:
+            torch.get_num_threads()  # a thread's own number is settled when it first asks
+        born.wait(20)
+        if i == 1:
+            entered[0].wait(20)
+        with one_thread():
+            entered[i].set()
+            entered[1 - i].wait(20)
+            if i != leaves_first:
+                left.wait(20)
+            inside = [torch.get_num_threads(), *in_order(lambda _: torch.get_num_threads(), range(3))]
+        left.set()
+        return set(inside), torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(2) as two:
+            (inside, after), (inside_too, after_too) = two.map(work, range(2))
+        assert inside == inside_too == {1} and after == 3 and after_too in ({1, 3} if late else {3})
+        with ThreadPoolExecutor(1) as new:
+            assert new.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -315,6 +315,13 @@ def test_tokenizer_units(tokenizer_folder):
         assert units.spec.frame_rate == 25
 
 
+def test_autocast_of_the_caller_moves_no_unit(tokenizer_folder):
+    tok, clip = SpeechTokenizer.load(tokenizer_folder), Clip(noise(23_456), 16_000, "a")
+    plain = tok.features(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(tok.features(clip), plain)
+
+
 def test_a_hop_of_half_a_stride_is_50_hz(tokenizer_folder, tmp_path):
     slow = SpeechTokenizer.load(tokenizer_folder)
     folder, book = tmp_path / "fast", slow.codebook

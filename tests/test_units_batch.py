@@ -146,6 +146,7 @@ def test_order_and_company_do_not_matter():
     for units in tok.batch(clips[::-1]) + tok.batch(clips[::2]) + tok.batch(clips[:1]):
         assert np.array_equal(units.frames, once[units.id])
     assert tok.batch([]) == []
+    assert [units.id for units in tok.batch(iter(clips))] == [clip.id for clip in clips]
 
 
 def test_a_batch_with_a_long_clip(monkeypatch):
@@ -156,6 +157,13 @@ def test_a_batch_with_a_long_clip(monkeypatch):
     for name in ("hubert-base", "whisper", PHASED):
         tok = tokenizer(name)
         check(tok, [Clip(sound(s, i), 16_000, str(i)) for i, s in enumerate((0.5, 4.3, 1.1))])
+
+
+def test_autocast_of_the_caller_moves_nothing_that_whisper_hears():
+    tok, clip = tokenizer("whisper"), Clip(sound(0.5, 0), 16_000)
+    plain = tok.features(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(tok.features(clip), plain)
 
 
 def test_a_bad_clip_in_a_batch_is_named():

@@ -181,6 +181,15 @@ def test_predicted_durations_decide_the_length_and_ignore_the_runs() -> None:
     assert (clip.id, clip.sample_rate) == ("clip", 16_000)
 
 
+def test_autocast_of_the_caller_moves_no_sample() -> None:
+    voc, units = make_vocoder(), make_units(random_frames(50))
+    plain = voc(units, durations="predicted").samples
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(voc(units, durations="predicted").samples, plain)
+        pieces = list(voc.stream(units.ids, durations="predicted"))
+    np.testing.assert_allclose(np.concatenate(pieces), plain, atol=1e-5)
+
+
 def test_published_rule_of_durations() -> None:
     log = torch.tensor([-5.0, 0.0, np.log(2.4), np.log(3.6), np.log(11.0)])
     assert durations(log).tolist() == [1, 1, 1, 3, 10]
@@ -264,6 +273,10 @@ def test_what_cannot_be_spoken_is_refused() -> None:
     silent = Vocoder(Synthesizer(dataclasses.replace(CONFIG, dur_predictor_params=None)).fold(), SPEC, name="toy")
     with pytest.raises(BadInput, match="no duration predictor"):
         silent(make_units(random_frames(5)), durations="predicted")
+    voc, units = make_vocoder(), make_units(random_frames(5))
+    for ask in (voc.__call__, lambda units, **how: voc.batch([units], **how), lambda _, **how: voc.open_stream(**how)):
+        with pytest.raises(BadInput, match="durations is 'predict'; use one of 'given', 'predicted'"):
+            ask(units, durations="predict")
 
 
 def test_generator_that_does_not_fit_the_spec_is_refused() -> None:

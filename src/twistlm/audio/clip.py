@@ -44,12 +44,27 @@ class Clip:
         sample_rate: Hz.
         id: unique name; ties units, scores and pairs to the sound.
         note: what had to be done to read it, where its file is not as it should be; "".
+
+    Raises:
+        AudioError: samples of another type or shape. What their values are is for `check`.
     """
 
     samples: NDArray[np.float32]
     sample_rate: int
     id: str = ""
     note: str = ""
+
+    def __post_init__(self) -> None:
+        samples: object = self.samples
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
+            kind = (
+                f"{samples.dtype} {list(samples.shape)}" if isinstance(samples, np.ndarray) else type(samples).__name__
+            )
+            raise AudioError(
+                f"{self.id or 'the clip'}: samples are float32 [N] in -1 … 1, not {kind}. Of floats: "
+                "x.astype(np.float32); of int16: x.astype(np.float32) / 32768; of channels [N, C]: x.mean(axis=1); of "
+                "another library's array: np.asarray(x). Clip.read does all of that."
+            )
 
     @property
     def seconds(self) -> float:

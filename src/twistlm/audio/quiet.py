@@ -10,35 +10,30 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-_lock = threading.Lock()
-_inside = 0
-_before: int | None = None
+from twistlm.compute.shared import Shared
 
 
-@contextmanager
-def quiet_decoder() -> Iterator[None]:
-    """Nothing that C code prints to `stderr` inside the block is seen. Blocks may overlap, in any threads."""
-    global _inside, _before
-    place = _stderr()
-    if place is None:
-        yield
-        return
+def _to_null() -> Callable[[], None]:
+    if (place := _stderr()) is None:
+        return lambda: None
     variable, null = place
-    with _lock:
-        if not _inside:
-            _before, variable.value = variable.value, null
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                variable.value = _before
+    before, variable.value = variable.value, null
+
+    def put_back() -> None:
+        variable.value = before
+
+    return put_back
+
+
+_seen_by_nobody = Shared(_to_null)
+
+
+def quiet_decoder() -> AbstractContextManager[None]:
+    """Nothing that C code prints to `stderr` inside the block is seen. Blocks may overlap, in any threads."""
+    return _seen_by_nobody()
 
 
 @functools.cache

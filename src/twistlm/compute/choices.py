@@ -17,8 +17,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ _SHAPE = {"took": str, "because": str, "seconds": {str: float}}
 
 _made: dict[str, Choice] = {}  # of this process
 _kept: list[_Kept] = []
+_around: ContextVar[tuple[_Kept, ...]] = ContextVar("kept", default=())  # those of this thread's own jobs
 _lock = threading.RLock()
 
 
@@ -96,7 +98,7 @@ def choose(
         ConfigError: TWISTLM_CHOICES names no known choice or way.
     """
     key = f"{kind}: {what}"
-    found = (_kept[-1].choices if _kept else _made).get(key)
+    found = _innermost().get(key)
     if found is not None:
         return found
     with _lock:
@@ -117,7 +119,7 @@ def choose(
             if others() < BUSY and not os.environ.get(VARIABLE):
                 remembered.remember({key: found.to_dict()})
         _made.setdefault(key, found)
-        for one in _kept:
+        for one in _seen():
             one.add(key, found)
     return found
 
@@ -134,7 +136,17 @@ def _remembered(key: str) -> Choice | None:
 
 def _known(key: str) -> Choice | None:
     """Return a choice that is made already, the innermost first; where nothing is kept, of this process."""
-    return next((one.choices[key] for one in reversed(_kept) if key in one.choices), None) if _kept else _made.get(key)
+    seen = _seen()
+    return next((one.choices[key] for one in reversed(seen) if key in one.choices), None) if seen else _made.get(key)
+
+
+def _seen() -> Sequence[_Kept]:
+    """Return the blocks of `kept` around this, the innermost last; to a thread without its starter's context, all."""
+    return [one for one in _around.get() if one in _kept] or _kept
+
+
+def _innermost() -> Mapping[str, Choice]:
+    return seen[-1].choices if (seen := _seen()) else _made
 
 
 def known(kind: str, what: str) -> Choice | None:
@@ -193,7 +205,7 @@ def race(ways: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[st
 
 def made() -> dict[str, dict[str, Any]]:
     """Return every choice of this process, or of the innermost `kept`, for JSON: "kind: what" -> the choice."""
-    return {key: choice.to_dict() for key, choice in sorted((_kept[-1].choices if _kept else _made).items())}
+    return {key: choice.to_dict() for key, choice in sorted(_innermost().items())}
 
 
 @contextmanager
@@ -202,7 +214,8 @@ def kept(path: Path | UrlPath, *, write: bool = True) -> Iterator[None]:
 
     A file that was begun on another machine, or at another moment, decides: what is computed inside then comes again.
     Threads that are started inside see it too, and of blocks in each other the innermost is asked first and all note
-    what is new: the stage of a job has what the job has, and may stand alone.
+    what is new: the stage of a job has what the job has, and may stand alone. Jobs in two threads have nothing to do
+    with each other's (a thread of neither, that was not given its starter's context, sees both, the later first).
 
     Args:
         path: a JSON file; need not be there.
@@ -219,10 +232,13 @@ def kept(path: Path | UrlPath, *, write: bool = True) -> Iterator[None]:
     named = ("took", "because", "seconds")  # a later version may have more
     choices = {key: Choice(**{name: fields[name] for name in named}) for key, fields in stored.items()}
     mine = _Kept(path, choices, write)
+    before = _around.get()
     _kept.append(mine)
+    _around.set((*before, mine))
     try:
         yield
     finally:
+        _around.set(before)
         _kept.remove(mine)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+
+from twistlm.compute.shared import Shared
 
 
 def device() -> torch.device:
@@ -99,9 +101,13 @@ def same_bits(*, enabled: bool) -> Iterator[None]:
         cudnn.benchmark, filling.fill_uninitialized_memory = before[1:]
 
 
-_lock = threading.Lock()
-_inside = 0
-_before: list[str] = []
+def _keep_digits() -> Callable[[], None]:
+    before = [each.fp32_precision for each in _formats()]
+    _set_formats(["ieee"] * len(before))
+    return functools.partial(_set_formats, before)
+
+
+_kept_digits = Shared(_keep_digits)
 
 
 @contextmanager
@@ -110,18 +116,17 @@ def full_float32() -> Iterator[None]:
 
     cuDNN rounds convolutions to TF32's 10 bits if not told so, and `torch.set_float32_matmul_precision("high")`
     anywhere in a process lets products follow, on a CPU ("medium") with bfloat16's 7 bits. Units must not depend on it.
-    Several threads may be inside; what was set comes back when the last one leaves.
+    Several threads may be inside; what was set comes back when the last one leaves. Nor does autocast hold.
     """
-    global _inside
-    with _lock:
-        if _inside == 0:
-            _before[:] = [each.fp32_precision for each in _formats()]
-            _set_formats(["ieee"] * len(_before))
-        _inside += 1
-    try:
+    with _kept_digits(), no_autocast():
         yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _set_formats(_before)
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Inside the block, autocast of whoever calls does not hold: scores and units would be other ones in it."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

@@ -13,10 +13,12 @@ bfloat16 was tried for the encoders (products only; norms, softmax and sums in f
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,9 @@ SECONDS = 0.05  # of trying one shape, about
 # Encoders' products decide units, so noise must not decide them. With 256 rows oneDNN's were 0.74 to 1.14 times as fast
 # as MKL's in some eighty trials on an Intel Xeon, one shape now at 0.94 and now at 1.06; on an EPYC 2.2 times.
 MARGIN = 1.25
+
+_products: ContextVar[Mapping[nn.Linear, Product]] = ContextVar("products", default={})  # noqa: B039  (never changed)
+_lock = threading.Lock()
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -100,14 +105,15 @@ def quicken(model: nn.Module) -> None:
 def quick_products(model: nn.Module, *, rows: int | None = None, instead: bool = False) -> Iterator[None]:
     """Inside the block, the linear maps of a model that is also trained are multiplied by `linear`.
 
-    How is noted on the modules: two threads must not be in blocks of one model at once.
+    Threads may be in blocks of one model at once: each has its own products.
 
     Args:
         model: its modules of class `nn.Linear` exactly; those that wrap one (adapters) stay as they are.
         rows: of the products to come, when they are few and many products come. Where that is faster, weights are then
             laid out for them once, a second copy in memory, made in the time of about ten products.
         instead: whether that copy takes the place of the first until the block is left, when that is made again, bit
-            for bit: for a server, whose block is long. Inside it those modules' weights are empty.
+            for bit: for a server, whose block is long. Inside it those modules' weights are empty, and
+            other threads multiply by that copy too.
     """
     found = linears(model)
     uses = Counter(id(p) for m in model.modules() for p in m._parameters.values())
@@ -120,6 +126,7 @@ def quick_products(model: nn.Module, *, rows: int | None = None, instead: bool =
             products[module] = made
             if instead and made.keywords["weight"].is_mkldnn and uses[id(module.weight)] == 1:
                 emptied[module] = made.keywords["weight"]
+                _enter(module).without = made
                 module.weight.data = torch.empty(0)
         for parameter in model.parameters() if emptied else ():
             parameter.data = parameter.clone()  # what is left holds no file of weights mapped
@@ -128,6 +135,8 @@ def quick_products(model: nn.Module, *, rows: int | None = None, instead: bool =
     finally:
         for module, packed in emptied.items():
             module.weight.data = packed.to_dense()
+            vars(module)["forward"].without = None
+            _leave(module)
 
 
 def product(weight: torch.Tensor, bias: torch.Tensor | None, *, rows: int | None) -> functools.partial[torch.Tensor]:
@@ -178,17 +187,46 @@ def int8_product(weight: torch.Tensor, bias: torch.Tensor | None, *, laid_out: b
 
 @contextmanager
 def multiplied_by(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
-    """Inside the block, these modules compute their products in this way; blocks may stand in blocks."""
-    before = {module: vars(module)["forward"] for module in products if "forward" in vars(module)}
+    """Inside the block, these modules compute their products in this way; blocks may stand in blocks.
+
+    On this thread, and on those of `threads.in_order` that it starts: others compute as ever.
+    """
+    before = _products.get()
+    for module in products:
+        _enter(module)
+    _products.set({**before, **products})
     try:
-        for module, product in products.items():
-            vars(module)["forward"] = product
         yield
     finally:
+        _products.set(before)
         for module in products:
+            _leave(module)
+
+
+class _Forward:
+    """Stands for a module's `forward` while any thread is `inside` a block in which it is multiplied otherwise."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.module, self.inside = module, 0
+        self.without: Product | None = None  # the product where its weight is empty
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        product = _products.get().get(self.module, self.without)
+        return nn.Linear.forward(self.module, rows) if product is None else product(rows)
+
+
+def _enter(module: nn.Linear) -> _Forward:
+    with _lock:
+        forward: _Forward = vars(module).setdefault("forward", _Forward(module))
+        forward.inside += 1
+        return forward
+
+
+def _leave(module: nn.Linear) -> None:
+    with _lock:
+        vars(module)["forward"].inside -= 1
+        if not vars(module)["forward"].inside:
             del vars(module)["forward"]  # the method of its class is seen again
-        for module, product in before.items():
-            vars(module)["forward"] = product
 
 
 def linears(model: nn.Module) -> list[nn.Linear]:
@@ -196,7 +234,11 @@ def linears(model: nn.Module) -> list[nn.Linear]:
     return [
         m
         for m in model.modules()
-        if type(m) is nn.Linear and type(m.weight) is nn.Parameter and "forward" not in vars(m)
+        if type(m) is nn.Linear
+        and type(m.weight) is nn.Parameter
+        and m.weight.ndim == 2  # else it is empty, and multiplied otherwise
+        and m not in _products.get()
+        and type(vars(m).get("forward")) in (type(None), _Forward)
     ]
 
 

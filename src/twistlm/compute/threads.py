@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from twistlm.compute import underway
+from twistlm.compute.shared import Shared
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -56,7 +57,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
     at_most = 2 * threads if ahead is None else ahead
     begun: deque[tuple[Future[Result], underway.Piece]] = deque()
     ended = threading.Event()
-    executor = ThreadPoolExecutor(threads)
+    # Whoever leaves `one_thread` meanwhile changes what a new thread gets.
+    executor = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def begin(item: Item) -> None:
         piece, context = underway.Piece(ended), contextvars.copy_context()
@@ -83,22 +85,38 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: in
             executor.shutdown(cancel_futures=True)
 
 
+def _to_one() -> Callable[[], None]:
+    import torch
+
+    threads, blas = torch.get_num_threads(), one_blas_thread()
+
+    def put_back() -> None:
+        blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
+        torch.set_num_threads(threads)
+
+    return put_back
+
+
+_one = Shared(_to_one)
+
+
 @contextlib.contextmanager
 def one_thread() -> Generator[None]:
     """Inside the block, or the function it decorates, let torch and numpy compute on one thread.
 
     For what must have the same digits with any number of threads: how a sum is shared out decides how it is rounded.
+    Blocks of several threads may overlap: the last who leaves puts back what the first had found. torch's number is
+    each thread's own, settled when it first asks; one that first asks while others are inside may keep one core.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    blas = one_blas_thread()
-    try:
-        yield
-    finally:
-        blas.restore_original_limits()  # of OpenMP's threads too, so torch's come after
-        torch.set_num_threads(threads)
+    mine = torch.get_num_threads()
+    with _one():
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(mine)
 
 
 def one_blas_thread() -> ThreadpoolLimits:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def read(path: str | Path | UrlPath) -> list[Entry]:
     return checked(entries, where=str(path))
 
 
-def write(entries: Sequence[Entry], path: str | Path | UrlPath) -> None:
+def write(entries: Iterable[Entry], path: str | Path | UrlPath) -> None:
     """Write a manifest atomically; sounds below its folder get relative paths, so that the folder can move."""
     path = as_path(path)
     lines = []
@@ -184,12 +184,13 @@ def write(entries: Sequence[Entry], path: str | Path | UrlPath) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def on_channel(entries: Sequence[Entry], channel: int) -> list[Entry]:
+def on_channel(entries: Iterable[Entry], channel: int) -> list[Entry]:
     """Return the clips on one channel of their sounds, from 1.
 
     Raises:
         BadInput: clips that name another one themselves.
     """
+    entries = list(entries)
     other = [entry.id for entry in entries if entry.channel not in (None, channel)]
     if other:
         raise BadInput(
@@ -208,8 +209,8 @@ def _below(path: Path | UrlPath, folder: Path | UrlPath) -> str:
     return (sound.relative_to(home) if sound.is_relative_to(home) else sound).as_posix()
 
 
-def load(source: str | Path | UrlPath | Sequence[Entry]) -> list[Entry]:
-    """Return the entries of a folder, of a manifest file, of one sound file (to train on), or of a list.
+def load(source: str | Path | UrlPath | Iterable[Entry]) -> list[Entry]:
+    """Return the entries of a folder, of a manifest file, of one sound file (to train on), or those given.
 
     Raises:
         BadInput: as `build` and `read`; ids of the list that occur twice.
@@ -242,10 +243,11 @@ def _entry(fields: dict[str, Any], folder: Path | UrlPath, *, where: str) -> Ent
         raise BadInput(f"{where}: {error}") from error
 
 
-def checked(entries: Sequence[Entry], *, where: str) -> list[Entry]:
+def checked(entries: Iterable[Entry], *, where: str) -> list[Entry]:
+    entries = list(entries)
     double = [id for id, n in Counter(entry.id for entry in entries).items() if n > 1]
     if double:
         raise BadInput(f"{where}: ids must be unique, these are not: {offenders(double)}.")
     if not entries:
         raise BadInput(f"{where}: lists no clips.")
-    return list(entries)
+    return entries

@@ -113,9 +113,24 @@ class UnitCorpus:
         """Return uint16 [R], the ids of document `i` alone; a view, not to be written to."""
         return np.asarray(self._units[self._slice(i)])
 
-    def select(self, indices: Sequence[int] | NDArray[np.integer]) -> UnitCorpus:
-        """Return the corpus of these documents, in this order."""
-        chosen = np.asarray(indices, dtype=np.int64)
+    def select(self, indices: Sequence[int] | NDArray[np.integer | np.bool_]) -> UnitCorpus:
+        """Return the corpus of these documents, in this order; of a mask, bool [D], those where it is True.
+
+        Raises:
+            BadInput: neither whole numbers nor a mask of this length; a number that is no document's.
+        """
+        chosen = np.asarray(indices)
+        if chosen.shape == (len(self),) and chosen.dtype == bool:
+            chosen = np.flatnonzero(chosen)
+        if not chosen.size:
+            chosen = chosen.astype(np.int64)  # of an empty list numpy makes floats
+        if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
+            raise BadInput(
+                f"documents are chosen by whole numbers [n] or by a mask, bool [{len(self)}], not by {chosen.dtype} "
+                f"{list(chosen.shape)}. Of numbers that are whole, make integers: indices.astype(int)."
+            )
+        if len(chosen) and not -len(self) <= chosen.min() <= chosen.max() < len(self):
+            raise BadInput(f"a corpus of {len(self)} documents has none of {chosen.min()} … {chosen.max()}.")
         chosen = np.arange(len(self))[chosen] if self._index is None else self._index[chosen]
         part = UnitCorpus(self.spec, self._facts, self._units, self._runs, self._offsets, chosen)
         part.folder = self.folder

@@ -86,6 +86,8 @@ def import_units(
     paths, out = _paths(Path(source)), Path(out)
     if not split:
         raise BadInput("a split needs a name.")
+    if durations not in ("given", "unknown"):
+        raise BadInput(f"durations is {durations!r}; use 'given' or 'unknown'.")
     ids = _check(paths, spec, durations)
     chosen = held_out(ids, share=heldout, seed=seed)
     with locked(out), ShardWriter(out, spec) as writer, task("import", len(ids), progress) as bar:

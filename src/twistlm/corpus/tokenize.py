@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ class Report:
 
 
 def tokenize(
-    source: str | Path | UrlPath | Sequence[Entry],
+    source: str | Path | UrlPath | Iterable[Entry],
     out: str | Path | UrlPath,
     tok: Tokenizer,
     *,

@@ -103,6 +103,8 @@ def _limit(lm: UnitLM, start: Units, seconds: float | None, mean_run: float | No
     if seconds is not None:
         if not 0 < seconds < math.inf:
             raise BadInput(f"seconds (--seconds) is how long a continuation is, a number above 0: got {seconds:g}.")
+        if mean_run is not None and not 0 < mean_run < math.inf:
+            raise BadInput(f"mean_run is how many frames a unit lasts, a number above 0: got {mean_run:g}.")
         if mean_run is None and lm.spec.deduplicate and not len(start):
             raise BadInput("seconds become units through mean_run, and without a prompt it must be given.")
         run = mean_run or (float(start.runs.mean()) if lm.spec.deduplicate else 1.0)

@@ -34,6 +34,7 @@ def can_be_lean(model: PreTrainedModel) -> bool:
         type(model) in LEAN
         and model.config.hidden_act == "silu"
         and all(p.is_cpu and type(p) is nn.Parameter and p.dtype == torch.float32 for p in model.parameters())
+        and all(p.numel() for p in model.parameters())  # none that a server has laid out (`quick_products`)
         and all(type(m) is nn.Linear for name, m in model.named_modules() if name.endswith(("_proj", "lm_head")))
     )
 

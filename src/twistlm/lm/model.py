@@ -6,10 +6,13 @@ Shapes: B rows, T tokens in a row, V tokens in the vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from twistlm.compute.devices import no_autocast
 from twistlm.compute.memory import keep_freed_memory
+from twistlm.compute.shared import Shared
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
@@ -36,6 +41,8 @@ from twistlm.types import UnitSpec
 MASKED = frozenset({"gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2"})
 
 
+_modes: weakref.WeakKeyDictionary[PreTrainedModel, Shared] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 PROVENANCE = "provenance.json"  # beside the weights of every unit LM, and of nothing else
 _VOCAB = {
     "n_units": int, "offset?": int, "pad?": int, "bos?": (int, None), "eos?": (int, None), "n_tokens?": (int, None),
@@ -170,16 +177,16 @@ class UnitLM:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Evaluation mode and no autograd inside the block; the mode is put back after it."""
-        training = self.model.training
-        self.model.eval()
+        """Evaluation mode, no autograd and no autocast inside the block; the mode is put back after it.
+
+        Threads may share a model: the last who leaves puts its mode back.
+        Autocast stays for a model that ranks share out: training says so where its layers travel as bf16.
+        """
         if self.device.type == "cpu" and not self.sharded:
             keep_freed_memory()
-        try:
-            with torch.no_grad():  # inference_mode would leave tensors in the model that training may not use
-                yield
-        finally:
-            self.model.train(training)
+        # inference_mode would leave tensors in the model that training may not use.
+        with _evaluating(self.model), torch.no_grad(), nullcontext() if self.sharded else no_autocast():
+            yield
 
     @contextmanager
     def packed_attention(self) -> Iterator[None]:
@@ -252,6 +259,22 @@ class UnitLM:
         alone = tokens.new_full(shape, self.vocab.pad)
         alone[row, place] = tokens
         return self.model(input_ids=alone, use_cache=False).logits.float()[row, place]
+
+
+def _evaluating(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Evaluation mode inside the block; of blocks that overlap, the last to be left puts back what was before all."""
+    with _lock:
+        if model not in _modes:
+            _modes[model] = Shared(functools.partial(_evaluate, weakref.ref(model)))
+        return _modes[model]()
+
+
+def _evaluate(model: Callable[[], PreTrainedModel | None]) -> Callable[[], object]:
+    here = model()
+    assert here is not None  # whoever is inside has it
+    training = here.training
+    here.eval()
+    return lambda: here.train(training)
 
 
 def write_facts(folder: Path, lm: UnitLM) -> None:

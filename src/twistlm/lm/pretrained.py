@@ -11,8 +11,8 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from twistlm.compute.shared import Shared
 from twistlm.errors import BadInput, CheckpointError, TwistError, offenders
 from twistlm.files.configs import read_config
 from twistlm.files.jsonl import read_json
@@ -204,18 +205,28 @@ def require_saved(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and reports of transformers inside the block: what matters of them becomes an error of ours."""
+def _silence() -> Callable[[], None]:
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()
+
+    return put_back
+
+
+_silent = Shared(_silence)
+
+
+def quiet() -> AbstractContextManager[None]:
+    """No progress bars and reports of transformers inside the block: what matters of them becomes an error of ours.
+
+    Several threads may be inside.
+    """
+    return _silent()
 
 
 def _look(folder: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def generate(
         seed: of this sequence's own generator; the global generator is not used. The same seed gives the same
             continuation alone and in any batch.
         seconds: about how long the continuation should be; it becomes seconds x frame rate / `mean_run` units.
-        mean_run: mean frames a unit lasts; None takes the prompt's, or 1 when units are not deduplicated.
+        mean_run: mean frames a unit lasts, above 0; None takes the prompt's, or 1 when units are not deduplicated.
         max_units: how many units the continuation may have. Give this, `seconds`, or both (the smaller counts).
         top_k: sample among the k likeliest units; None among all.
         stop_at_end: whether sampling `<s>` ends the continuation early; when False `<s>` is never sampled. A model
@@ -56,8 +56,8 @@ def generate(
         durations: a vocoder predicts them. When units are deduplicated no unit follows itself.
 
     Raises:
-        BadInput: no length, or one the model has no positions for; a temperature or top_k out of range; no prompt for a
-            model without `<s>`.
+        BadInput: no length, or one the model has no positions for; a temperature, top_k or mean_run out of range; no
+            prompt for a model without `<s>`.
         UnitSpecMismatch: the prompt is in other units than the model's.
     """
     return generate_batch(

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,7 +47,7 @@ class SequenceScore:
 
 
 def score(
-    lm: UnitLM, sequences: Sequence[NDArray[np.integer]], *, include_end: bool, batch_tokens: int | None = None
+    lm: UnitLM, sequences: Iterable[NDArray[np.integer]], *, include_end: bool, batch_tokens: int | None = None
 ) -> list[SequenceScore]:
     """Return one score for each sequence of unit ids, in the given order.
 
@@ -66,6 +66,7 @@ def score(
         BadInput: a sequence without units, with ids outside the vocabulary, or longer than the model has positions for;
             for a model without `<s>`, a sequence of one unit, or `include_end`.
     """
+    sequences = list(sequences)
     empty = [i for i, units in enumerate(sequences) if len(units) == 0]
     if empty:
         raise BadInput(f"sequences without units have no probability: numbers {offenders(empty)}. Leave them out.")

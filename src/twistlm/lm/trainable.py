@@ -117,6 +117,20 @@ def merged_state(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
     return state
 
 
+def put_weights(model: PreTrainedModel, saved: PreTrainedModel) -> None:
+    """Give a model the weights that it was saved with, in place: `saved` was read from what `merged_state` wrote.
+
+    What its adapters had learnt is in the weights that they adapt, so they add nothing.
+    """
+    stored = saved.state_dict()
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if ".lora_" not in name:
+                value.copy_(stored[name.replace(".base_layer.", ".")])
+            elif ".lora_B." in name:
+                value.zero_()
+
+
 def _add_adapters(model: PreTrainedModel, layers: nn.ModuleList, lora: LoRA, seed: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model

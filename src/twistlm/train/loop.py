@@ -26,6 +26,7 @@ from twistlm.files.metrics import MetricsLog, Row, read_history
 from twistlm.files.replacing import require_replaceable
 from twistlm.lm.model import PROVENANCE, UnitLM
 from twistlm.lm.slices import Slices
+from twistlm.lm.trainable import put_weights
 from twistlm.progress import track
 from twistlm.train import checkpoint, parallel
 from twistlm.train.activations import checkpointed_activations
@@ -84,7 +85,8 @@ def train(
     unless it says the first's: see `parallel`.
 
     Args:
-        lm: the starting model, on the device to train on. Its weights are trained in place.
+        lm: the starting model, on the device to train on. Its weights are trained in place; of a finished run they
+            are read (not into a model without data, of `slices`).
         corpus: documents of units of the same spec.
         config: see `TrainConfig`.
         out: folder; gets config.json before the first update, choices.json (which ways of computing its evaluations
@@ -133,6 +135,8 @@ def train(
                     f"{out} holds a finished run whose model is gone ({out / 'lm'}). Put it back; or remove "
                     f"{out / 'result.json'}, and the same command trains again."
                 )
+            if slices is None:
+                put_weights(lm.model.eval(), UnitLM.load(out / "lm").model)
             return _finish(out, ranks)
         if slices is None:
             sharing = parallel.share_out(config, lm, where, record["precision"], ranks)

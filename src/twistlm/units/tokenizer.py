@@ -131,7 +131,7 @@ class SpeechTokenizer:
             return self(Clip(np.concatenate(list(again)), rate, id=path.stem))
         return self._units(self._by_window(chain([silence], again, [silence]), clip, name=str(path)), id=path.stem)
 
-    def batch(self, clips: Sequence[Clip]) -> list[Units]:
+    def batch(self, clips: Iterable[Clip]) -> list[Units]:
         """Units of several clips, encoded together: the same as `[tok(clip) for clip in clips]`, in that order.
 
         In a batch sums are rounded in another order, which moves features by about a millionth. Where a frame lies so
@@ -141,6 +141,7 @@ class SpeechTokenizer:
         Raises:
             AudioError: as for one clip; the first bad clip is named.
         """
+        clips = list(clips)
         for clip in clips:
             self.require(clip)
         short = [clip for clip in clips if not self._is_long(len(clip.samples))]

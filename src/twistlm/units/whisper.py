@@ -127,13 +127,13 @@ class WhisperEncoder:
         return list(self._hidden(pieces).cpu().numpy())
 
     @torch.inference_mode()
+    @full_float32()
     def _hidden(self, pieces: Sequence[NDArray[np.float32]]) -> torch.Tensor:
         # One at a time: a batched transform could round otherwise.
         mel = [
             self._log_mel(piece, sampling_rate=self.sample_rate, return_tensors="pt").input_features for piece in pieces
         ]
-        with full_float32():
-            hidden: torch.Tensor = self.model(send(torch.cat(mel).numpy(), self.model.device)).last_hidden_state
+        hidden: torch.Tensor = self.model(send(torch.cat(mel).numpy(), self.model.device)).last_hidden_state
         return hidden
 
 

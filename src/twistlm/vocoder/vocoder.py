@@ -9,7 +9,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -205,8 +205,8 @@ class Vocoder:
 
         Raises:
             UnitSpecMismatch: the units are of another tokenizer.
-            BadInput: no units; predicted durations where there can be none; a voice that it was not trained on, or
-                none named where there are several.
+            BadInput: no units; other durations than these, or predicted ones where there can be none; a voice that it
+                was not trained on, or none named where there are several.
         """
         return self._spoken([units], durations, [voice], most=0)[0]
 
@@ -259,12 +259,11 @@ class Vocoder:
             id: what the stream is called in messages.
 
         Raises:
-            BadInput: predicted durations where there can be none; a number out of range; a voice as of a call.
+            BadInput: durations and a voice as of a call; a number out of range.
             UnitSpecMismatch: `before` is of another tokenizer.
         """
         rows = self._rows(voice)
-        if durations == "predicted":
-            self._require_durations()
+        self._require_durations(durations)
         if before is not None:
             self.spec.require(before.spec, mine=f"the vocoder {self.name}", theirs=f"the units {before.id!r}")
         return Stream(
@@ -314,10 +313,14 @@ class Vocoder:
         Raises:
             BadInput: there is no duration predictor, or the units are not deduplicated and so last one frame each.
         """
-        self._require_durations()
+        self._require_durations("predicted")
         return self._runs([units], most=0)[0].numpy()
 
-    def _require_durations(self) -> None:
+    def _require_durations(self, durations: Durations) -> None:
+        if durations not in get_args(Durations):
+            raise BadInput(f"durations is {durations!r}; use one of {', '.join(map(repr, get_args(Durations)))}.")
+        if durations == "given":
+            return
         if not self.spec.deduplicate:
             raise BadInput(f"the units of {self.name} are not deduplicated, each is one frame: use durations='given'.")
         if self.synthesizer.dur_predictor is None:
@@ -359,8 +362,7 @@ class Vocoder:
             self.spec.require(units.spec, mine=f"the vocoder {self.name}", theirs=f"the units {units.id!r}")
             if len(units) == 0:
                 raise BadInput(f"the units {units.id!r} are empty: there is nothing to speak.")
-        if durations == "predicted":
-            self._require_durations()
+        self._require_durations(durations)
 
     def _spoken(
         self, many: Sequence[Units], durations: Durations, voices: Sequence[Voice | None], *, most: int

@@ -16,7 +16,7 @@ import numpy as np
 
 from twistlm.audio.clip import Clip, resample
 from twistlm.audio.vad import RATE, THRESHOLD, segments, speech_probabilities
-from twistlm.compute.devices import device
+from twistlm.compute.devices import device, no_autocast
 from twistlm.errors import ArtifactError, BadInput
 from twistlm.evaluate.asr import Whisper
 from twistlm.files.artifacts import resolve
@@ -90,6 +90,7 @@ class Pipeline:
     name: str
     language: str | None
 
+    @no_autocast()
     def transcribe(self, clip: Clip) -> str:
         """Return what it writes, as it writes it."""
         rate = self.of.feature_extractor.sampling_rate

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twistlm.audio.clip import Clip, resample
-from twistlm.compute.devices import device
+from twistlm.compute.devices import device, no_autocast
 from twistlm.errors import AudioError
 from twistlm.evaluate.generation.mels import mel_power
 from twistlm.files.artifacts import resolve
@@ -128,6 +128,7 @@ class DistillMos(nn.Module):
         return model.eval().to(device())
 
     @torch.inference_mode()
+    @no_autocast()
     def forward(self, samples: Tensor) -> Tensor:
         """Return 1 … 5, [B], of segments [B, 122880]."""
         samples = samples / (samples.abs().amax(dim=1, keepdim=True) + 1e-8)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from twistlm.compute.batching import batches
-from twistlm.compute.devices import device
+from twistlm.compute.devices import device, no_autocast
 from twistlm.compute.products import quick_products
 from twistlm.errors import ArtifactError, BadInput, offenders
 from twistlm.evaluate.topline import load_text_tokenizer
@@ -51,7 +51,7 @@ class TextLM:
     tokenizer: Any
     name: str
     identity: str
-    # Judges are asked from several threads, and which products the one model takes is set for each pass.
+    # Judges are asked from several threads, and one pass takes all cores.
     _one: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -140,7 +140,7 @@ class TextLM:
             batch_tokens = 1024 if self.model.device.type == "cpu" else 16_384
         scored = [i for i, (row, start) in enumerate(zip(rows, froms, strict=True)) if len(row) > start]
         found = [Loss(0.0, 0)] * len(rows)
-        with self._one, torch.no_grad(), quick_products(self.model):
+        with self._one, torch.no_grad(), no_autocast(), quick_products(self.model):
             for batch in batches([len(rows[i]) for i in scored], batch_tokens):
                 chosen = [scored[i] for i in batch]
                 width = max(len(rows[i]) for i in chosen)

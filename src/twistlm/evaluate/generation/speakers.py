@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twistlm.audio.clip import Clip, resample
-from twistlm.compute.devices import device
+from twistlm.compute.devices import device, no_autocast
 from twistlm.errors import ArtifactError, AudioError
 from twistlm.evaluate.generation.hearing import version
 from twistlm.evaluate.generation.mels import mel_power
@@ -64,6 +64,7 @@ class VoiceEncoder(nn.Module):
         return model.eval().to(device())
 
     @torch.inference_mode()
+    @no_autocast()
     def forward(self, mels: Tensor) -> Tensor:
         """Return [P, 256], each of length 1, of parts [P, 160, 40]."""
         found = self.linear(self.lstm(mels)[1][0][-1]).relu()
@@ -110,7 +111,7 @@ class XVectors:
             raise AudioError(f"{clip.id or 'the clip'} has no samples: nobody can be heard in it.")
         rate = self.extractor.sampling_rate
         inputs = self.extractor(resample(clip, sample_rate=rate).samples, sampling_rate=rate, return_tensors="pt")
-        with torch.inference_mode():
+        with torch.inference_mode(), no_autocast():
             found = self.model(**inputs.to(self.model.device)).embeddings[0].float().cpu().numpy()
         return (found / max(float(np.linalg.norm(found)), 1e-12)).astype(np.float32)
 

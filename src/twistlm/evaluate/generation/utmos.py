@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from twistlm.audio.clip import Clip, resample
-from twistlm.compute.devices import device
+from twistlm.compute.devices import device, no_autocast
 from twistlm.errors import ArtifactError, AudioError, BadInput, offenders
 from twistlm.files.artifacts import resolve
 from twistlm.files.torch_files import read_torch
@@ -73,4 +73,5 @@ class Utmos:
             raise AudioError(f"{clip.id or 'the clip'} has no samples: how good it sounds cannot be judged.")
         samples = np.ascontiguousarray(resample(clip, sample_rate=RATE).samples, dtype=np.float32)
         heard = F.pad(torch.from_numpy(samples), (0, max(0, _LEAST - len(samples))))
-        return {"utmos": float(self._scorer.score(heard.to(self._scorer.device)))}
+        with no_autocast():
+            return {"utmos": float(self._scorer.score(heard.to(self._scorer.device)))}
