@@ -79,9 +79,11 @@ def test_a_limit_of_rows_by_another_name_is_found_and_seeds_that_do_not_fit_are_
     assert lm.max_tokens == 48
     with pytest.raises(BadInput, match="the model has positions for 48"):
         begin(lm, None, temperature=1.0, seed=0, max_units=60)
-    for seed in (-1, 2**63):
-        with pytest.raises(BadInput, match="use 0 or more"):
+    for seed, fix in ((-1, "use 0 or more"), (2**63, "use 0 or more"), (1.5, "use a whole number")):
+        with pytest.raises(BadInput, match=fix):
             begin(lm, None, temperature=1.0, seed=seed, max_units=3)
+        with pytest.raises(BadInput, match=fix):
+            warm_start(tmp_path, SPEC, rows="mean", seed=seed)
     assert begin(lm, None, temperature=1.0, seed=2**63 - 1, max_units=3).draws  # as of prompts, see `seed_of`
 
 

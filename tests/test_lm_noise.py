@@ -50,7 +50,8 @@ def test_many_places_at_once() -> None:
 
 def test_places_are_the_seeds_own_and_begin_alike() -> None:
     before = torch.random.get_rng_state()
-    assert seeds_of_places(5, 4) == seeds_of_places(5, 9)[:4] != seeds_of_places(6, 4)
+    assert seeds_of_places(7, 4) != seeds_of_places(7 + 2**32, 4) != seeds_of_places(7 + 5 * 2**40, 4)
+    assert seeds_of_places(np.uint32(5), 4) == seeds_of_places(5, 9)[:4] != seeds_of_places(6, 4)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -207,6 +207,15 @@ def test_bad_requests_are_named(lm: UnitLM) -> None:
     assert generate_batch(lm, [], seeds=[], temperature=1.0, max_units=3) == []
 
 
+def test_all_bits_of_a_seed_count_and_integers_of_numpy_are_seeds(lm: UnitLM) -> None:
+    def made(seeds: Any) -> list[list[int]]:
+        return [u.ids.tolist() for u in generate_batch(lm, [None] * 3, seeds=seeds, temperature=1.0, max_units=20)]
+
+    first, second, third = made([7, 7 + 2**32, 7 + 5 * 2**40])
+    assert first != second != third != first
+    assert made(np.array([7, 7 + 2**32, 7 + 5 * 2**40])) == [first, second, third]
+
+
 def draft_with(patch: pytest.MonkeyPatch, strength: float) -> None:
     """Let drafts multiply by other weights, in float32: by how much decides how many are right."""
     generator = torch.Generator().manual_seed(0)

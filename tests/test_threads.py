@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +11,11 @@ import pytest
 import threadpoolctl
 import torch
 
+from forking import fork
+from twistlm.compute import threads as module
 from twistlm.compute.shared import Shared
-from twistlm.compute.threads import in_order, one_thread
+from twistlm.compute.threads import in_order, one_thread, require_threads
+from twistlm.errors import TwistError
 
 
 def blas_threads():
@@ -118,3 +122,18 @@ def test_blocks_of_two_threads_may_overlap_and_new_threads_have_all_cores_again(
             assert new.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_threads_that_are_not_there(threads, monkeypatch):
+    monkeypatch.setattr(module, "_computed_in", None)
+    require_threads()
+
+    def work():
+        require_threads()  # on one thread, as `fork` begins
+        torch.set_num_threads(threads)
+        with contextlib.nullcontext() if threads == 1 else pytest.raises(TwistError, match=r"forked from .*'spawn'"):
+            require_threads()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1]) == 0
+    require_threads()

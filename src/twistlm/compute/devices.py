@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from twistlm.compute.shared import Shared
+from twistlm.compute.threads import require_threads
 
 
 def device() -> torch.device:
@@ -117,7 +118,11 @@ def full_float32() -> Iterator[None]:
     cuDNN rounds convolutions to TF32's 10 bits if not told so, and `torch.set_float32_matmul_precision("high")`
     anywhere in a process lets products follow, on a CPU ("medium") with bfloat16's 7 bits. Units must not depend on it.
     Several threads may be inside; what was set comes back when the last one leaves. Nor does autocast hold.
+
+    Raises:
+        TwistError: as of `threads.require_threads`.
     """
+    require_threads()
     with _kept_digits(), no_autocast():
         yield
 

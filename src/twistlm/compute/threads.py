@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twistlm.compute import underway
 from twistlm.compute.shared import Shared
+from twistlm.errors import TwistError
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -42,6 +43,30 @@ def apart(work: Callable[[], Result]) -> Result:
     """
     with ThreadPoolExecutor(1) as one:
         return one.submit(contextvars.copy_context().run, work).result()
+
+
+_computed_in: int | None = None  # the process in which torch may have made threads
+
+
+def require_threads() -> None:
+    """Say that this process computes.
+
+    Raises:
+        TwistError: it was forked from one that did, and torch would wait for threads for ever that were not forked.
+    """
+    global _computed_in
+    import torch
+
+    if torch.get_num_threads() == 1:
+        return
+    if _computed_in is None:
+        _computed_in = os.getpid()
+    elif _computed_in != os.getpid():
+        raise TwistError(
+            f"this process was forked from one that had computed already ({_computed_in}), and torch would wait for "
+            "ever for threads that are not here. Start processes with multiprocessing.get_context('spawn'), or begin "
+            "each of them with torch.set_num_threads(1)."
+        )
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int | None = None) -> Generator[Result]:

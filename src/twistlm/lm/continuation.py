@@ -82,8 +82,6 @@ def begin(
             f"a {lm.model.config.model_type} keeps what it has seen in a way of its own, which sampling cannot hand it "
             "sequence by sequence; scoring works."
         )
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"seed is {seed}; use 0 or more, below 2**63.")
     if "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         raise BadInput(f"{type(lm.model).__name__} keeps no key-value cache, which sampling needs; scoring works.")
     draws = tuple(seeds_of_places(seed, limit))

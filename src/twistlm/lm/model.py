@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from twistlm.compute.devices import no_autocast
 from twistlm.compute.memory import keep_freed_memory
 from twistlm.compute.shared import Shared
+from twistlm.compute.threads import require_threads
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.configs import read_unit_spec
@@ -182,6 +183,7 @@ class UnitLM:
         Threads may share a model: the last who leaves puts its mode back.
         Autocast stays for a model that ranks share out: training says so where its layers travel as bf16.
         """
+        require_threads()
         if self.device.type == "cpu" and not self.sharded:
             keep_freed_memory()
         # inference_mode would leave tensors in the model that training may not use.

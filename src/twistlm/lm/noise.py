@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import torch
 
+from twistlm.compute.seeds import torch_seed
+
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _BITS = 53  # of a float64's significand
 
 
 def seeds_of_places(seed: int, n: int) -> list[int]:
     """Return n numbers in -2**63 … 2**63 - 1, one for each place of a sequence, from its own generator."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
     return torch.randint(-(2**63), 2**63 - 1, (n,), generator=generator).tolist()
 
 

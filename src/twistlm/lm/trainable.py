@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from twistlm.compute.seeds import torch_seed
 from twistlm.errors import BadInput, TwistError
 
 Freeze = Literal["body"] | range
@@ -149,5 +150,5 @@ def _add_adapters(model: PreTrainedModel, layers: nn.ModuleList, lora: LoRA, see
         fan_in_fan_out=transposed,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(torch_seed(seed))
         inject_adapter_in_model(config, model)

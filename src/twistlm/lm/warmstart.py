@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from twistlm.compute.seeds import checked_seed, torch_seed
 from twistlm.compute.threads import one_thread
 from twistlm.config import Head, HeadStart, Rows
 from twistlm.errors import BadInput
@@ -89,6 +90,7 @@ def warm_start(
         CheckpointError: the folder is incomplete.
     """
     check(alike, rows, spec.n_units)
+    seed = checked_seed(seed)
     folder = text_lm_folder(text_lm, prefer=prefer)
     if (folder / "unit_spec.json").is_file():
         if shuffled or layers is not None:
@@ -106,7 +108,7 @@ def warm_start(
         )
     tied = output.weight is table.weight
     check_head(head, head_start, tied=tied)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
     # A trained final norm amplifies: with SmolLM2's own 1/24 tied random rows begin 1.9 nats above ln V, with 0.02 0.5.
     std = min(_init_std(model.config), 0.02)
     set_tokens(model.config, vocab)
@@ -213,6 +215,7 @@ def cold_start(
     `warm_start`.
     """
     check(alike, rows, spec.n_units)
+    seed = checked_seed(seed)
     named = str(text_lm) in PUBLISHED and not Path(text_lm).is_dir()
     folder = None if named else text_lm_folder(text_lm, prefer=prefer, weights=False)
     vocab = Vocab(spec.n_units)
@@ -222,10 +225,10 @@ def cold_start(
     set_tokens(config, vocab)
     check_head(head, head_start, tied=config.tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs, which are not forked
+        torch.default_generator.manual_seed(torch_seed(seed))  # torch.manual_seed would also reseed the GPUs
         model = from_config(config)
     if alike is not None and rows in ALIKE:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(torch_seed(seed))
         tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
         for drawn in (value.detach() for value in model.parameters() if value in tables):
             _draw_together(drawn, alike, offset=vocab.offset, std=float(drawn.std()), generator=generator)

@@ -31,6 +31,7 @@ from twistlm.compute import choices
 from twistlm.compute.devices import send
 from twistlm.compute.interrupts import Interrupts, stopped
 from twistlm.compute.precision import choose_precision, linear_shapes
+from twistlm.compute.seeds import torch_seed
 from twistlm.errors import BadInput, CheckpointError, TrainingError, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
@@ -89,7 +90,7 @@ def _pretrain(
     crops = config.batch // ranks
     n_parts = min(crops, -(-config.accumulate // ranks))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(torch_seed(config.seed))
         model = MaskedUnitPredictor(config)
     if initial is not None:
         _begin_from(initial, model.hubert)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twistlm.compute.seeds import torch_seed
 from twistlm.errors import BadInput
 from twistlm.units.kmeans import Codebook
 
@@ -55,7 +56,7 @@ def refine(
     rates = {projection: 0.3 * float(np.abs(book.projection).mean()), centroids: 3.0, told: 5.0}
     optimizer = torch.optim.Adam([{"params": [p], "lr": lr * by} for p, by in rates.items()], betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates, eta_min=0)
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(torch_seed(seed))
     pairs = None if twins is None else tuple(torch.from_numpy(side) for side in twins)
 
     def assigned(here: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twistlm.compute.seeds import torch_seed
 from twistlm.types import Units
 from twistlm.vocoder.durations import durations
 from twistlm.vocoder.synthesizer import Synthesizer
@@ -38,7 +39,7 @@ def fit_durations(
     optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=0.0)
     rng = np.random.default_rng([seed, 1])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the dropout
+        torch.manual_seed(torch_seed(seed))  # of the dropout
         for update in range(updates):
             optimizer.param_groups[0]["lr"] = lr * (1 - update / updates)
             at = torch.from_numpy(rng.integers(0, len(ids) - length + 1, (ROWS, 1)) + np.arange(length))

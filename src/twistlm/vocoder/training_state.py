@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from twistlm.compute.seeds import torch_seed
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
@@ -80,7 +81,7 @@ class State:
 
     def __init__(self, config: VocoderConfig, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(torch_seed(config.seed))
             self.synthesizer = Synthesizer(config.model)
             self.critics = Critics(config.periods, config.spectra, config.critic_channels)
         self.synthesizer.to(device)

@@ -44,7 +44,7 @@ def seed_of(seed: int, prompt: str, sample: int) -> int:
     """Return the seed of one continuation: of the run's seed, the prompt's id and the number of the sample alone, so
     that it does not depend on which other prompts there are."""
     digest = hashlib.sha256(f"{seed}\t{prompt}\t{sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return (int.from_bytes(digest[:8], "big") >> 1) % 2**32  # the bits that once counted
 
 
 def require_room(lm: UnitLM, prompts: Sequence[Units | None], protocol: Protocol) -> None:
