@@ -224,7 +224,7 @@ def table(values: Values, *, width: int | None = None) -> str:
             f"judge {bill['judge']}: {bill['replies']} replies, {told['unread']} could not be read; "
             f"{bill['tokens_in']:,} tokens in, {bill['tokens_out']:,} out{cost}"
         )
-    return "\n".join([*lines, *values["notes"], f"results: {values['results']}, page: {values['page']}"])
+    return "\n".join([*lines, *values.get("notes", ()), f"results: {values['results']}, page: {values['page']}"])
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
