@@ -578,10 +578,30 @@ def test_the_job_measures_nothing_twice_and_a_curve_has_files_of_its_own(measure
     for ending in ("json", "parquet", "html"):
         assert (results.parent / f"{results.stem}-at-0.5-1.2.{ending}").is_file()
     assert results.read_bytes() == kept
+    assert "held results with likelihoods, which these lack, and was replaced" in run(suites=[])["notes"][0]
 
 
-def test_the_job_refuses_before_anything_is_heard(measure, monkeypatch, tmp_path):
+def test_texts_without_words_end_no_curve(measure, monkeypatch):
+    run, ear, _ = measure
+    said = ear.transcribe
+    heard = 0
+
+    def seldom(clip):
+        nonlocal heard
+        heard += 1
+        return said(clip) if heard % 3 == 0 else ""
+
+    monkeypatch.setattr(ear, "transcribe", seldom)
+    for model in run(temperatures=[0.5, 1.2])["curves"]["models"].values():
+        assert math.isfinite(model["points"][0]["ppx"]) and model["ppx_at_oracle_vert"]["missing"] > 0
+
+
+def test_the_job_refuses_before_anything_is_heard(measure, suite, monkeypatch, tmp_path):
     run, ear, loads = measure
+
+    def voices_wanted() -> None:
+        raise BadInput("name one with --speaker")
+
     with held(tmp_path / "out" / "generation", "measuring"), pytest.raises(TwistError, match="another process"):
         run()
     with pytest.raises(BadInput, match="temperatures are numbers"):
@@ -592,6 +612,18 @@ def test_the_job_refuses_before_anything_is_heard(measure, monkeypatch, tmp_path
     def gone(_: str) -> None:
         raise ArtifactError("no embedder")
 
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "select", lambda *_, **__: dataclasses.replace(suite, prompts=suite.prompts[:1]))
+        with pytest.raises(BadInput, match="has one prompt long enough"):
+            run()
+    with monkeypatch.context() as patched:
+        patched.setattr(job.Vocoder, "predicts_durations", False)
+        with pytest.raises(BadInput, match="does not predict how long units last"):
+            run()
+    with monkeypatch.context() as patched:
+        patched.setattr(job.Vocoder, "require_voice", lambda _: voices_wanted())
+        with pytest.raises(BadInput, match="several voices and none by default"):
+            run()
     monkeypatch.setattr(job, "open_embedder", gone)
     with pytest.raises(ArtifactError, match="no embedder"):
         run()

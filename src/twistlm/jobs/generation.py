@@ -36,6 +36,7 @@ from twistlm.files.jsonl import without_nan
 from twistlm.files.locks import held
 from twistlm.jobs.evaluating import digest
 from twistlm.jobs.parts import parts_of_model
+from twistlm.jobs.speaking import require_durations
 from twistlm.lm.folders import lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.generation import curves, write_page
@@ -121,12 +122,15 @@ def measure_generation(
         require_judged_apart(protocol)
     places = open_embedder(embedder)
     suite = select(open_prompts(protocol.prompts), longer_than=protocol.longer_than, most=protocol.most_prompts)
+    if protocol.prompt_seconds and len(suite.prompts) < 2:
+        raise BadInput(f"{suite.name} has one prompt long enough, and shuffled continuations, the floor, need two.")
     lm_name = text_lm_folder(protocol.lm)
     listener, heard_by = open_listener(protocol.asr, language=protocol.language, workers=cores())
     asked = None if judge is None else open_judge(judge, model=judge_model)
     judges = _judges(quality)
     tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
     voc = Vocoder.load(parts.vocoder.folder).on(device())
+    _require_speaks(voc, parts.vocoder.name)
     encoder, voices_are = open_voices(voices)
     units = cache_folder() / "eval-units"
     spoken = [tokenize_suite(open_suite(name), tok, cache=units, progress=progress) for name in suites]
@@ -188,6 +192,18 @@ def measure_generation(
         told = [(m.name, m.title, m.about) for m in MEASURES]
         page = write_page(without_nan(values), systems, home / f"{name}.html", measures=told)
     return values | {"results": str(path), "page": str(page), "notes": notes}
+
+
+def _require_speaks(voc: Vocoder, name: str) -> None:
+    """Raise `BadInput` where a vocoder cannot speak what models say as it is: before an hour of listening."""
+    require_durations(voc, name)
+    try:
+        voc.require_voice()
+    except BadInput as error:
+        raise BadInput(
+            f"the vocoder {name} has several voices and none by default, and --generation names none. Take another "
+            "with --vocoder."
+        ) from error
 
 
 def table(values: Values, *, width: int | None = None) -> str:

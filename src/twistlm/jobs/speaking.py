@@ -97,7 +97,9 @@ def continue_recording(
     if prompt_seconds is not None and not 0 < prompt_seconds < math.inf:
         raise BadInput(f"prompt_seconds (--prompt-seconds) is how much of the prompt is heard, got {prompt_seconds:g}.")
     parts = parts_of_model(model, tokenizer=tokenizer, vocoder=vocoder, speaks=True, search=search)
-    lm, (tok, voc) = load_model(model), _loaded(parts, voice)
+    tok, voc = _loaded(parts, voice)
+    require_durations(voc, str(parts.vocoder))
+    lm = load_model(model)
     clip = Clip.read(recording, sample_rate=tok.spec.sample_rate, channel=channel)
     if prompt_seconds is not None:
         n = seconds_to_samples(prompt_seconds, clip.sample_rate)
@@ -105,6 +107,15 @@ def continue_recording(
     check(clip)
     units = generate(lm, tok(clip), seconds=seconds, temperature=temperature, top_k=top_k, seed=seed, stop_at_end=False)
     return voc(units, durations="predicted"), parts
+
+
+def require_durations(voc: Vocoder, name: str) -> None:
+    """Raise `BadInput` where nothing says how long a model's units last: they have no runs, so it is predicted."""
+    if voc.spec.deduplicate and not voc.predicts_durations:
+        raise BadInput(
+            f"the vocoder {name} does not predict how long units last, and those of a model do not say. Take one that "
+            "does with --vocoder."
+        )
 
 
 def _loaded(parts: Parts, voice: Voice) -> tuple[SpeechTokenizer, Vocoder]:

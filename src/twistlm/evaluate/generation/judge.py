@@ -8,6 +8,7 @@ cannot be read is no score: it stays as it is, counted, and is never guessed at.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -149,7 +150,7 @@ class Endpoint:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                     return _reply(answer.read(MOST_REPLY + 1), address)
             except urllib.error.HTTPError as error:
-                why = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace')}"
+                why = f"{error.code} {error.reason}: {_beginning(error)}"
                 if error.code not in _RETRY:
                     raise TwistError(
                         f"the judge at {address} refuses: {why}. Check the model's name and the key (JUDGE_API_KEY). "
@@ -303,6 +304,13 @@ def _answers(
 
 def _journal(folder: Path, judge: Judge) -> Path:
     return folder / f"judged.{hashlib.sha256(judge.identity.encode()).hexdigest()[:12]}.jsonl"
+
+
+def _beginning(error: urllib.error.HTTPError) -> str:
+    """Return the beginning of what a server says beside its refusal; "" where that does not come."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return error.read(300).decode(errors="replace")
+    return ""
 
 
 def _reply(data: bytes, address: str) -> Reply:

@@ -309,7 +309,8 @@ def curves(
     high = min(max(v for v, _ in found) for found in points.values())
 
     def numbers(found: Sequence[tuple[float, float]]) -> Values:
-        if len({v for v, _ in found}) < 2:
+        # In a resample there may be no text that has a perplexity.
+        if len({v for v, _ in found}) < 2 or not all(math.isfinite(x) for point in found for x in point):
             return dict.fromkeys(
                 ("ppx_at_oracle_vert", "vert_at_oracle_ppx", "area", "cubic_ppx_at_oracle_vert"), math.nan
             )

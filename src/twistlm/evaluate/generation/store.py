@@ -45,7 +45,10 @@ def replaced(path: Path, values: Values) -> list[str]:
     others = ["models"] if then - now else []
     titles = {"prompts": "prompts", "seed": "seed", "heard_with": "vocoder, recogniser or judges"}
     others += [title for name, title in titles.items() if before.get(name) != values[name]]
-    return [f"{path} held results of other {', '.join(others)}, and was replaced: --out keeps both"] if others else []
+    told = [f"of other {', '.join(others)}"] if others else []
+    gone = [name for name in ("likelihoods", "judge") if before.get(name) and not values.get(name)]
+    told += [f"with {' and '.join(gone)}, which these lack"] if gone else []
+    return [f"{path} held results {' and '.join(told)}, and was replaced: --out keeps both"] if told else []
 
 
 def write_rows(systems: Sequence[System], path: Path, *, facts: Values) -> None:
