@@ -52,6 +52,8 @@ def test_other_settings_are_refused_before_they_are_trained(finished, tmp_path: 
     other = dataclasses.replace(config, warm=dataclasses.replace(config.warm, lr=7e-3))
     with pytest.raises(BadInput, match=r"runs of other settings or on another corpus.*give these settings a folder"):
         long.long(other, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)
+    with pytest.raises(BadInput, match="runs of other settings or on another corpus"):  # of which there is no line yet
+        long.long(other, units, copy, budgets=[2], seeds=[1], sides=("cold",), tell=print)
     long.long(config, units, copy, budgets=[2, 4, 6], seeds=[0], tell=print)  # the same: nothing to do
     shown = describe(copy)
     assert (shown["kind"], shown["runs"], shown["updates"]) == ("long study", 6, [2, 4, 6])

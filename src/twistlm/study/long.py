@@ -76,7 +76,8 @@ def long(
         key(config, _at(config, side, seed, updates), corpus.fingerprint, side, spoken, layers): (updates, seed, side)
         for updates, seed, side in cells
     }
-    rows.require_same(out, wanted, "updates", "seed", "side")
+    shared = study(config, corpus.fingerprint, layers)
+    rows.require_same(out, wanted, "updates", "seed", "side", study=shared)
     with own_card(out):
         for seed, side in itertools.product(seeds, sides):
             home = out / "runs" / f"{side}-{seed}"
@@ -129,7 +130,8 @@ def _climb(
             )
             row = {**curve(result.history), **_scores(result.lm, units, train, spoken, seed=seed)}
             cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens, **_cut(layers)}
-            rows.append(out, {"key": line, "cell": cell, **row})
+            shared = study(config, corpus.fingerprint, layers)
+            rows.append(out, {"key": line, "study": shared, "cell": cell, **row})
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
         if (run / "stable").is_dir():
             if before is not None:
@@ -163,6 +165,11 @@ def key(
         "suites": sorted((s.suite.name, s.checksum) for s in spoken),
         **_cut(layers),
     })  # fmt: skip
+
+
+def study(config: QuickstartConfig | PairConfig, corpus: str, layers: int | None) -> str:
+    """Return 16 hex digits over what all lines of a folder share: what `key` has, of both sides, but for suites."""
+    return digest([key(config, _at(config, side, 0, 2), corpus, side, (), layers) for side in SIDES])
 
 
 def _cut(layers: int | None) -> Values:

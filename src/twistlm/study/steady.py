@@ -129,7 +129,9 @@ def steady(
         for name in numerics
         for arm in arms
     }
-    rows.require_same(out, wanted, "arm", "seed", "numerics")
+    # What all cells share: the recipe of both sides, the text LM and the corpus.
+    study = digest([key(config, corpus.fingerprint, arm=arm, seed=0, numerics="float32") for arm in ("warm", "cold")])
+    rows.require_same(out, wanted, "arm", "seed", "numerics", study=study)
     (out / "cells").mkdir(parents=True, exist_ok=True)
     for run, (arm, seed, name) in wanted.items():
         lock, home = out / "cells" / f"{run}.lock", out / "cells" / run
@@ -140,7 +142,8 @@ def steady(
                     lock.unlink(missing_ok=True)  # while it is held: no other process can hold the one that is gone
                     continue
                 row = _run(recipe, config, units, home, arm=arm, seed=seed, numerics=name, card=card)
-                rows.append(out, {"key": run, "cell": {"arm": arm, "seed": seed, "numerics": name}, **row})
+                cell = {"arm": arm, "seed": seed, "numerics": name}
+                rows.append(out, {"key": run, "study": study, "cell": cell, **row})
                 shutil.rmtree(home)
                 lock.unlink(missing_ok=True)
         except Timeout:  # another process is at it

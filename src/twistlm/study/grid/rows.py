@@ -20,7 +20,7 @@ from twistlm.files.text import read_text
 
 NAME = "study.jsonl"
 Row = dict[str, Any]
-_ROW = {"key": str, "cell?": dict, "nll?": (float, None)}
+_ROW = {"key": str, "cell?": dict, "study?": str, "nll?": (float, None)}
 _FIX = "twistlm writes the file whole: it was changed since. Take the line out; the run is then done again."
 
 
@@ -59,21 +59,23 @@ def by_cell(folder: str | Path, *names: str) -> dict[tuple[Any, ...], Row]:
     return found
 
 
-def require_same(folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *names: str) -> None:
+def require_same(folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *names: str, study: str) -> None:
     """Do nothing where the lines of `folder` are of the same settings as what is wanted; to be called before training.
 
     Args:
         folder: of the file.
         wanted: key -> what `names` of its cell say.
+        study: digest of what all its cells share. Lines of before it was noted have none, and go by their cells.
 
     Raises:
-        BadInput: a line is of a wanted cell, under another key.
+        BadInput: a line is of another study, or of a wanted cell under another key.
     """
     cells = {cell: key for key, cell in wanted.items()}
     others = [
         cell
         for key, row in read(folder).items()
-        if (cell := tuple(row["cell"].get(name) for name in names)) in cells and cells[cell] != key
+        if ((cell := tuple(row["cell"].get(name) for name in names)) in cells and cells[cell] != key)
+        or row.get("study", study) != study
     ]
     if others:
         said = offenders([", ".join(map(str, cell)) for cell in others])
