@@ -23,6 +23,7 @@ from twistlm.corpus import readers as room
 from twistlm.corpus.manifest import Entry
 from twistlm.corpus.readers import READERS, Options, read_corpus
 from twistlm.corpus.readers.librivox import MAX_PAUSE, _join
+from twistlm.corpus.readers.options import choose
 from twistlm.corpus.readers.tables import split_of
 from twistlm.corpus.sounds import Sounds
 from twistlm.corpus.tokenize import tokenize
@@ -341,6 +342,14 @@ def test_held_out_share_and_splits_are_as_asked(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nothing is in the split dev-other; there are: dev-clean, test-other, train"):
         read_corpus(root, corpus="librispeech", splits=["dev-other"])
     assert read_corpus(root, corpus="folder", seed=3) == manifest.build(root, seed=3)
+
+
+def test_a_column_is_taken_as_it_is_written_before_as_it_may_be(tmp_path: Path) -> None:
+    there = ["path", "Text", "text"]
+    for named in ("Text", "text", None):
+        options = Options(text=named)
+        assert choose(there, options, where="a.csv").text == (named or "text")
+    assert choose(["path", "TEXT"], Options(text="Text"), where="a.csv").text == "TEXT"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_files_add_up_and_a_rerun_adds_nothing(tmp_path: Path) -> None:
 
     write(folder / "a.jsonl", line(0, text="said"), line(1, units=[9, 9, 9]))
     write(tmp_path / "val.jsonl", line(99))
-    assert import_units(folder, out, SPEC, heldout=0.3, seed=0).n_done == 1
+    told = import_units(folder, out, SPEC, heldout=0.3, seed=0)
+    assert (told.n_done, told.n_replaced, first.n_replaced, again.n_replaced) == (1, 1, 0, 0)
     assert import_units(tmp_path / "val.jsonl", out, SPEC, split="validation").n_done == 1
     corpus = open_corpus(out, split=None)
     assert sorted(corpus.ids) == sorted({*(f"../audio/audio{i}.flac" for i in range(12)), "../audio/audio99.flac"})

@@ -174,6 +174,18 @@ def test_a_changed_clip_that_cannot_be_cut_loses_its_old_units(speech: Path, tmp
     assert len(by_id(out)) == 11
 
 
+def test_another_part_that_cannot_be_cut_leaves_the_units_that_are_there(speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "units"
+    tokenize(speech, out, FakeTokenizer())
+    before = by_id(out)
+    with pytest.raises(TwistError, match="12 of 12 clips") as error:
+        tokenize(manifest.on_channel(manifest.load(speech), 2), out, FakeTokenizer())  # of sounds of one channel
+    assert by_id(out) == before and "are gone" not in str(error.value)
+    (speech / "voice0" / "00.wav").write_text("not a sound")
+    with pytest.raises(TwistError, match="Of 1 of them the sound has changed, and their old units are gone"):
+        tokenize(speech, out, FakeTokenizer())
+
+
 def test_notes_are_written_with_each_shard_and_not_with_each_clip(speech: Path, tmp_path: Path) -> None:
     written = []
 

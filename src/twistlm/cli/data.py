@@ -88,7 +88,7 @@ def manifest(
         )
     if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
         facts["unread"] = unread
-        notes = f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"
+        notes += f"; of kinds that are not read, and tokenizing counts as failures: {offenders(unread)}"
     if misnamed := [entry.id for entry in entries if isinstance(entry.path, Path) and is_misnamed(entry.path)]:
         facts["misnamed"] = misnamed
         notes += f"; with names that are not UTF-8, and tokenizing counts as failures: {offenders(misnamed)}"
@@ -211,8 +211,16 @@ def import_units(
         source, tokenizer, out, split=split, heldout=heldout, durations=durations, seed=seed, padding=padding,
         progress=progress,
     )  # fmt: skip
-    facts = {"units": str(out), "done": report.n_done, "skipped": report.n_skipped, "unit_spec": spec.fingerprint}
+    facts = {
+        "units": str(out), "done": report.n_done, "skipped": report.n_skipped, "replaced": report.n_replaced,
+        "unit_spec": spec.fingerprint,
+    }  # fmt: skip
     text = f"{out}: {report.n_done} clips taken over, {report.n_skipped} were there, believed to be {tokenizer}'s"
+    if report.n_replaced:
+        text += (
+            f"; {report.n_replaced} took the place of others of the same id (files whose ids are alike want folders of "
+            "their own)"
+        )
     return Result(facts, text)
 
 

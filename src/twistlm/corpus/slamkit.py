@@ -38,11 +38,13 @@ class Imported:
         out: the folder of the shards.
         n_done: clips written now.
         n_skipped: clips that were there already, the same.
+        n_replaced: clips of `n_done` that took the place of another of the same id.
     """
 
     out: Path
     n_done: int
     n_skipped: int
+    n_replaced: int = 0
 
 
 def import_units(
@@ -94,7 +96,8 @@ def import_units(
         there = {fact["id"]: fact for fact in read_facts(out)}
         # Changed clips leave first, all at once: dropping rewrites shards.
         rows = (_row(item, spec, durations, split, chosen) for path in paths for _, item in objects(path))
-        drop(out, {row.units.id for row in rows if row.units.id in there and not _is_same(row, there[row.units.id])})
+        changed = {row.units.id for row in rows if row.units.id in there and not _is_same(row, there[row.units.id])}
+        drop(out, changed)
         there = {fact["id"]: fact for fact in read_facts(out)}
         for path in paths:
             for _, item in objects(path):
@@ -103,7 +106,7 @@ def import_units(
                     writer.add(row)
                 bar.advance()
         n_skipped = len(there.keys() & set(ids))
-    return Imported(out=out, n_done=len(ids) - n_skipped, n_skipped=n_skipped)
+    return Imported(out=out, n_done=len(ids) - n_skipped, n_skipped=n_skipped, n_replaced=len(changed))
 
 
 def _paths(source: Path) -> list[Path]:

@@ -118,7 +118,7 @@ def tokenize(
         task("tokenize", len(entries), progress) as bar,
     ):
         kept, notes = list[Note](), list[Note]()
-        plan = Plan([], {}, {}, [])
+        plan = Plan([], {}, {}, set(), [])
 
         def note() -> None:  # on disk before the rows are: a rerun does not hear them again
             if notes:
@@ -145,15 +145,17 @@ def tokenize(
                             notes.append(Note(id=found.units.id, note=found.note))
                         writer.add(found)
                     bar.advance()
-        # A clip that is another now and could not be cut: its old units are of another sound.
-        gone = plan.stale.keys() & {failure.id for failure in failures[len(plan.lost) :]}
+        # A clip that is another now and could not be cut: its old units are of another sound. (Of another part of the
+        # same one they stay: what was asked for may be a slip.)
+        gone = (plan.stale.keys() - plan.elsewhere) & {failure.id for failure in failures[len(plan.lost) :]}
         drop(out, gone, shards={plan.stale[id] for id in gone})
         _write_lines(failures, out / FAILURES)
         _write_lines(kept + notes, out / NOTES)
     if len(failures) > max_failures * len(entries):
+        left = f" Of {len(gone)} of them the sound has changed, and their old units are gone." if gone else ""
         raise TwistError(
             f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "
-            f"All are listed in {out / FAILURES}; the good clips are stored. Mend or remove the bad ones and run "
+            f"All are listed in {out / FAILURES}; the good clips are stored.{left} Mend or remove the bad ones and run "
             f"the same command again, or allow a share of failures (--max-failures, now {max_failures:g})."
         )
     return Report(
@@ -183,6 +185,7 @@ class Plan:
         pending: clips to cut, in order.
         marked: by id, clips whose units stay and whose marks do not.
         stale: by id, of both, in which shard their old row is.
+        elsewhere: of those, clips whose old row is of another part or channel of their file.
         lost: clips whose sounds are lost. They are not tried again: the units that were made from them stay, and should
             they be back, they must not get more.
     """
@@ -190,6 +193,7 @@ class Plan:
     pending: list[Entry]
     marked: dict[str, Entry]
     stale: dict[str, str]
+    elsewhere: set[str]
     lost: list[Failure]
 
 
@@ -203,7 +207,7 @@ def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> Plan
         there[fact["id"]] = shard, fact
     for shard, ids in old.items():
         drop(out, ids, shards={shard})
-    plan = Plan([], {}, {}, [])
+    plan = Plan([], {}, {}, set(), [])
     listed = None
     for entry in entries:
         if isinstance(entry.path, UrlPath) and entry.path.parent != listed:
@@ -222,6 +226,8 @@ def _plan(entries: Sequence[Entry], out: Path | UrlPath, sounds: Sounds) -> Plan
         if not same:
             plan.pending.append(entry)
             plan.stale[entry.id] = shard
+            if _parted(fact)[1] != entry.part:
+                plan.elsewhere.add(entry.id)
         elif (entry.speaker, entry.split, entry.text) != (fact["speaker"], fact["split"], fact["text"]):
             plan.marked[entry.id] = entry
             plan.stale[entry.id] = shard
@@ -233,7 +239,7 @@ def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
     stat = look_at(entry)
     if isinstance(entry.path, Path) and entry.path.is_dir():
         raise AudioError(f"{entry.path}: is a folder. Check the path.")
-    sha256, (part, told, place) = fact["source_sha256"][:64], fact["source_sha256"][64:].partition(PLACE)
+    sha256, part, told, place = _parted(fact)
     if part != entry.part:
         return False
     same_size = stat.st_size == fact["source_bytes"]
@@ -244,6 +250,12 @@ def _is_same(entry: Entry, fact: dict[str, Any], sounds: Sounds) -> bool:
         return True
     # A copy or a fresh checkout has other times and the same content; an archive may have grown around its members.
     return (same_size or bool(entry.member)) and sounds.fetch(entry).sha256 == sha256
+
+
+def _parted(fact: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return what a row says of its sound: sha256, part, PLACE where a place is told, and the place."""
+    part, told, place = fact["source_sha256"][64:].partition(PLACE)
+    return fact["source_sha256"][:64], part, told, place
 
 
 def _write_lines(items: Sequence[Failure | Note], path: Path | UrlPath) -> None:

@@ -63,10 +63,13 @@ def choose(there: Sequence[str], options: Options, *, where: object) -> Columns:
 
 def column(there: Sequence[str], field: str, known: Sequence[str], options: Options, *, where: object) -> str:
     """Return the column for a field: the one that was named, else the first known name that is there, else ""."""
-    lower = {name.lower(): name for name in reversed(there)}
+    # As it is written before as it may be written.
+    lower = {name.lower(): name for name in reversed(there)} | {name: name for name in there if name.islower()}
     named = options.columns.get(field)
     if named is None:
         return next((lower[name] for name in known if name in lower), "")
+    if named in there:
+        return named
     if named and named.lower() not in lower:
         raise BadInput(f"{where}: has no column {named!r} (--{field}-column); it has: {', '.join(there)}.")
     return lower[named.lower()] if named else ""
