@@ -120,6 +120,9 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
         if kind in ("units", "training run", "unit LM", "vocoder"):
             assert facts["tokenizer"] == f"{tiny.tokenizer} (searched)"
     assert twist("show", run, "--json").json["vocoder"].startswith("none here")
+    (tmp_path / "hubert").mkdir()
+    (tmp_path / "hubert" / "config.json").write_text('{"model_type": "hubert", "hidden_size": 768}')
+    assert twist("show", tmp_path / "hubert", "--json").json["kind"] == "speech encoder of transformers"
     assert twist("show", "speech", "--json").json["clips"] == 630
     (tmp_path / "no suffix").write_bytes(prompt.read_bytes())
     assert twist("show", tmp_path / "no suffix", "--json").json["kind"] == "sound file"

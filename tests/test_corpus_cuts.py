@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -112,6 +113,9 @@ def test_what_cannot_be_cut_is_refused(speech, heard, tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text("{\n[]\n")
     with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: not JSON"):
         cut_by_voice(speech, tmp_path / "bad.jsonl", max_seconds=5)
+    parts = [part, *cut_by_voice(speech, tmp_path / "cuts.jsonl", max_seconds=5).entries]
+    whole = [part, *(dataclasses.replace(speech[i], text="") for i in (0, 2, 3))]
+    assert cuts.whole_again(parts) == whole  # nobody speaks in speech[1]
     (tmp_path / "m.jsonl").write_text('{"id": "a", "path": "a.wav", "start": 2}\n')
     with pytest.raises(BadInput, match=r"line 1: .*a '?start"):
         manifest.read(tmp_path / "m.jsonl")
@@ -135,6 +139,13 @@ def test_the_verb(twist, tmp_path: Path):  # noqa: F811
     again = twist("manifest", tmp_path / "speech", "--out", out, "--vad", "--max-seconds", 30)
     assert "3 clips" in again.out and "nobody speaks in reader/hush.wav" in again.out and "torn.wav" in again.out
     twist("manifest", tmp_path / "speech", "--out", out, "--vad", "--max-seconds", 1).refused("at least 2 s")
+    twist("manifest", tmp_path / "speech", "--out", out, "--max-seconds", 9).refused("--max-seconds says nothing")
+    own = tmp_path / "speech" / manifest.NAME  # where the folder's own is looked for
+    for longest in (30, 30, 5):
+        twist("manifest", tmp_path / "speech", "--out", own, "--vad", "--max-seconds", longest)
+        listed = manifest.read(own)
+        assert [e.id for e in listed] == [e.id for e in entries] or longest == 5
+    assert len(listed) > len(entries) and max(e.seconds or 0 for e in listed) <= 5
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path: Path, speech: list[Entry], heard: list[str]) -> None:

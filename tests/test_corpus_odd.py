@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tokenizer_standins import sound
+from twistlm.corpus import manifest
 from twistlm.corpus.readers import read_corpus
 from twistlm.corpus.slamkit import import_units
+from twistlm.corpus.sounds import place_of
 from twistlm.errors import BadInput
 from twistlm.units.catalogue import read_spec
 
@@ -33,6 +37,42 @@ def test_folders_that_are_links_are_gone_into(tmp_path: Path) -> None:
     (tmp_path / "set" / "x" / "back").symlink_to(tmp_path / "set")  # ends nowhere
     ids = {corpus: [e.id for e in read_corpus(tmp_path / "set", corpus=corpus)] for corpus in ("folder", "audiofolder")}
     assert ids["folder"] == ids["audiofolder"] == ["x/1.wav", "y/2.wav"]
+
+
+def test_a_folder_of_two_names_is_listed_once_by_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sound(tmp_path / "set" / "real" / "1.wav", 1)
+    sound(tmp_path / "elsewhere" / "deep" / "2.wav", 2)
+    (tmp_path / "set" / "a link").symlink_to(tmp_path / "set" / "real")
+    for name in ("b", "c"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    assert [e.id for e in read_corpus(tmp_path / "set", corpus="folder")] == ["b/deep/2.wav", "real/1.wav"]
+    assert "links to folders whose files are listed by another way: a link, c" in caplog.text
+
+
+def test_speakers_have_the_names_of_folders_however_these_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(tmp_path / "ann" / "1.wav", 1)
+    (tmp_path / "ann" / "notes").mkdir()
+    monkeypatch.chdir(tmp_path / "ann" / "notes")
+    for source in ("..", "../1.wav", "../notes/..", tmp_path / "ann", "../../ann/1.wav"):
+        (entry,) = manifest.load(source)
+        assert entry.speaker == "ann" and place_of(entry) == "ann/1.wav"
+
+
+def test_two_names_that_are_written_alike_are_two_sounds(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 1)
+    for name in (b"\xe9.wav", rb"\xe9.wav"):
+        shutil.copy(tmp_path / "a.wav", tmp_path / os.fsdecode(name))
+    with pytest.raises(BadInput, match=r"ids must be unique, these are not: \\xe9\.wav"):
+        manifest.build(tmp_path)
+
+
+def test_a_sound_without_a_suffix_is_told_as_one(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 1)
+    (tmp_path / "a.wav").rename(tmp_path / "a")
+    with pytest.raises(BadInput, match=r"begins as a sound does.*Give it the suffix"):
+        manifest.load(tmp_path / "a")
 
 
 def test_each_side_of_a_call_is_heard_by_itself(tmp_path: Path) -> None:

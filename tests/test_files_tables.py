@@ -49,6 +49,8 @@ def test_broken_tables_say_where(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BadInput, match=rf"t\.csv.*{why}"):
             list(read_table(path, "a test", columns=["id"]))
+    path.write_bytes(b"\n\r\nid,a\n1,2\n")
+    assert list(read_table(path, "a test", columns=["id"])) == [(4, {"id": "1", "a": "2"})]
     path.write_bytes('\ufeffid;a\r\n1;"x;\r\ny"\r\n\r\n2;z\r\n'.encode())
     assert separator_of(path, "a test") == ";"
     rows = list(read_table(path, "a test", columns=["id"], separator=";"))

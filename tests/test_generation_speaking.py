@@ -33,10 +33,12 @@ from twistlm.evaluate.generation.reading import TextLM, win_rates
 from twistlm.evaluate.generation.speaking import Ears, Session, digests_of
 from twistlm.evaluate.generation.store import slug, write_results, write_rows
 from twistlm.evaluate.generation.table import MEASURES, Resamples
+from twistlm.evaluate.generation.texts import other_prompts
 from twistlm.files.jsonl import without_nan
 from twistlm.files.locks import held
 from twistlm.jobs import generation as job
 from twistlm.pages.generation import write_page
+from twistlm.vocoder.voices import Voice
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat")
 
@@ -521,6 +523,19 @@ def test_wins_are_counted_against_other_prompts(text_lm):
     assert math.isnan(wins[1]) and math.isnan(gains[1])  # nothing was said
 
 
+def test_a_continuation_is_never_read_after_the_prompt_that_it_belongs_to():
+    said = [f"text {i}" for i in range(7)] + ["text 0", ""]
+    met = 0
+    for seed in range(50):
+        dealt = derangement(len(said), seed=seed)
+        plain, others = other_prompts(said, seed=seed), other_prompts(said, seed=seed, dealt=dealt)
+        for i, theirs in enumerate(dealt):
+            assert len(others[i]) == 2 and not {said[i], said[theirs], ""} & set(others[i])
+            met += said[theirs] in plain[i]
+            assert said[theirs] in plain[i] or others[i] == plain[i]  # all else is as it was
+    assert met
+
+
 def test_a_damaged_journal_is_refused(tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a", "found": {}}\nnonsense\n{"key": "b", "found": {}}\n')
@@ -579,6 +594,20 @@ def test_the_job_measures_nothing_twice_and_a_curve_has_files_of_its_own(measure
         assert (results.parent / f"{results.stem}-at-0.5-1.2.{ending}").is_file()
     assert results.read_bytes() == kept
     assert "held results with likelihoods, which these lack, and was replaced" in run(suites=[])["notes"][0]
+
+
+def test_a_voice_can_be_named(measure, monkeypatch):
+    run, ear, _ = measure
+    with pytest.raises(BadInput, match="has one speaker only, so 'ann' cannot be asked for"):
+        run(voice=Voice(speaker="ann"))
+    assert ear.heard == 0
+    asked = []
+    monkeypatch.setattr(job.Vocoder, "speaking_as", lambda voc, **voice: asked.append(voice) or voc)
+    usual = run()["heard_with"]["vocoder"]
+    heard = ear.heard
+    assert run(voice=Voice(speaker="ann"))["heard_with"]["vocoder"] == f"{usual}, speaker ann"
+    assert ear.heard > heard  # heard anew: another voice's words are not the usual one's
+    assert [voice["speaker"] for voice in asked if voice["speaker"]] == ["ann"]
 
 
 def test_texts_without_words_end_no_curve(measure, monkeypatch):

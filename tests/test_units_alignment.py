@@ -154,9 +154,18 @@ def test_broken_tables_are_refused(tmp_path):
         read_alignments(tmp_path / "empty")
 
 
+def test_textgrids_are_found_as_sounds_are(tmp_path):
+    for place in ("set/a", "elsewhere/b", "set/.hidden/c", "set/._a"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}.TextGrid").write_text(long_textgrid({"phones": PHONES}))
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    assert set(read_alignments(tmp_path / "set")) == {"a", "link/b"}
+
+
 def test_alignments_find_their_clips():
     found = {"low/0": tuple(PHONES), "b.v2": tuple(PHONES)}
     assert set(matched(found, ["low/0.wav", "b.v2", "other"])) == {"low/0.wav", "b.v2"}
+    assert set(matched(found, ["low/0.FLAC", "low/0.2"])) == {"low/0.FLAC"}  # ".2" is no suffix of sounds
     with pytest.raises(BadInput, match="same ids"):
         matched(found, ["nobody.wav"])
     with pytest.raises(BadInput, match="share one"):

@@ -299,6 +299,17 @@ def test_mfcc_may_be_fitted_on_other_speech(tiny: Tiny, aligned):
     assert alone["pnmi_ratio"] is None and alone["mfcc_fitted_on"] is None
 
 
+def test_the_order_of_a_manifest_changes_nothing(tiny: Tiny, aligned):
+    def measured(entries):
+        options = {"max_clips": 5, "robustness_clips": 2, "seed": 0, "against": None}
+        return unit_quality_of(entries, aligned, tokenizer=tiny.tokenizer, **options)
+
+    entries = manifest.load(tiny.speech)
+    assert (
+        measured(entries) == measured(entries[::-1]) == measured(tiny.speech) | {"speech": measured(entries)["speech"]}
+    )
+
+
 def test_twist_units_quality_says_what_one_speaker_cannot_tell(tiny: Tiny, aligned, capsys, monkeypatch):
     own = aligned.with_name("low.csv")
     own.write_text(aligned.read_text().replace("low/", "").replace("high/", "high-"))

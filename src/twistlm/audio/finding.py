@@ -6,12 +6,13 @@ Suffixes count in any case.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from twistlm.errors import AudioError
+from twistlm.errors import AudioError, offenders
 from twistlm.files.text import is_text
 from twistlm.files.urls import UrlPath, as_path
 
@@ -42,6 +43,7 @@ UNREAD = (
     *(".raw", ".pcm", ".vox", ".gsm", ".sln", ".g722", ".g729", ".voc", ".avr", ".svx", ".8svx", ".avi", ".wmv"),
 )
 KNOWN = (*SUFFIXES, *UNREAD)
+_log = logging.getLogger(__name__)
 _BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -95,6 +97,7 @@ def visible(folder: Path, pattern: str, suffixes: Iterable[str] = ()) -> list[Pa
 def find_audio(folder: str | Path | UrlPath) -> list[Path] | list[UrlPath]:
     """Return every sound file (by suffix) below `folder`, sorted; links are followed, hidden names are not.
 
+    A folder that can be reached in two ways is listed once, by its own place rather than by a link; a warning says so.
     Files of kinds that nothing here reads (`UNREAD`) are among them: whoever reads them is told.
 
     Raises:
@@ -114,18 +117,32 @@ def _below_url(folder: UrlPath) -> list[UrlPath]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for top, _, names in _walk(folder):
+    again: list[str] = []
+    for top, _, names in _walk(folder, again):
         yield from (Path(top) / name for name in names if is_sound(name))
+    if again:
+        _log.warning("%s: links to folders whose files are listed by another way: %s", folder, offenders(again))
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, into links too, but no link back up and nothing hidden."""
+def _walk(folder: Path, again: list[str] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, nothing hidden and each folder once: by its own place, and only if it has none here by a link.
+
+    What else leads to it is added to `again`.
+    """
     seen: set[str] = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:  # a link back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield top, folders, names
+    waiting = [str(folder)]
+    while waiting:
+        links = []
+        for home in waiting:
+            for top, folders, names in os.walk(home):
+                real = os.path.realpath(top)
+                if real in seen:
+                    folders.clear()
+                    if again is not None:
+                        again.append(os.path.relpath(top, folder))
+                    continue
+                seen.add(real)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                links += [str(place) for place in (Path(top, name) for name in folders) if place.is_symlink()]
+                yield top, folders, names
+        waiting = links

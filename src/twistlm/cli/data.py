@@ -57,8 +57,11 @@ def manifest(
         bool, typer.Option("--vad", help="Cut files into stretches of speech (voice activity), each heard whole.")
     ] = False,
     max_seconds: Annotated[
-        float, typer.Option(help="Longest clip where files are cut, by --vad or by a corpus's own marks of speech.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            help="Longest clip where files are cut, by --vad or by Libri-Light's marks of speech. [default: 30]"
+        ),
+    ] = None,
     channel: Channel = None,
     seed: Seed = 0,
     progress: bool = True,
@@ -72,8 +75,8 @@ def manifest(
 
     listed = (Path(speech) / NAME).is_file()  # before it may be written
     options = Options(
-        max_seconds=max_seconds, subset=subset, path=path_column, text=text_column, speaker=speaker_column,
-        split=split_column, id=id_column,
+        max_seconds=None if vad else max_seconds, subset=subset, path=path_column, text=text_column,
+        speaker=speaker_column, split=split_column, id=id_column,
     )  # fmt: skip
     entries = read_corpus(speech, corpus=corpus, splits=split or (), heldout=heldout, seed=seed, options=options)
     if channel is not None:
@@ -96,10 +99,12 @@ def manifest(
         facts["metadata"] = tables
         notes += f"; transcripts are not read from {offenders(tables)}: --corpus audiofolder reads them"
     if vad:
-        from twistlm.corpus.cuts import cut_by_voice
+        from twistlm.corpus.cuts import cut_by_voice, whole_again
 
+        if listed and out.resolve() == (Path(speech) / NAME).resolve():
+            entries = whole_again(entries)  # what is listed there may be what was cut before
         journal = out.with_name(f"{out.name}.vad.jsonl")
-        cuts = cut_by_voice(entries, journal, max_seconds=max_seconds, progress=progress)
+        cuts = cut_by_voice(entries, journal, max_seconds=Options(max_seconds=max_seconds).longest, progress=progress)
         facts |= {"files": len(entries), "silent": cuts.silent, "unreadable": cuts.unreadable}
         notes = f" of {len(entries)} files{notes}"
         if cuts.silent:

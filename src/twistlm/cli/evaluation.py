@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from twistlm.cli.command import FoundTokenizer, FoundVocoder, Result, Search, Seed, clips, verb
+from twistlm.cli.command import (
+    FoundTokenizer,
+    FoundVocoder,
+    Language,
+    Result,
+    Search,
+    Seed,
+    Speaker,
+    Style,
+    clips,
+    verb,
+)
 from twistlm.errors import BadInput
 
 
@@ -95,6 +106,9 @@ def eval_(
         typer.Option(help="Price of a million tokens in and out, as 0.15,0.60: what the judge cost is told."),
     ] = None,
     vocoder: FoundVocoder = None,
+    speaker: Speaker = None,
+    style: Style = None,
+    language: Language = None,
     search: Search = None,
     seed: Seed = 0,
     progress: bool = True,
@@ -115,6 +129,9 @@ def eval_(
         "judge_model": judge_model,
         "judge_price": judge_price,
         "vocoder": vocoder,
+        "speaker": speaker,
+        "style": style,
+        "language": language,
     }
     if generation:
         other = {
@@ -216,6 +233,7 @@ def _generation(
         options: those that are of generation alone.
     """
     from twistlm.jobs.generation import QUALITY, RESEMBLYZER, WORDLLAMA, measure_generation, protocol_of, table
+    from twistlm.vocoder.voices import Voice
 
     if given := [name for name, value in refused.items() if value]:
         raise BadInput(f"{', '.join(given)}: not of what a model says. Measure that without --generation.")
@@ -248,6 +266,7 @@ def _generation(
         out=out,
         tokenizer=tokenizer,
         vocoder=options["vocoder"],
+        voice=Voice(speaker=options["speaker"], style=options["style"], language=options["language"]),
         search=search,
         seed=seed,
         progress=progress,

@@ -69,6 +69,25 @@ def cut_by_voice(entries: Sequence[Entry], journal: str | Path, *, max_seconds: 
         return _cut_by_voice(entries, journal, max_seconds, progress)
 
 
+def whole_again(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the files that `cut_by_voice` made clips of, from those clips; other entries as they are.
+
+    A manifest of clips that lies where the folder's own is looked for can so be made again. Files in which nobody
+    speaks left no clip, and are not among them.
+    """
+    files: dict[str, Entry] = {}
+    for entry in entries:
+        start, seconds = entry.start, entry.seconds or 0.0
+        id = entry.id if start is None else entry.id.removesuffix(_place(start, seconds))
+        file = entry if id == entry.id else dataclasses.replace(entry, id=id, start=None, seconds=None)
+        files.setdefault(file.id, file)
+    return list(files.values())
+
+
+def _place(start: float, seconds: float) -> str:
+    return f"@{start:.3f}-{start + seconds:.3f}"
+
+
 def _cut_by_voice(entries: Sequence[Entry], journal: Path, max_seconds: float, progress: bool) -> Cuts:
     done = _read(journal, max_seconds)
     found: dict[str, Segments] = {}
@@ -104,9 +123,7 @@ def _cut_by_voice(entries: Sequence[Entry], journal: Path, max_seconds: float, p
 
 def _clips(entry: Entry, segments: Segments) -> list[Entry]:
     return [
-        dataclasses.replace(
-            entry, id=f"{entry.id}@{start:.3f}-{start + seconds:.3f}", start=start, seconds=seconds, text=""
-        )
+        dataclasses.replace(entry, id=f"{entry.id}{_place(start, seconds)}", start=start, seconds=seconds, text="")
         for start, seconds in segments
     ]
 

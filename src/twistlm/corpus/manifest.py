@@ -26,6 +26,7 @@ from twistlm.files.urls import UrlPath, as_path
 
 NAME = "manifest.jsonl"
 _KIND = "a manifest, with one JSON object on each line"
+_BEGIN = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"NIST")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +114,19 @@ def build(folder: str | Path | UrlPath, *, heldout: float = 0.1, seed: int = 0) 
     folder = as_path(folder)
     if (folder / NAME).is_file():
         return read(folder / NAME)
-    paths = {written(_below(path, folder)): path for path in find_audio(folder)}
-    home = folder.absolute() if isinstance(folder, UrlPath) else folder.resolve()
-    chosen = held_out(paths, share=heldout, seed=seed)
-    return [
-        _whole(path, id=id, speaker=path.parent.name or home.name, split="heldout" if id in chosen else "train")
-        for id, path in paths.items()
+    paths = [(written(_below(path, folder)), path) for path in find_audio(folder)]
+    chosen = held_out((id for id, _ in paths), share=heldout, seed=seed)
+    entries = [
+        _whole(path, id=id, speaker=folder_of(path).name, split="heldout" if id in chosen else "train")
+        for id, path in paths
     ]
+    return checked(entries, where=str(folder))  # two may be written alike: one whose name is not UTF-8, and "\xe9"
+
+
+def folder_of(path: Path | UrlPath) -> Path | UrlPath:
+    """Return the folder that a file lies in, whole; by a name that says something where the path ends it on ".."."""
+    folder = path.absolute().parent
+    return folder.resolve() if isinstance(folder, Path) and folder.name in ("", "..") else folder
 
 
 def _whole(path: Path | UrlPath, *, id: str, speaker: str, split: str) -> Entry:
@@ -219,8 +226,17 @@ def load(source: str | Path | UrlPath | Iterable[Entry]) -> list[Entry]:
         return checked(source, where="the list of entries")
     place = as_path(source)
     if is_sound(place.name) and place.is_file():
-        return [_whole(place, id=written(place.name), speaker=place.absolute().parent.name, split="train")]
-    return build(place) if place.is_dir() else read(place)
+        return [_whole(place, id=written(place.name), speaker=folder_of(place).name, split="train")]
+    if place.is_dir():
+        return build(place)
+    if isinstance(place, Path) and place.is_file() and not place.suffix:
+        with place.open("rb") as file:
+            if file.read(4).startswith(_BEGIN):
+                raise BadInput(
+                    f"{place} begins as a sound does, and its name does not end as one's, so it would be a manifest. "
+                    "Give it the suffix of its kind (.wav, .flac, …)."
+                )
+    return read(place)
 
 
 def _entry(fields: dict[str, Any], folder: Path | UrlPath, *, where: str) -> Entry:

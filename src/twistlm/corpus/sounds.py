@@ -19,7 +19,7 @@ from twistlm.audio.clip import Clip, decode, read
 from twistlm.audio.decoding import TOLERANCE_SECONDS, info
 from twistlm.audio.finding import is_misnamed
 from twistlm.corpus.archives import Archive, open_archive
-from twistlm.corpus.manifest import Entry
+from twistlm.corpus.manifest import Entry, folder_of
 from twistlm.errors import AudioError, BadInput, UrlError
 from twistlm.files.regular import file_sha256
 from twistlm.files.urls import Fetched, Stat, UrlPath
@@ -132,8 +132,7 @@ def read_clip(entry: Entry, *, sample_rate: int | None) -> Clip:
 
 def place_of(entry: Entry) -> str:
     """Return the name of an entry's file (or archive) and of its folder: what tells files apart that look the same."""
-    path = entry.path.absolute()
-    return f"{path.parent.name}/{path.name}"
+    return f"{folder_of(entry.path).name}/{entry.path.name}"
 
 
 def look_at(entry: Entry) -> os.stat_result | Stat:

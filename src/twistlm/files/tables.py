@@ -42,7 +42,7 @@ def read_table(
     line, odd = 1, []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in next((cells for cells in reader if cells), [])]
         _check_header(path, header, columns, kind, error)
         line = reader.line_num + 1
         for cells in reader:

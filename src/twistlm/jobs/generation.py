@@ -44,6 +44,7 @@ from twistlm.pages.numbers import finite, interval, percent, percent_interval, p
 from twistlm.types import UnitSpec
 from twistlm.units.tokenizer import SpeechTokenizer
 from twistlm.vocoder.vocoder import Vocoder
+from twistlm.vocoder.voices import Voice
 
 FOLDER = "generation"
 QUALITY = ("distillmos",)  # judges of sound by default; of seven seconds it takes 0.3 s of a core, DNSMOS P.835 2 s
@@ -78,6 +79,7 @@ def measure_generation(
     out: str | Path | None = None,
     tokenizer: str | Path | None = None,
     vocoder: str | Path | None = None,
+    voice: Voice | None = None,
     search: Sequence[str | Path] = (),
     seed: int = 0,
     progress: bool = False,
@@ -96,6 +98,7 @@ def measure_generation(
         judge_price: of a million tokens that the judge reads and of a million that it writes; what it cost is told.
         out: folder; None: `eval/` in the folder of the run. What is written lies in its `generation/`.
         tokenizer, vocoder, search: as of `parts_of_model`.
+        voice: who speaks, of a vocoder with several voices; None: who goes without saying.
         seed: of sampling, of shuffling and of the bootstrap.
         progress: show bars.
 
@@ -104,7 +107,8 @@ def measure_generation(
         was of something else.
 
     Raises:
-        BadInput: an unknown judge, prompts the model has no room for, or as of `open_prompts`.
+        BadInput: an unknown judge, a voice that the vocoder has not, prompts the model has no room for, or as of
+            `open_prompts`.
         AudioError: prompts that cannot be used. ArtifactError: a recogniser or an LM that cannot be had.
         TwistError: another process measures here. Otherwise as `parts_of_model`.
     """
@@ -130,6 +134,8 @@ def measure_generation(
     judges = _judges(quality)
     tok = SpeechTokenizer.load(parts.tokenizer.folder).on(device())
     voc = Vocoder.load(parts.vocoder.folder).on(device())
+    voice = voice or Voice()
+    voc = voc.speaking_as(speaker=voice.speaker, style=voice.style, language=voice.language)
     _require_speaks(voc, parts.vocoder.name)
     encoder, voices_are = open_voices(voices)
     units = cache_folder() / "eval-units"
@@ -142,7 +148,7 @@ def measure_generation(
         voices=encoder,
         facts={
             "units": tok.spec.fingerprint,
-            "vocoder": digest(parts.vocoder.folder)[:16],
+            "vocoder": _vocoder(digest(parts.vocoder.folder)[:16], voice),
             "asr": heard_by,
             "quality": ", ".join(quality),
             "voices": voices_are,
@@ -194,6 +200,12 @@ def measure_generation(
     return values | {"results": str(path), "page": str(page), "notes": notes}
 
 
+def _vocoder(sha256: str, voice: Voice) -> str:
+    """Return what a vocoder is called among what was heard with; the voice that goes without saying is not named."""
+    named = voice.to_dict().get("voice", {})
+    return ", ".join([sha256, *(f"{kind} {name}" for kind, name in named.items())])
+
+
 def _require_speaks(voc: Vocoder, name: str) -> None:
     """Raise `BadInput` where a vocoder cannot speak what models say as it is: before an hour of listening."""
     require_durations(voc, name)
@@ -201,8 +213,7 @@ def _require_speaks(voc: Vocoder, name: str) -> None:
         voc.require_voice()
     except BadInput as error:
         raise BadInput(
-            f"the vocoder {name} has several voices and none by default, and --generation names none. Take another "
-            "with --vocoder."
+            f"the vocoder {name} has several voices and none by default, and none is named: {error}"
         ) from error
 
 

@@ -28,6 +28,7 @@ from twistlm.units.catalogue import read_spec, tokenizer_of
 from twistlm.vocoder.catalogue import vocoder_of
 from twistlm.vocoder.voices import read_voices
 
+_SPEECH = ("hubert", "wav2vec2", "wavlm", "data2vec-audio", "whisper")  # model types that tokenizers begin with
 Facts = dict[str, Any]
 
 
@@ -148,7 +149,9 @@ def _described(path: Path) -> Facts:
     if "encoder.json" in has:
         return {"kind": "encoder", **_scalars(_json(path / "encoder.json"))}
     if "config.json" in has:
-        return {"kind": "text LM", **_scalars(_json(path / "config.json"))}
+        config = _json(path / "config.json")
+        speech = config.get("model_type") in _SPEECH
+        return {"kind": "speech encoder of transformers" if speech else "text LM", **_scalars(config)}
     raise BadInput(
         f"{path} is nothing twistlm knows: no sound file, units, tokenizer, vocoder, model or run. "
         "For a folder of sound files, use twist manifest."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from twistlm.audio.decoding import info
+from twistlm.audio.finding import visible
 from twistlm.compute.devices import device
 from twistlm.corpus.manifest import Entry, load
 from twistlm.corpus.sounds import read_clip
@@ -100,7 +101,9 @@ def unit_quality_of(
     """
     if mfcc_speech is not None and str(against) != MFCC:
         raise BadInput(f"speech to fit {MFCC} on (--mfcc-speech) needs {MFCC} to be set against (--against {MFCC}).")
-    entries = [entry for entry in load(speech) if split in (None, entry.split)]
+    # By their ids, as a folder lists them: what a seed draws must not depend on the order of a manifest.
+    listed = sorted(load(speech), key=lambda entry: PurePosixPath(entry.id).parts)
+    entries = [entry for entry in listed if split in (None, entry.split)]
     if not entries:
         raise BadInput(f"{speech} has no clips of the split {split!r}.")
     table = read_alignments(alignment, phone_set=phone_set, tier=tier)
@@ -212,6 +215,6 @@ def _digest(path: Path) -> str:
     if path.is_file():
         return file_sha256(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.suffix.lower() == ".textgrid"):
+    for file in visible(path, "**/*", (".textgrid",)):
         digest.update(f"{file.relative_to(path)} {file_sha256(file)}\n".encode())
     return digest.hexdigest()

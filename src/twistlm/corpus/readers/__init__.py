@@ -43,7 +43,7 @@ class Reader:
         own_splits: whether the corpus says itself what is held out.
         together: what is held out as a whole where it does not: "speaker" (so that no held-out voice is trained on),
             "file" (a conversation) or "clip".
-        takes: of the options, "columns" and "subset", those that it looks at.
+        takes: of the options, "columns", "subset" and "max_seconds", those that it looks at.
     """
 
     read: Callable[[Path, Options], list[Entry]]
@@ -58,7 +58,7 @@ def _plain(read: Callable[[Path], list[Entry]]) -> Callable[[Path, Options], lis
 
 READERS: dict[str, Reader] = {
     "librispeech": Reader(read=_plain(librivox.librispeech), own_splits=True),
-    "libri-light": Reader(read=librivox.libri_light, own_splits=False, together="speaker"),
+    "libri-light": Reader(read=librivox.libri_light, own_splits=False, together="speaker", takes=("max_seconds",)),
     "libritts": Reader(read=_plain(librivox.libritts), own_splits=True),
     "mls": Reader(read=_plain(librivox.mls), own_splits=True),
     "ljspeech": Reader(read=_plain(librivox.ljspeech), own_splits=False),
@@ -126,8 +126,8 @@ def _read(folder: Path, corpus: str, heldout: float | None, seed: int, options: 
         raise BadInput(f"{corpus!r} is not a corpus that can be read. Known: folder, {', '.join(READERS)}.")
     if not folder.exists():
         raise BadInput(f"{folder}: no such folder. Give the one that unpacking the corpus left.")
-    if not options.max_seconds > 0:
-        raise BadInput(f"the longest clip must be longer than 0 s, got {options.max_seconds}.")
+    if not options.longest > 0:
+        raise BadInput(f"the longest clip must be longer than 0 s, got {options.longest}.")
     entries = checked(reader.read(folder, options), where=str(folder))
     if heldout is None:
         has_own = reader.own_splits or any(entry.split != "train" for entry in entries)
@@ -149,9 +149,13 @@ def _require_use(corpus: str, options: Options) -> None:
     if corpus != "folder" and corpus not in READERS:
         return
     takes = READERS[corpus].takes if corpus in READERS else ()
-    given = {"columns": bool(options.columns), "subset": bool(options.subset)}
+    given = {
+        "columns": bool(options.columns),
+        "subset": bool(options.subset),
+        "max_seconds": options.max_seconds is not None,
+    }
     for what, wanted in given.items():
         if wanted and what not in takes:
             those = ", ".join(name for name, reader in READERS.items() if what in reader.takes)
-            flag = "--subset" if what == "subset" else f"--{next(iter(options.columns))}-column"
+            flag = f"--{next(iter(options.columns))}-column" if what == "columns" else f"--{what.replace('_', '-')}"
             raise BadInput(f"{flag} says nothing of the corpus {corpus!r}; it is for {those}.")

@@ -67,7 +67,7 @@ def libri_light(folder: Path, options: Options) -> list[Entry]:
     medium, large, duplicate, or is one of them. Checked against that repository's description of its data.
 
     Clips: stretches of marked speech, in order; neighbours are one clip while the pause between them is at most
-    `MAX_PAUSE` and the clip at most `options.max_seconds` long. A longer stretch is cut into equal clips. A clip is one
+    `MAX_PAUSE` and the clip at most `options.longest` s long. A longer stretch is cut into equal clips. A clip is one
     part of its file, pauses included; the repository's script instead joins stretches up to a length with the pauses
     cut out. A file in which no speech is marked gives no clip.
 
@@ -93,7 +93,7 @@ def libri_light(folder: Path, options: Options) -> list[Entry]:
         for stem in sorted(sounds):
             speaker, speech = _marks(marked[stem])
             name = stem.relative_to(folder).as_posix()
-            for i, (start, end) in enumerate(_join(speech, options.max_seconds)):
+            for i, (start, end) in enumerate(_join(speech, options.longest)):
                 length = round(end - start, 6)
                 entries.append(
                     Entry(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from twistlm.corpus.readers.tables import WORDS, words
 from twistlm.errors import BadInput
 
+LONGEST = 30.0  # s: a clip where files are cut, if nothing else is said
 # Names of columns that are understood, the first that is there wins.
 PATHS = (
     *("path", "file_name", "audio", "file", "filename", "audio_path", "audio_file", "audio_filepath", "file_path"),
@@ -24,19 +25,24 @@ class Options:
     """What the caller says of a corpus.
 
     Attributes:
-        max_seconds: longest clip, where long files are cut by the corpus's own marks.
+        max_seconds: longest clip, where long files are cut by the corpus's own marks; None: `longest`.
         subset: which part of a corpus whose parts hold each other (GigaSpeech); "" is all of it.
         path, id, text, speaker, split: columns of a table, in whatever case they stand there; None takes the first that
             is known by its name, "" takes none.
     """
 
-    max_seconds: float = 30.0
+    max_seconds: float | None = None
     subset: str = ""
     path: str | None = None
     id: str | None = None
     text: str | None = None
     speaker: str | None = None
     split: str | None = None
+
+    @property
+    def longest(self) -> float:
+        """The longest clip in seconds."""
+        return LONGEST if self.max_seconds is None else self.max_seconds
 
     @property
     def columns(self) -> dict[str, str]:

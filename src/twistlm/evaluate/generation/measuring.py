@@ -14,6 +14,7 @@ import numpy as np
 
 from twistlm.errors import BadInput
 from twistlm.evaluate.generation import perplexities
+from twistlm.evaluate.generation.continuing import derangement
 from twistlm.evaluate.generation.embedding import Embedder
 from twistlm.evaluate.generation.judge import Judge, Price, bill, scores, summary, verdicts
 from twistlm.evaluate.generation.prompts import checksum
@@ -116,6 +117,8 @@ def read_all(
     protocol = session.protocol
     said = [row["text"] for row in prompts]
     others = other_prompts(said, seed=session.seed)
+    dealt = [] if session.unconditional else derangement(len(prompts), seed=session.seed)
+    others_of_dealt = other_prompts(said, seed=session.seed, dealt=dealt or None)
     truths = [scored_text(row["text"], protocol) or "" for row in systems[0].rows]
     texts_alone = []
     known = [prompt.text for prompt in session.suite.prompts]
@@ -130,10 +133,11 @@ def read_all(
         texts = [scored_text(row["text"], protocol) for row in system.rows]
         with_prompts = not session.unconditional and protocol.scored == "continuation" and system.kind != "words"
         spread = [i for i in range(len(prompts)) for _ in range(n)]
+        rest = others_of_dealt if system.kind == "shuffled" else others
         read_by_lm = read(
             texts,
             [said[i] for i in spread] if with_prompts else None,
-            [others[i] for i in spread] if with_prompts else [],
+            [rest[i] for i in spread] if with_prompts else [],
             protocol,
             lm=lm,
             identity=lm_identity,

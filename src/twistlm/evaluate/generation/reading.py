@@ -160,9 +160,8 @@ def win_rates(
     """Judge each continuation by the text LM itself: does its own prompt make it likelier than others' prompts do?
 
     The continuation stays the same, so its length, its fluency and how common its words are cancel out; only what it
-    has to do with its prompt is left. What has to do with no prompt wins half of the time; shuffled continuations
-    somewhat less, as one of the others may be the prompt that they belong to: 49 % of 200, 45 % of 12 with a judge that
-    always knows.
+    has to do with its prompt is left. What has to do with no prompt wins half of the time, shuffled continuations as
+    well: the prompt that they belong to is none of their others (`texts.other_prompts`).
 
     Args:
         lm: the judge.

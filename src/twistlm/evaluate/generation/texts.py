@@ -183,13 +183,22 @@ def against_truth(
     return rows
 
 
-def other_prompts(said: Sequence[str], *, seed: int, n: int = OTHERS) -> list[list[str]]:
-    """Return for each prompt what n others say, drawn from `seed`: those that say something, and something else."""
+def other_prompts(
+    said: Sequence[str], *, seed: int, dealt: Sequence[int] | None = None, n: int = OTHERS
+) -> list[list[str]]:
+    """Return for each prompt what n others say, drawn from `seed`: those that say something, and something else.
+
+    Args:
+        said: what each prompt says.
+        dealt: of continuations that were dealt to other prompts, whose they are: prompt i has that of `dealt[i]`, which
+            is none of the others then, as it would win more than half of the time.
+    """
     rng = np.random.default_rng([seed, 3])
     found = []
-    for own in said:
+    for i, own in enumerate(said):
         order = rng.permutation(len(said))
-        found.append([said[j] for j in order if said[j] and said[j] != own][:n])
+        theirs = None if dealt is None else said[dealt[i]]
+        found.append([said[j] for j in order if said[j] and said[j] not in (own, theirs)][:n])
     return found
 
 

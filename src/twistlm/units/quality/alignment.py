@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twistlm.audio.finding import KNOWN, has_suffix, visible
 from twistlm.errors import BadInput, offenders
 from twistlm.files.jsonl import read_objects
 from twistlm.files.tables import read_table
@@ -38,7 +39,8 @@ def read_alignments(path: str | Path, *, phone_set: str | None = None, tier: str
     Three layouts, told apart by suffix. JSON lines (`.jsonl`): `{"id": …, "phones": [[phone, start, end], …]}`, and
     perhaps `"set"`, the name of the set its phones are of. A table (`.csv`, or `.tsv` with tabs): columns `id`,
     `phone`, `start`, `end`, others are left alone. Praat TextGrids (`.TextGrid`, one clip each, or a folder with such
-    files below it): the id is the path below the folder without suffix. Intervals of an empty name are no phone.
+    files below it, none hidden): the id is the path below the folder without suffix. Intervals of an empty name are no
+    phone.
 
     Args:
         path: the file or folder.
@@ -163,7 +165,7 @@ def _table(path: Path) -> dict[str, list[Phone]]:
 
 
 def _textgrids(path: Path, tier: str | None) -> dict[str, list[Phone]]:
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".textgrid") if path.is_dir() else [path]
+    files = visible(path, "**/*", (".textgrid",)) if path.is_dir() else [path]
     if not files:
         raise BadInput(f"{path}: no TextGrid files below it. Name a folder that has some, or a .jsonl, .csv or .tsv.")
     home = path if path.is_dir() else path.parent
@@ -210,5 +212,4 @@ def check_lengths(alignments: Mapping[str, Alignment], seconds: Mapping[str, flo
 
 
 def _stem(id: str) -> str:
-    path = PurePosixPath(id)
-    return path.with_suffix("").as_posix() if path.suffix else id
+    return PurePosixPath(id).with_suffix("").as_posix() if has_suffix(id, KNOWN) else id
