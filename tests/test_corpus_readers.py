@@ -461,7 +461,9 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="share"):
         read_corpus(root, corpus="ljspeech", heldout=1.5)
     with pytest.raises(BadInput, match="longer than 0 s"):
-        read_corpus(root, corpus="ljspeech", options=Options(max_seconds=0))
+        read_corpus(root, corpus="libri-light", options=Options(max_seconds=0))
+    with pytest.raises(BadInput, match=r"--max-seconds says nothing of the corpus 'ljspeech'; it is for libri-light"):
+        read_corpus(root, corpus="ljspeech", options=Options(max_seconds=9))
     with pytest.raises(BadInput, match="no such folder"):
         read_corpus(root / "elsewhere", corpus="ljspeech")
 

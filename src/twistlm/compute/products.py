@@ -32,7 +32,7 @@ INT8_FROM = 2**24  # weights; with fewer, a step of a model is not bound by read
 
 # The operator torch.compile uses for the same purpose.
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Without these instructions two products of bytes are added up in 16 bits, which hold 2 x 127 x 127 and hardly more: then
+# Without these instructions two products of bytes are added up in 16 bits, which hold 2 x 127 x 127, hardly more: then
 # what a weight is multiplied with gets 7 bits. With 8, products were up to 11 % off on an AMD EPYC (Zen 3), not 2 %.
 _VNNI = torch.cpu._is_vnni_supported()
 # Up to so many rows it is tried with so many. One row is bound by reading the weight, many by multiplying.
