@@ -85,6 +85,21 @@ def test_an_opus_stream_whose_page_times_go_back_is_refused_and_not_filled_from_
                 reader(path)
 
 
+@pytest.mark.parametrize("suffix", [".ogg", ".opus"])
+def test_streams_one_after_the_other_are_not_read_as_their_first(suffix: str, tmp_path: Path) -> None:
+    parts = []
+    for i in range(2):
+        samples = np.random.default_rng(i).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+        Clip(samples, 16_000).write(tmp_path / f"{i}{suffix}")
+        parts.append(bytearray((tmp_path / f"{i}{suffix}").read_bytes()))
+    for second in parts:
+        path = tmp_path / f"joined{suffix}"
+        path.write_bytes(parts[0] + second)
+        for reader in (decoding.info, reading.read, lambda path: reading.decode(path.read_bytes(), name=path.name)):
+            with pytest.raises(AudioError, match=r"joined\.\w+: several Ogg streams one after the other"):
+                reader(path)
+
+
 def test_a_float_file_that_was_not_scaled_is_refused() -> None:
     sound = np.sin(np.arange(16_000)).astype(np.float32)
     reading.check(Clip(10 * sound, 16_000))  # 20 dB over full scale is a gain, 90 dB are integers

@@ -206,6 +206,10 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert "note: warm-up is 10 of 1 updates: the rate never got to lr" in noted
     seeded = tmp_path / "seeded"
     twist("train", units, "--text-lm", tiny.text_lm, "--out", seeded, *short, "--seed", 5)
+    both = ("--seed", 1, "--set", "seed=2")
+    twist("train", units, "--text-lm", tiny.text_lm, "--out", tmp_path / "both", *short, *both).refused(
+        "the same thing"
+    )
     record = json.loads((seeded / "config.json").read_text())
     assert (record["config"]["seed"], record["start"]["seed"]) == (5, 5)
     (tmp_path / "mine.toml").write_text('base = "quickstart"\nseed = 7\n[warm]\nseed = 8\n')
@@ -279,6 +283,7 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypat
     for k in (0, 1, 65_536):
         assert "Invalid value for '--k'" in twist(*fit[:-2], k, "--out", tmp_path / "no").err
     assert "Invalid value for '--updates'" in twist("hubert", speech, "--out", tmp_path / "no", "--updates", 0).err
+    fit[3] = tmp_path / "hubert"  # the run that made it
     phased = twist(*fit, "--hop", 320, "--out", tmp_path / "fast").json
     assert phased["hop"] == 320 and phased["frames"] > 1.9 * fitted.json["frames"]
     twist(*fit, "--hop", 300, "--out", tmp_path / "odd").refused("no multiple of 300")

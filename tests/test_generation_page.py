@@ -12,7 +12,7 @@ import pytest
 
 from standins import babble
 from twistlm.audio.clip import Clip
-from twistlm.pages.generation import write_page
+from twistlm.pages.generation import _samples, write_page
 
 api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the package playwright")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -61,6 +61,15 @@ def test_the_page_shows_every_measure_there_is(page_file: Path):
     assert "12.3" in page and "[10, 15]" in page and "–" in page and "1e-153" not in page
     assert ">judge<" not in page  # measured of nobody
     assert "<img" not in page and "&lt;img" in page
+
+
+def test_systems_of_one_sample_stand_beside_every_sample() -> None:
+    def rows(n: int) -> list[dict[str, Any]]:
+        return [{"prompt": f"p{i}", "sample": k, "recording": "said"} for i in range(2) for k in range(n)]
+
+    found = _samples([Speaks("recordings", "recordings", rows(1)), Speaks("warm", "model", rows(3))])
+    assert [(one["prompt"], one["sample"]) for one in found] == [(f"p{i}", k) for i in range(2) for k in range(3)]
+    assert all([player["system"] for player in one["players"]] == ["recordings", "warm"] for one in found)
 
 
 @pytest.mark.slow

@@ -309,6 +309,9 @@ def test_each_rule_by_itself():
         Rules(traps=2.0)
     bare = [Rating("x", "rating", "i", "s", "", 4.0), Rating("x", "rating", "j", "s", "", 2.0)]
     assert judge(bare, Rules())[0].broken == ()  # rules about what is not known do not apply
+    same = [Rating("x", "rating", f"i{i}", "a", "b", 1.0) for i in range(8)]  # "a" won; what was clicked is not told
+    assert judge(same, Rules())[0].broken == ()
+    assert judge([one._replace(answer=1) for one in same], Rules())[0].broken == ("variance",)
 
 
 # Files of other tools

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,8 +17,9 @@ from test_lm_model import documents, make_spec, pack
 from twistlm.errors import BadInput
 from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.pretrained import from_config, load_causal_lm
-from twistlm.lm.sample import generate
+from twistlm.lm.sample import generate, generate_batch
 from twistlm.lm.warmstart import cold_start, warm_start
+from twistlm.types import Units
 
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -181,6 +184,59 @@ def test_first_rows_of_an_image_vocabulary(tmp_path: Path) -> None:
     lm = warm_start(tmp_path / "image", make_spec(), rows="first-rows", seed=0)
     table, head = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
     assert torch.equal(table, model.transformer.wte.weight[:33]) and torch.equal(head, model.lm_head.weight[:32])
+
+
+def test_layers_of_two_kinds_are_cut_with_their_kinds(tmp_path: Path) -> None:
+    config = transformers.GPTNeoConfig(
+        vocab_size=97, hidden_size=16, num_layers=4, num_heads=2, attention_types=[[["global", "local"], 2]],
+        window_size=4, max_position_embeddings=64,
+    )  # fmt: skip
+    from_config(config).save_pretrained(tmp_path / "neo")
+    for n in (1, 3):
+        for begin in (warm_start, cold_start):
+            lm = begin(tmp_path / "neo", make_spec(), rows="random", seed=0, layers=n)
+            lm.save(tmp_path / f"{begin.__name__}-{n}")
+            again = UnitLM.load(tmp_path / f"{begin.__name__}-{n}")
+            assert again.model.config.attention_layers == ["global", "local", "global"][:n]
+            tokens = torch.arange(2, 20)[None]
+            with lm.inference(), again.inference():
+                assert torch.equal(lm.forward_logits(tokens), again.forward_logits(tokens))
+
+
+def test_a_configuration_that_cannot_be_written_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_config(FAMILIES["llama"]()).save_pretrained(tmp_path / "text")
+
+    def damaged(self: PretrainedConfig, folder: str) -> None:
+        (Path(folder) / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+
+    monkeypatch.setattr(PretrainedConfig, "save_pretrained", damaged)
+    for begin in (warm_start, cold_start):
+        with pytest.raises(BadInput, match="configuration of this llama cannot be written and read again"):
+            begin(tmp_path / "text", make_spec(), rows="random", seed=0)
+
+
+def test_a_model_that_counts_columns_samples_each_prompt_alone(tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=97, d_model=32, decoder_layers=2, encoder_layers=2, decoder_attention_heads=4,
+        encoder_attention_heads=4, decoder_ffn_dim=48, max_position_embeddings=64, is_decoder=True,
+        is_encoder_decoder=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = from_config(config)
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.data.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "bart")
+    lm = warm_start(tmp_path / "bart", make_spec(deduplicate=False), rows="mean", seed=0)
+    ones = [np.ones(n, np.int32) for n in (3, 9, 5)]
+    prompts = [Units(np.arange(len(one), dtype=np.uint16), one, lm.spec, "p") for one in ones]
+    options: dict[str, Any] = {"temperature": 0.8, "max_units": 12, "stop_at_end": False}
+    together = generate_batch(lm, prompts, seeds=[1, 2, 3], **options)
+    for prompt, seed, made in zip(prompts, (1, 2, 3), together, strict=True):
+        assert made.ids.tolist() == generate(lm, prompt, seed=seed, **options).ids.tolist()
 
 
 def test_what_cannot_start_says_why(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from test_train_loop import CONFIG, corpus, tiny_lm
 from twistlm.config import TrainConfig
-from twistlm.errors import CheckpointError
+from twistlm.errors import BadInput, CheckpointError
 from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 from twistlm.train.fork import fork
@@ -75,6 +75,13 @@ def test_a_run_without_that_state_is_refused(tmp_path: Path) -> None:
         fork(tmp_path / "a", longer, tmp_path / "d", inputs=inputs_of(tiny_lm(seed=1), corpus()))
     assert not (tmp_path / "d").exists()
     assert fork(tmp_path / "a", longer, tmp_path / "d", inputs=inputs) == 8
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="is there and is not a run"):
+        fork(tmp_path / "a", longer, tmp_path / "e")
+    with pytest.raises(BadInput, match="in it is what is read"):
+        fork(tmp_path / "a", longer, tmp_path)
+    assert (tmp_path / "e" / "notes.txt").read_text() == "mine" and (tmp_path / "a" / "result.json").is_file()
     shutil.rmtree(tmp_path / "a" / "stable")
     with pytest.raises(CheckpointError, match="did not come so far"):
         fork(tmp_path / "a", longer, tmp_path / "c")

@@ -222,6 +222,29 @@ def test_another_run_in_the_folder_is_refused_by_field(tmp_path: Path) -> None:
         train(tiny_lm(seed=1), corpus(), CONFIG, tmp_path)
 
 
+def test_a_run_that_made_no_update_stands_in_nobody_s_way(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"context is 4096 tokens, and this model has positions for \d+: set context="):
+        train(tiny_lm(), corpus(), dataclasses.replace(CONFIG, context=4096), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+    def fails(lm: UnitLM, _: int) -> dict[str, float]:
+        raise RuntimeError("no scores")
+
+    with pytest.raises(RuntimeError, match="no scores"):
+        train(tiny_lm(), corpus(), CONFIG, tmp_path, on_eval=fails)
+    other = dataclasses.replace(CONFIG, lr=2e-3, updates=3)
+    found = train(tiny_lm(), corpus(), other, tmp_path)
+    assert [row["update"] for row in found.history] == [0, 1, 2, 3]
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["lr"] == 2e-3
+    with pytest.raises(CheckpointError, match=rf"train in a new folder, or remove {tmp_path}"):
+        train(tiny_lm(), corpus(), CONFIG, tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(CheckpointError, match="the record of a run"):
+        train(tiny_lm(), corpus(), CONFIG, tmp_path / "model")
+    assert "llama" in (tmp_path / "model" / "config.json").read_text()
+
+
 def test_other_units_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     other = dataclasses.replace(SPEC, layer=2)
     with pytest.raises(UnitSpecMismatch, match="layer is 2 in the corpus and 1 in the language model"):

@@ -57,6 +57,12 @@ def test_slices_are_the_weights_of_a_warm_start(name: str, tmp_path: Path) -> No
 def test_what_cannot_be_read_in_slices_is_begun_whole(tmp_path: Path) -> None:
     how: dict[str, Any] = {"rows": "random", "seed": 0, "head": "as-is", "head_start": "rows"}
     assert warm_slices(text_lm(tmp_path / "kinds", FAMILIES["gemma3"]()), make_spec(), **how) is None
+    # Every other layer looks at a window: masks are buffers of each layer's own.
+    neo = transformers.GPTNeoConfig(
+        vocab_size=97, hidden_size=16, num_layers=4, num_heads=2, attention_types=[[["global", "local"], 2]],
+        window_size=4, max_position_embeddings=64,
+    )  # fmt: skip
+    assert warm_slices(text_lm(tmp_path / "neo", neo), make_spec(), **how) is None
     warm_start(text_lm(tmp_path / "text", FAMILIES["llama"]()), make_spec(), **how).save(tmp_path / "unit-lm")
     with pytest.raises(BadInput, match="layers is 99; text has 1 to 2 to keep"):
         warm_slices(tmp_path / "text", make_spec(), **how, layers=99)

@@ -271,6 +271,12 @@ def test_speechbrain_counts_units_from_one_and_mirrors_the_ends(tmp_path: Path) 
     np.testing.assert_allclose(sound, expected, atol=1e-6)
     with pytest.raises(BadInput, match="4 frames at least"):
         voc(units_of(voc, 3), durations="given")
+    (tmp_path / "config.json").write_text('{"speechbrain_interface": "UnitHIFIGAN"}')  # stands beside them on the hub
+    (tmp_path / "hyperparams.yaml").write_text(yaml.replace("16000", "22050"))
+    assert read_published(tmp_path).shape.sampling_rate == 22_050
+    (tmp_path / "hyperparams.yaml").write_text(f"{yaml}layers: [1, 3]\n")
+    with pytest.raises(BadInput, match="several units a frame"):
+        read_published(tmp_path)
     torch.save({**theirs, "conv_pre.conv.weight_v": torch.ones(16, 9, 7)}, tmp_path / "generator.ckpt")
     with pytest.raises(BadInput, match="3 channels beside"):
         read_published(tmp_path)

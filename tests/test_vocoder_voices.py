@@ -151,6 +151,11 @@ def test_several_speakers_are_trained_together_and_told_apart(tmp_path: Path) ->
         train_vocoder(pairs, TONES, config, tmp_path / "run", voices=voices[1:] + voices[:1])
     with pytest.raises(BadInput, match="some clips name"):
         with_voices(TRAINING.model, [Voice(speaker="a"), Voice()])
+    imported = dataclasses.replace(
+        TRAINING.model, num_speakers=3, speaker_dim=5, model_in_dim=TRAINING.model.embedding_dim + 5
+    )
+    again, _ = with_voices(imported, voices)
+    assert again == shape and Synthesizer(again)  # new tables are as wide as that of the units
 
 
 RANK = """

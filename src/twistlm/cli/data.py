@@ -235,7 +235,7 @@ def kmeans(
     encoder: Annotated[
         str,
         typer.Option(
-            help="mini-25hz, a folder of twist hubert, a transformers folder, a hub id (facebook/hubert-base-ls960), "
+            help="mini-25hz, a run of twist hubert, a transformers folder, a hub id (facebook/hubert-base-ls960), "
             "or a fairseq checkpoint (.pt)."
         ),
     ],

@@ -144,6 +144,8 @@ def train(
         )
         return _trained(gone_on)
     frozen = None if freeze is None else parse_freeze(freeze)
+    if seed is not None and any(change.partition("=")[0].strip() == "seed" for change in set_ or []):
+        raise BadInput("--seed and --set seed=… say the same thing twice: leave one of them out.")
     config = getattr(chosen, init)
     config = override(config if seed is None else dataclasses.replace(config, seed=seed), set_ or [])
     text_lm = text_lm or chosen.text_lm

@@ -145,6 +145,8 @@ def _encoder(
 ) -> tuple[Encoder, dict[str, Any], bytes]:
     """The encoder, and its configuration and weights as a tokenizer's folder holds them."""
     folder = Path(encoder)
+    if (folder / "encoder" / "encoder.json").is_file():  # the run that made one
+        folder = folder / "encoder"
     if (folder.is_dir() and not (folder / "config.json").is_file()) or not (folder.exists() or "/" in str(encoder)):
         found = folder if folder.is_dir() else bundled(f"encoder/{encoder}")
         ours = SSLEncoder.load(found, layer=layer, normalize_input=normalize_input, hop=hop)

@@ -107,7 +107,9 @@ def _look(mine: Sequence[Rating]) -> dict[str, float]:
     ]
     if played:
         found["played"] = sum(played) / len(played)
-    clicked = [one.score if one.answer is None else one.answer for one in mine if one.kind == "rating"]
+    # Of a comparison whose file says who won and not what was clicked, nothing is known of this.
+    told = [one for one in mine if one.kind == "rating" and (one.answer is not None or not one.other)]
+    clicked = [one.score if one.answer is None else one.answer for one in told]
     if len(clicked) > 1:
         found["variance"] = float(np.var(clicked, ddof=1))
     return found

@@ -15,6 +15,7 @@ Shapes: B sequences, C columns, H heads, D channels of a head, V vocabulary.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,8 +59,9 @@ def decode(
     vocab, device, width = lm.vocab, lm.device, max(map(len, prompts))
     most = max(map(len, draws))
     fixed = lm.obeys_mask(lm.max_tokens or _MANY)
-    if not fixed and len(prompts) > 1 and lm.max_tokens is not None and width + most - 1 > lm.max_tokens:
-        # The longest prompt beside the longest continuation is more than the model's own masks have columns for.
+    # The longest prompt beside the longest continuation may be more than the model's own masks have columns for.
+    too_wide = lm.max_tokens is not None and width + most - 1 > lm.max_tokens
+    if not fixed and len(prompts) > 1 and (too_wide or (min(map(len, prompts)) < width and not _takes_positions(lm))):
         return [decode(lm, [prompt], [own], rule)[0] for prompt, own in zip(prompts, draws, strict=True)]
     tokens = np.full((len(prompts), width), vocab.pad, dtype=np.int64)
     seen = np.zeros((len(prompts), width), dtype=bool)
@@ -96,6 +98,11 @@ def decode(
             go_on()
     found = made.cpu().numpy()
     return [_cut(found[: len(own), i].tolist(), vocab.eos) for i, own in enumerate(draws)]
+
+
+def _takes_positions(lm: UnitLM) -> bool:
+    """Tell whether the model may be told where tokens stand: BART's decoder counts columns, padding on the left too."""
+    return "position_ids" in inspect.signature(lm.model.forward).parameters
 
 
 def _cut(tokens: list[int], eos: int | None) -> list[int]:

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -171,7 +172,17 @@ def positions_of(config: PretrainedConfig) -> int | None:
 
 
 def require_form(model: PreTrainedModel) -> None:
-    """Raise `BadInput` where a model's tensors have other shapes than its configuration says: it could not be saved."""
+    """Raise `BadInput` where a model could not be saved: its tensors have other shapes than its configuration says, or
+    that cannot be written and read."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model.config.save_pretrained(folder)
+            load_config(Path(folder))
+        except (TwistError, StrictDataclassError, ValueError, TypeError) as error:
+            raise BadInput(
+                f"the configuration of this {model.config.model_type} cannot be written and read again, so the trained "
+                f"model could not be saved: {error}. Take another text LM, or all of its layers; please report this."
+            ) from error
     wanted = _form(model.config).shapes
     odd = [n for n, value in model.state_dict().items() if n in wanted and tuple(value.shape) != wanted[n]]
     if odd:

@@ -9,7 +9,6 @@ reads its own rows of them.
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def warm_slices(
 def _without_data(folder: Path, first: UnitLM, layers: int | None) -> PreTrainedModel | None:
     """Return the model of all layers on the meta device; its buffers, which follow from its configuration, are real.
 
-    None where later layers have buffers that the first has not (Gemma 3's two kinds of attention).
+    None where layers have buffers of their own: those of later ones may be others (GPT-Neo's two kinds of attention).
     """
     config, _ = cut_config(load_config(folder), folder.name, layers)
     set_tokens(config, first.vocab)
@@ -121,15 +120,14 @@ def _without_data(folder: Path, first: UnitLM, layers: int | None) -> PreTrained
         model = from_config(config)
     model.generation_config = first.model.generation_config
     model.get_input_embeddings().padding_idx = first.model.get_input_embeddings().padding_idx
-    mine = find_layers(model)
-    place = next(name for name, module in model.named_modules() if module is mine)
+    if any(True for _ in find_layers(model).buffers()):
+        return None
     known = dict(first.model.named_buffers())
     for name, _ in list(model.named_buffers()):
-        of_first = re.sub(rf"^{re.escape(place)}\.\d+\.", f"{place}.0.", name)
-        if of_first not in known:
+        if name not in known:  # Gemma 3's of a kind of attention that the first layer has not
             return None
         module, _, key = name.rpartition(".")
-        model.get_submodule(module)._buffers[key] = known[of_first].clone()
+        model.get_submodule(module)._buffers[key] = known[name].clone()
     return model.eval()
 
 

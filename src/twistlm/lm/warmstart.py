@@ -236,6 +236,7 @@ def cold_start(
     if head == "own" and config.tie_word_embeddings:
         untie(model)
     fit = begin_head(model, vocab, head_start, fit_on)
+    require_form(model)
     sizes = _named_sizes(model)
     counted = {
         "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
@@ -280,6 +281,10 @@ def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple
         config.num_hidden_layers = layers
         if isinstance(types := vars(config).get("layer_types"), list):  # a property where it follows from the number
             config.layer_types = types[:layers]
+        if isinstance(
+            types := vars(config).get("attention_layers"), list
+        ):  # GPT-Neo's, and as pairs of kinds and times
+            config.attention_layers, config.attention_types = types[:layers], [[types[:layers], 1]]
     return config, whole
 
 

@@ -162,21 +162,26 @@ def _on_curve(found: Mapping[str, Any]) -> str:
 def _samples(systems: Sequence[System]) -> list[dict[str, Any]]:
     """Return for each prompt and sample its players, one for each system that has it; systems with one sample of each
     prompt stand beside every one."""
-    by: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    samples: dict[str, set[int]] = {}
+    for row in (row for system in systems for row in system.rows):
+        samples.setdefault(str(row["prompt"]), set()).add(int(row["sample"]))
+    by: dict[tuple[str, int], list[dict[str, Any]]] = {(p, k): [] for p, ks in samples.items() for k in sorted(ks)}
     for system in systems:
+        once = not any(row["sample"] for row in system.rows)
         for row in system.rows:
-            by.setdefault((str(row["prompt"]), int(row["sample"])), []).append(
-                {
-                    "system": system.name,
-                    "side": _side(system.name),
-                    "sound": row.get("sound") or "",
-                    "start": f"{row.get('start') or 0.0:.2f}",
-                    "text": row.get("text") or "",
-                    "numbers": {key: row[key] for key, _, _ in SORTED if finite(row.get(key))},
-                    "told": ", ".join(f"{t} {row[k]:{form}}" for k, t, form in SORTED if finite(row.get(k))),
-                    "reply": row.get("reply") or "",
-                }
-            )
+            prompt = str(row["prompt"])
+            player = {
+                "system": system.name,
+                "side": _side(system.name),
+                "sound": row.get("sound") or "",
+                "start": f"{row.get('start') or 0.0:.2f}",
+                "text": row.get("text") or "",
+                "numbers": {key: row[key] for key, _, _ in SORTED if finite(row.get(key))},
+                "told": ", ".join(f"{t} {row[k]:{form}}" for k, t, form in SORTED if finite(row.get(k))),
+                "reply": row.get("reply") or "",
+            }
+            for sample in samples[prompt] if once else [int(row["sample"])]:
+                by[prompt, sample].append(player)
     said = {str(row["prompt"]): str(row.get("recording") or "") for system in systems for row in system.rows}
     return [
         {"prompt": prompt, "sample": sample, "recording": said[prompt], "players": players}

@@ -13,6 +13,7 @@ from twistlm.errors import CheckpointError
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.metrics import read_history
+from twistlm.files.replacing import require_replaceable
 from twistlm.train.checkpoint import newest
 from twistlm.train.optim import decay_begins
 from twistlm.train.record import differences, known_inputs, run_fingerprint, write_json
@@ -32,14 +33,17 @@ def fork(run: str | Path, config: TrainConfig, out: str | Path, *, inputs: Mappi
         config: as of `run`, with more updates.
         inputs: what the new run is of (`record.inputs_of`), to be compared before anything is written; None where it
             is not known yet: `train` compares too.
-        out: folder, not there yet; one that is, is left as it is (0 is returned): a fork that was stopped goes on.
+        out: folder, not there yet or empty; one of a run is left as it is (0 is returned): a fork that was stopped
+            goes on.
 
     Raises:
+        BadInput: something else is in `out`.
         CheckpointError: `run` has no state to go on from, or differs in more than its updates; names the fields.
     """
     run, out = Path(run), Path(out)
     if (out / "config.json").exists():
         return 0
+    require_replaceable(out, what="a run", mark="config.json", inputs=(run,))
     record = read_json(run / "config.json", "the record of a run", shape={"config": dict, "inputs": dict})
     try:
         old = TrainConfig(**{**record["config"], "betas": tuple(record["config"]["betas"])})

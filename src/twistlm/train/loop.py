@@ -29,7 +29,7 @@ from twistlm.lm.slices import Slices
 from twistlm.lm.trainable import put_weights
 from twistlm.progress import track
 from twistlm.train import checkpoint, parallel
-from twistlm.train.activations import checkpointed_activations
+from twistlm.train.activations import checkpointed_activations, require_activations
 from twistlm.train.ahead import Ahead
 from twistlm.train.compile import compiled_layers
 from twistlm.train.optim import adamw, decay_begins
@@ -113,6 +113,7 @@ def train(
     """
     out = Path(out)
     corpus.spec.require(lm.spec, mine="the corpus", theirs="the language model")
+    _require_able(lm, config)  # before there is a record that the next try would have to agree with
     where = lm.device if slices is None else device()
     with parallel.join(where) as ranks, Interrupts(again=ranks.world > 1) as interrupts, ExitStack() as stack:
         ranks.parts(config)
@@ -225,6 +226,16 @@ def train(
                 _trained(whole, log.rows, len(corpus)).save(out / "lm")
                 write_json(out / "result.json", {"run_fingerprint": run, "last": log.rows[-1]})
         return _finish(out, ranks)
+
+
+def _require_able(lm: UnitLM, config: TrainConfig) -> None:
+    """Raise `BadInput` where a model cannot be trained so, whatever the data."""
+    require_activations(lm, enabled=config.checkpoint_activations)
+    if lm.max_tokens is not None and config.context > lm.max_tokens:
+        raise BadInput(
+            f"context is {config.context} tokens, and this model has positions for {lm.max_tokens}: set context="
+            f"{lm.max_tokens} or less."
+        )
 
 
 def _read_slices(

@@ -21,6 +21,7 @@ from twistlm.corpus.opened import UnitCorpus
 from twistlm.errors import CheckpointError
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
+from twistlm.files.metrics import read_history
 from twistlm.lm.model import UnitLM
 
 NO_NUMBER = {"max_loss_rise"}  # settings that move no number: a run may go on with another value
@@ -37,7 +38,8 @@ def open_record(
 ) -> dict[str, Any]:
     """Write the record of a new run, or return that of the run that began here, if it is the same run.
 
-    The same run has the same configuration, units, documents and starting weights. A resumed run keeps the precision it
+    The same run has the same configuration, units, documents and starting weights. One that stopped before its first
+    update stands in nobody's way. A resumed run keeps the precision it
     began with, also on hardware where `"auto"` would now choose another. `start`: the weights' hash, where it is known.
 
     Raises:
@@ -47,8 +49,8 @@ def open_record(
         "config": {name: value for name, value in to_dict(config).items() if name not in NO_NUMBER},
         "inputs": inputs_of(lm, corpus, start=start) | ({"first_batch": first_batch} if first_batch else {}),
     }
-    if path.exists():
-        return _require_same(path, same)
+    if path.exists() and (record := _require_same(path, same)) is not None:
+        return record
     rows = config.batch_rows // config.accumulate * config.context
     precision, choice = choose_precision(config.precision, lm.device, linear_shapes(lm.model), rows=rows)
     record = {
@@ -97,7 +99,16 @@ def run_fingerprint(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _begun(out: Path) -> bool:
+    """Tell whether a run has anything to lose: a state, a result, or more metrics than of the model it began with."""
+    if any((out / name).exists() for name in ("checkpoint", "stable", "result.json", "lm")):
+        return True
+    metrics = out / "metrics.jsonl"
+    return metrics.is_file() and any(row["update"] for row in read_history(metrics))
+
+
+def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the record at `path`; None where it is another run's that made no update, which nobody will miss."""
     fix = "Train in a new folder."
     shape = dict.fromkeys(new, dict)
     record: dict[str, Any] = read_json(path, "the record of a run", shape=shape, fix=fix, error=CheckpointError)
@@ -105,10 +116,12 @@ def _require_same(path: Path, new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     old["config"] = _DEFAULTS | old["config"]  # a run of before they were there
     old["inputs"] = known_inputs(record)
     odd = [one for part in new for one in differences(old[part], new[part])]
+    if odd and not _begun(path.parent):
+        return None
     if odd:
         raise CheckpointError(
             f"another run began in {path.parent}: {'; '.join(odd)}. Its results would be mixed with the new ones: "
-            "train in a new folder, or remove this one."
+            f"train in a new folder, or remove {path.parent}."
             + (_OTHER_START if any(one.startswith("start_weights ") for one in odd) else "")
         )
     return record

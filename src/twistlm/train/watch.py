@@ -72,6 +72,6 @@ def refused(
         )
     return TrainingError(
         f"update {row['update']}: the loss is {row['loss']} and the gradient norm {row['grad_norm']}, not finite. "
-        f"{where}. Usually lr ({config.lr}) is too high or warmup ({config.warmup}) too short: change them and "
-        "train in a new folder."
+        f"{where}. Usually lr ({config.lr}) is too high or warmup ({config.warmup}) too short: change them, and "
+        f"train in a new folder or remove {out}."
     )

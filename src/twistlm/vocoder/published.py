@@ -275,7 +275,11 @@ def _unit_hifigan(weights: Weights, config: Path | None, path: Path) -> Taken:
 
 def _speechbrain(weights: Weights, config: Path | None, path: Path) -> Taken:
     fields, notes = dict(_USUAL), []
-    said = {} if config is None else _yaml_lists(read_text(config, "the hyperparameters of a vocoder"))
+    if config is None or config.suffix.lower() not in (".yaml", ".yml"):  # its repositories have a config.json, too
+        config = path.parent / "hyperparams.yaml"
+    said = _yaml_lists(read_text(config, "the hyperparameters of a vocoder")) if config.is_file() else {}
+    if not said:
+        notes.append(f"no {config.name} beside it: its shape and rate are those that the published ones have")
     for theirs, ours in (("upsample_factors", "upsample_rates"), ("upsample_kernel_sizes",) * 2,
                          ("resblock_kernel_sizes",) * 2, ("resblock_dilation_sizes",) * 2,
                          ("sample_rate", "sampling_rate")):  # fmt: skip
@@ -287,7 +291,7 @@ def _speechbrain(weights: Weights, config: Path | None, path: Path) -> Taken:
         if head == "unit_embedding":
             renamed["dict.weight"] = value[1:]  # row 0 is padding: unit u has row u + 1
         elif head == "var_predictor":
-            notes = ["its duration predictor is left out: its publisher does not use it to speak"]
+            notes += ["its duration predictor is left out: its publisher does not use it to speak"]
         elif head != "attn_pooling":  # over one unit a frame it is the identity
             renamed[name.replace(".conv.", ".", 1)] = value
     width = renamed["conv_pre.weight"].shape[1] - renamed["dict.weight"].shape[1]
