@@ -232,6 +232,8 @@ def test_a_model_that_counts_columns_samples_each_prompt_alone(tmp_path: Path) -
     model.save_pretrained(tmp_path / "bart")
     lm = warm_start(tmp_path / "bart", make_spec(deduplicate=False), rows="mean", seed=0)
     ones = [np.ones(n, np.int32) for n in (3, 9, 5)]
+    cut = warm_start(tmp_path / "bart", make_spec(), rows="mean", seed=0, layers=1)
+    assert cut.provenance["layers"] == [1, 2] and cut.model.config.decoder_layers == 1
     prompts = [Units(np.arange(len(one), dtype=np.uint16), one, lm.spec, "p") for one in ones]
     options: dict[str, Any] = {"temperature": 0.8, "max_units": 12, "stop_at_end": False}
     together = generate_batch(lm, prompts, seeds=[1, 2, 3], **options)

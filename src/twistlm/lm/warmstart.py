@@ -274,16 +274,17 @@ def _config(folder: Path, layers: int | None) -> tuple[PretrainedConfig, int]:
 
 def cut_config(config: PretrainedConfig, name: str, layers: int | None) -> tuple[PretrainedConfig, int]:
     """Keep the first `layers` of a configuration, in place; return it and how many layers it had."""
-    whole = config.num_hidden_layers
+    decoder = "decoder_layers" in vars(config)  # BART's, of which the other number is the encoder's
+    whole = config.decoder_layers if decoder else config.num_hidden_layers
     if layers is not None:
         if not 1 <= layers <= whole:
             raise BadInput(f"layers is {layers}; {name} has 1 to {whole} to keep.")
         config.num_hidden_layers = layers
+        if decoder:
+            config.decoder_layers = layers
         if isinstance(types := vars(config).get("layer_types"), list):  # a property where it follows from the number
             config.layer_types = types[:layers]
-        if isinstance(
-            types := vars(config).get("attention_layers"), list
-        ):  # GPT-Neo's, and as pairs of kinds and times
+        if isinstance(types := vars(config).get("attention_layers"), list):  # GPT-Neo's, told in two ways
             config.attention_layers, config.attention_types = types[:layers], [[types[:layers], 1]]
     return config, whole
 
