@@ -15,7 +15,7 @@ from twistlm.corpus import manifest
 from twistlm.corpus.readers import read_corpus
 from twistlm.corpus.slamkit import import_units
 from twistlm.corpus.sounds import place_of
-from twistlm.errors import BadInput
+from twistlm.errors import AudioError, BadInput
 from twistlm.units.catalogue import read_spec
 
 
@@ -58,6 +58,22 @@ def test_speakers_have_the_names_of_folders_however_these_are_named(
     for source in ("..", "../1.wav", "../notes/..", tmp_path / "ann", "../../ann/1.wav"):
         (entry,) = manifest.load(source)
         assert entry.speaker == "ann" and place_of(entry) == "ann/1.wav"
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound(tmp_path / "set" / "open" / "1.wav", 1)
+    sound(tmp_path / "set" / "shut" / "2.wav", 2)
+    (tmp_path / "set" / "lost+found").mkdir()  # of a whole disk, and its owner's alone
+    scan = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name in ("shut", "lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(AudioError, match=r"shut: this folder cannot be listed \(Permission denied\)"):
+        read_corpus(tmp_path / "set", corpus="folder")
 
 
 def test_two_names_that_are_written_alike_are_two_sounds(tmp_path: Path) -> None:

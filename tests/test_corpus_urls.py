@@ -330,6 +330,9 @@ def test_what_cannot_be_is_refused_with_the_reason(speech: Path, tmp_path: Path)
 
 def test_the_command_line_takes_urls(twist, tiny, speech: Path, tmp_path: Path) -> None:  # noqa: F811
     assert twist("manifest", "memory://speech", "--out", tmp_path / "m.jsonl", "--json").json["clips"] == 12
+    manifest.write(manifest.load("memory://speech"), "memory://speech/manifest.jsonl")
+    noted = twist("manifest", "memory://speech", "--out", tmp_path / "n.jsonl", "--heldout", 0)
+    assert "as memory://speech/manifest.jsonl lists them" in noted.out
     options = ("--tokenizer", tiny.tokenizer, "--json")
     for done in (12, 0):
         facts = twist("tokenize", tmp_path / "m.jsonl", "--out", "memory://units", *options).json

@@ -143,6 +143,20 @@ def test_slamkit(tied: bool, tmp_path: Path) -> None:
         assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "ours")(tokens).logits, expected)
 
 
+def test_two_tables_of_slamkit_that_are_called_one_stay_two(tmp_path: Path) -> None:
+    slamkit(tmp_path / "slam", tied=True)
+    tables = {k: v for file in (tmp_path / "slam").glob("*.safetensors") for k, v in load_file(file).items()}
+    name = next(n for n in tables if n.endswith("embed_tokens.weight"))
+    for file in (tmp_path / "slam").glob("*.safetensors"):
+        file.unlink()
+    whole = tables | {"lm.lm_head.weight": tables[name] + 1}
+    save_file(whole, tmp_path / "slam" / "model.safetensors", metadata={"format": "pt"})
+    lm = load_published(tmp_path / "slam", SPEC)
+    assert torch.equal(lm.model.get_input_embeddings().weight, tables[name])
+    assert torch.equal(lm.model.get_output_embeddings().weight, tables[name] + 1)
+    assert not lm.model.config.tie_word_embeddings
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
 def test_ours_as_a_plain_folder_and_back(kind: str, tmp_path: Path) -> None:
     lm = warm_start(make_text_lm(tmp_path / "text", kind), SPEC, rows="mean", seed=0)

@@ -47,6 +47,11 @@ def test_transformers_alone_gives_the_same_log_probabilities(kind: str, tmp_path
     assert tokenizer.convert_ids_to_tokens(list(range(lm.vocab.size))) == words(lm.vocab)
     said = (model.generation_config.bos_token_id, model.generation_config.eos_token_id)
     assert kind == "published" or said == (lm.vocab.bos, lm.vocab.eos)
+    if tokenizer.pad_token is not None and kind != "published":  # a prompt goes on in company as it does alone
+        prompts, how = [text(UNITS, ""), "<u3>"], {"max_new_tokens": 6, "do_sample": False}
+        together = model.generate(**tokenizer(prompts, padding=True, return_tensors="pt"), **how)
+        alone = model.generate(**tokenizer(prompts[1], return_tensors="pt"), **how)
+        assert together[1, -6:].tolist() == alone[0, -6:].tolist()
     assert lm.spec.fingerprint in (tmp_path / "lm" / "README.md").read_text()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import soundfile
 
 from standins import Tiny, babble
 from twistlm import recipes
-from twistlm.config import QuickstartConfig, to_dict
+from twistlm.config import QuickstartConfig, override, to_dict
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.evaluate import asr
 from twistlm.evaluate.suites import catalogue
 from twistlm.files import atomic
+from twistlm.jobs.inspecting import describe
 from twistlm.study import prompts
 from twistlm.study import quickstart as module
 from twistlm.study.quickstart import quickstart
@@ -99,6 +102,12 @@ def test_results_hold_every_number_and_the_report_is_there(finished):
         alone = voc(Units(ids, runs, voc.spec, "prompt"), durations="predicted")
         for side in ("warm", "cold"):
             assert soundfile.info(out / sample[side]).duration > len(alone.samples) / 16_000 + 0.3
+    told = dict(results["commands"])["Train both sides for longer"]
+    sets = [word for before, word in pairwise(shlex.split(told)) if before == "--set"]
+    longer = override(recipes.quickstart(), sets)
+    sides = {side: dataclasses.replace(getattr(config, side), updates=30) for side in ("warm", "cold")}
+    assert dataclasses.replace(longer, out=config.out) == dataclasses.replace(config, **sides)
+    assert "quickstart run" in describe(out)["kind"]
     page = (out / "report.html").read_text()
     assert "data:audio/mpeg" in page and results["unit_spec"]["encoder_sha256"] in page
 

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from standins import Tiny
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import BadInput
 from twistlm.files.gguf import convert
+from twistlm.files.known import known
+from twistlm.jobs.inspecting import describe
 from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
@@ -80,6 +82,11 @@ def test_no_model_and_no_vocoder_is_taken_for_an_earlier_export(lm: UnitLM, tiny
     shutil.copytree(tiny.vocoder, tmp_path / "voice")
     export(lm, tmp_path / "out", server="vllm")
     export(lm, tmp_path / "out", server="llama.cpp")  # its own may be replaced
+    export(lm, tmp_path / "other", server="vllm")
+    shown = {name: describe(tmp_path / name) for name in ("out", "other", "voice")}
+    assert [facts["kind"] for facts in shown.values()] == ["exported unit LM", "exported unit LM", "vocoder"]
+    assert [shown[name]["for"] for name in ("out", "other")] == ["llama.cpp", "vLLM"]
+    assert all(found.folder != tmp_path / "other" for found in known("vocoder", search=[tmp_path]))
     for name, refused in (
         ("lm", lambda folder: export(lm, folder, server="llama.cpp")),
         ("voice", lambda folder: export(lm, folder, server="vllm")),
@@ -92,6 +99,22 @@ def test_no_model_and_no_vocoder_is_taken_for_an_earlier_export(lm: UnitLM, tiny
         with pytest.raises(BadInput, match="would be replaced as a whole"):
             refused(tmp_path / name)
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == before
+
+
+def test_two_tables_that_are_called_one_stay_two(lm: UnitLM, tmp_path: Path) -> None:
+    lm.save(tmp_path / "lm")
+    path = tmp_path / "lm" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    tables = load_file(tmp_path / "lm" / "model.safetensors")
+    tables["lm_head.weight"] = tables["model.embed_tokens.weight"] + 1
+    save_file(tables, tmp_path / "lm" / "model.safetensors", metadata={"format": "pt"})
+    read = UnitLM.load(tmp_path / "lm")
+    assert not read.model.config.tie_word_embeddings
+    assert torch.equal(read.model.lm_head.weight, tables["lm_head.weight"])
+    export(read, tmp_path / "out", server="llama.cpp")
+    shutil.copy(tmp_path / "out" / "model.gguf", tmp_path / "model.gguf")
+    convert(tmp_path / "model.gguf", {})
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["lm_head.weight"], tables["lm_head.weight"])
 
 
 def test_what_gguf_has_no_place_for_is_refused(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_other_settings_are_refused_before_they_are_trained(finished, tmp_path: 
     assert (copy / rows.NAME).read_text() == before and not list(copy.glob("runs/*/*"))
 
 
+def test_lines_of_another_division_are_not_mixed_in(tmp_path: Path) -> None:
+    rows.append(tmp_path, {"key": "a", "study": "s", "division": "d", "cell": {"seed": 0}})
+    rows.append(tmp_path, {"key": "b", "study": "s", "cell": {"seed": 1}})  # of before it was noted
+    rows.require_same(tmp_path, {"c": (2,)}, "seed", study="s", division="d")
+    with pytest.raises(BadInput, match=r"with other documents held out .*: 0\. No table"):
+        rows.require_same(tmp_path, {"c": (2,)}, "seed", study="s", division="e")
+
+
 def test_a_folder_that_holds_another_text_lm_is_another_start(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"one")

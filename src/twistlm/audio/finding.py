@@ -124,6 +124,11 @@ def _below(folder: Path) -> Iterator[Path]:
         _log.warning("%s: links to folders whose files are listed by another way: %s", folder, offenders(again))
 
 
+def _unlisted(error: OSError) -> None:
+    """Raise: what cannot be looked into is not left out."""
+    raise AudioError(f"{error.filename}: this folder cannot be listed ({error.strerror}). Let it be read, or move it.")
+
+
 def _walk(folder: Path, again: list[str] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
     """As `os.walk`, nothing hidden and each folder once: by its own place, and only if it has none here by a link.
 
@@ -134,7 +139,7 @@ def _walk(folder: Path, again: list[str] | None = None) -> Iterator[tuple[str, l
     while waiting:
         links = []
         for home in waiting:
-            for top, folders, names in os.walk(home):
+            for top, folders, names in os.walk(home, onerror=_unlisted):
                 real = os.path.realpath(top)
                 if real in seen:
                     folders.clear()
@@ -142,7 +147,7 @@ def _walk(folder: Path, again: list[str] | None = None) -> Iterator[tuple[str, l
                         again.append(os.path.relpath(top, folder))
                     continue
                 seen.add(real)
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "lost+found")
                 links += [str(place) for place in (Path(top, name) for name in folders) if place.is_symlink()]
                 yield top, folders, names
         waiting = links

@@ -72,8 +72,10 @@ def manifest(
     from twistlm.corpus.readers import Options, read_corpus
     from twistlm.corpus.readers.named import unread_tables
     from twistlm.errors import offenders
+    from twistlm.files.urls import as_path
 
-    listed = (Path(speech) / NAME).is_file()  # before it may be written
+    own = as_path(speech) / NAME
+    listed = own.is_file()  # before it may be written
     options = Options(
         max_seconds=None if vad else max_seconds, subset=subset, path=path_column, text=text_column,
         speaker=speaker_column, split=split_column, id=id_column,
@@ -84,9 +86,9 @@ def manifest(
     facts: dict[str, Any] = {}
     notes = ""
     if corpus == "folder" and listed:
-        facts["listed_by"] = str(Path(speech) / NAME)
+        facts["listed_by"] = str(own)
         notes = (
-            f"; as {Path(speech) / NAME} lists them, whatever other files there are, --heldout and --seed (without it "
+            f"; as {own} lists them, whatever other files there are, --heldout and --seed (without it "
             "the folder is listed anew)"
         )
     if unread := [entry.id for entry in entries if is_sound(entry.path.name, UNREAD)]:
@@ -101,7 +103,7 @@ def manifest(
     if vad:
         from twistlm.corpus.cuts import cut_by_voice, whole_again
 
-        if listed and out.resolve() == (Path(speech) / NAME).resolve():
+        if listed and isinstance(own, Path) and out.resolve() == own.resolve():
             entries = whole_again(entries)  # what is listed there may be what was cut before
         journal = out.with_name(f"{out.name}.vad.jsonl")
         cuts = cut_by_voice(entries, journal, max_seconds=Options(max_seconds=max_seconds).longest, progress=progress)

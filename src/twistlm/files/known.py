@@ -20,7 +20,8 @@ _HOLDS = {  # what every folder of its kind has; a unit LM's has the second thre
     "tokenizer": ("spec.json", "codebook.safetensors"),
     "vocoder": ("unit_spec.json", "config.json", "model.safetensors"),
 }
-_NOT_ONE = {"tokenizer": (), "vocoder": ("provenance.json",)}
+# A unit LM, and one that was exported for vLLM.
+_NOT_ONE = {"tokenizer": (), "vocoder": ("provenance.json", "vocab.json")}
 
 
 @dataclass(frozen=True)

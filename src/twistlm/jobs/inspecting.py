@@ -116,6 +116,10 @@ def _described(path: Path) -> Facts:
         return _study(path)
     if "results.json" in has:
         return {"kind": "quickstart run", **_headline(_results(path / "results.json"))}
+    if "stages" in has and (path / "stages").is_dir():
+        done = sorted(file.stem for file in (path / "stages").glob("*.json"))
+        told = {"state": "unfinished; the command that began it goes on", "stages done": ", ".join(done) or "none"}
+        return {"kind": "quickstart run", **told}
     if "spec.json" in has:
         return {"kind": "tokenizer", **_spec(path / "spec.json")}
     if {"metrics.jsonl", "config.json"} <= has:
@@ -130,6 +134,9 @@ def _described(path: Path) -> Facts:
         start = _json(path / "provenance.json")
         told = _some(start, "start", "text_lm", "source", "rows", "seed", "kept", "new")
         return {"kind": "unit LM", **told, **_spec(path / "unit_spec.json")}
+    if {"unit_spec.json", "vocab.json"} <= has:
+        what = "llama.cpp" if "model.gguf" in has else "vLLM"
+        return {"kind": "exported unit LM", "for": what, **_spec(path / "unit_spec.json")}
     if "unit_spec.json" in has:
         return {"kind": "vocoder", **_spec(path / "unit_spec.json"), **_voices(path)}
     if any(name.startswith("shard-") for name in has):

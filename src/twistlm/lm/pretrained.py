@@ -148,6 +148,9 @@ def load_causal_lm(folder: Path, config: PretrainedConfig | None = None) -> PreT
     _require_whole(folder, model, report, without_place)
     require_finite(folder, model)
     require_causal(model)
+    head = model.get_output_embeddings()
+    if config.tie_word_embeddings and head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False  # the files have two tables, and whoever reads a copy must as well
     return model.eval()
 
 

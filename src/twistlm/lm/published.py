@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.jsonl import read_json
+from twistlm.lm.heads import untie
 from twistlm.lm.model import UnitLM
 from twistlm.lm.pretrained import REFUSALS, from_config, is_derived, load_causal_lm, require_finite
 from twistlm.lm.vocab import Vocab
@@ -114,6 +115,11 @@ def _slamkit(folder: Path, said: dict[str, Any], spec: UnitSpec) -> PreTrainedMo
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     kinds = {name.removeprefix("lm."): tensor for name, tensor in stored_tensors(folder).items()}
     state = {name.removeprefix("lm."): value for name, value in read_state(folder).items()}
+    head = model.get_output_embeddings().weight
+    tables = [state[n] for n, p in model.named_parameters(remove_duplicate=False) if p is head and n in state]
+    if any(not torch.equal(table, tables[0]) for table in tables):  # base_config says one, the file has two
+        untie(model)
+        tied = False
     try:
         lost, odd = model.load_state_dict(state, strict=False)
     except RuntimeError as error:

@@ -44,4 +44,5 @@ def save_unit_tokenizer(vocab: Vocab, folder: Path) -> None:
         special["eos_token"] = named[vocab.eos]
     if named[vocab.pad] == "<pad>":  # a published model may pad with a unit, which is no special word then
         special["pad_token"] = "<pad>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    # On the left, or a short prompt in a batch would be continued behind its padding.
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **special).save_pretrained(folder)

@@ -15,6 +15,7 @@ from twistlm.evaluate.perplexity import Perplexity, heldout
 from twistlm.evaluate.suites.suite import SEEN, UNSEEN, Suite
 from twistlm.files.metrics import Row
 from twistlm.lm.model import UnitLM
+from twistlm.study.keys import digest
 from twistlm.types import Score, Units
 
 Values = dict[str, Any]
@@ -30,6 +31,11 @@ def compared(units: str | Path) -> UnitCorpus:
     if set(corpus.splits) == {"train"}:
         raise BadInput(f"{units} has nothing held out to compare two models on: tokenize with --heldout.")
     return corpus
+
+
+def division(corpus: UnitCorpus) -> str:
+    """Return 16 hex digits over which document is in which split, of which the corpus's fingerprint knows nothing."""
+    return digest(sorted(zip(corpus.ids, corpus.splits, strict=True)))
 
 
 def curve(metrics: Sequence[Row]) -> Values:

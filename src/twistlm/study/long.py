@@ -25,7 +25,7 @@ from twistlm.evaluate.stats import t_interval, updates_to_reach
 from twistlm.evaluate.unit_cache import SpokenSuite
 from twistlm.lm.model import UnitLM
 from twistlm.study.grid import rows
-from twistlm.study.judging import compared, curve, pair_values, perplexity, perplexity_values
+from twistlm.study.judging import compared, curve, division, pair_values, perplexity, perplexity_values
 from twistlm.study.keys import digest, moving, starting
 from twistlm.study.laws import laws
 from twistlm.study.run import train_units
@@ -77,7 +77,7 @@ def long(
         for updates, seed, side in cells
     }
     shared = study(config, corpus.fingerprint, layers)
-    rows.require_same(out, wanted, "updates", "seed", "side", study=shared)
+    rows.require_same(out, wanted, "updates", "seed", "side", study=shared, division=division(corpus))
     with own_card(out):
         for seed, side in itertools.product(seeds, sides):
             home = out / "runs" / f"{side}-{seed}"
@@ -131,7 +131,7 @@ def _climb(
             row = {**curve(result.history), **_scores(result.lm, units, train, spoken, seed=seed)}
             cell = {"side": side, "seed": seed, "updates": updates, "tokens": result.tokens, **_cut(layers)}
             shared = study(config, corpus.fingerprint, layers)
-            rows.append(out, {"key": line, "study": shared, "cell": cell, **row})
+            rows.append(out, {"key": line, "study": shared, "division": division(corpus), "cell": cell, **row})
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
         if (run / "stable").is_dir():
             if before is not None:

@@ -10,6 +10,7 @@ import gc
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from twistlm import recipes
 from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
@@ -45,7 +47,8 @@ from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track
 from twistlm.study import saying
-from twistlm.study.judging import pair_values, perplexity, perplexity_values
+from twistlm.study.judging import division, pair_values, perplexity, perplexity_values
+from twistlm.study.keys import digest
 from twistlm.study.prompts import PROTOCOL as CONTINUED
 from twistlm.study.prompts import choose_prompts, choose_resynthesis, continuations
 from twistlm.study.run import VAL_UNITS, Init, train_units
@@ -328,7 +331,8 @@ class _Job:
         return asr.Whisper.load(ASR, workers=cores()) if self._to_resynthesise(entries) else None
 
     def _corpus(self) -> str:
-        return open_corpus(self.units, split=None).fingerprint
+        corpus = open_corpus(self.units, split=None)
+        return digest([corpus.fingerprint, division(corpus)])
 
     def _speaking(self) -> Values:
         return {"corpus": self._corpus(), "vocoder": self.voc.synthesizer.sha256()}
@@ -377,20 +381,34 @@ def _given(config: QuickstartConfig) -> str:
 
 def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
     """What to do next, ready to paste."""
-    longer = 5 * config.warm.updates
+    warm, cold = (shlex.quote(f"{config.out}/{side}") for side in SIDES)
+    sides = [dataclasses.replace(run, updates=5 * run.updates) for run in (config.warm, config.cold)]
+    more = dataclasses.replace(config, warm=sides[0], cold=sides[1])
+    longer = [f"--set {shlex.quote(change)}" for change in _changes(more)]
     return [
-        (
-            "Hear what the units keep of any recording",
-            f"twist resynth my.wav --out again.wav --units-of {config.out}/warm",
-        ),
-        ("Let the warm model continue a recording", f"twist generate {config.out}/warm my.wav --out continued.wav"),
-        ("Judge it on everything that is bundled", f"twist eval {config.out}/warm --against {config.out}/cold"),
+        ("Hear what the units keep of any recording", f"twist resynth my.wav --out again.wav --units-of {warm}"),
+        ("Let the warm model continue a recording", f"twist generate {warm} my.wav --out continued.wav"),
+        ("Judge it on everything that is bundled", f"twist eval {warm} --against {cold}"),
         ("Run the whole loop on your own speech", "twist quickstart --speech my-speech --out runs/mine"),
-        (
-            "Train both sides for longer",
-            f"twist quickstart --out runs/longer --set warm.updates={longer} --set cold.updates={longer}",
-        ),
+        ("Train both sides for longer", " ".join(["twist quickstart --out runs/longer", *longer])),
     ]
+
+
+def _changes(config: QuickstartConfig) -> list[str]:
+    """What `--set` makes this configuration of the recipe "quickstart", but for where it goes."""
+    usual, found = recipes.quickstart(), []
+    for name, value in to_dict(config).items():
+        before = to_dict(usual)[name]
+        if isinstance(value, dict):
+            found += [f"{name}.{key}={_toml(inner)}" for key, inner in value.items() if inner != before[key]]
+        elif value != before and name != "out":
+            found.append(f"{name}={_toml(value)}")
+    return found
+
+
+def _toml(value: Any) -> str:
+    """A value as `override` reads it; text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _state(path: Path | UrlPath) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from twistlm.files.locks import LOCK
 from twistlm.files.metrics import read_history
 from twistlm.study.grid import rows
 from twistlm.study.grid.rows import Row
-from twistlm.study.judging import compared, curve
+from twistlm.study.judging import compared, curve, division
 from twistlm.study.keys import digest, moving, starting
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -131,7 +131,8 @@ def steady(
     }
     # What all cells share: the recipe of both sides, the text LM and the corpus.
     study = digest([key(config, corpus.fingerprint, arm=arm, seed=0, numerics="float32") for arm in ("warm", "cold")])
-    rows.require_same(out, wanted, "arm", "seed", "numerics", study=study)
+    same = {"study": study, "division": division(corpus)}
+    rows.require_same(out, wanted, "arm", "seed", "numerics", **same)
     (out / "cells").mkdir(parents=True, exist_ok=True)
     for run, (arm, seed, name) in wanted.items():
         lock, home = out / "cells" / f"{run}.lock", out / "cells" / run
@@ -143,7 +144,7 @@ def steady(
                     continue
                 row = _run(recipe, config, units, home, arm=arm, seed=seed, numerics=name, card=card)
                 cell = {"arm": arm, "seed": seed, "numerics": name}
-                rows.append(out, {"key": run, "study": study, "cell": cell, **row})
+                rows.append(out, {"key": run, **same, "cell": cell, **row})
                 shutil.rmtree(home)
                 lock.unlink(missing_ok=True)
         except Timeout:  # another process is at it
@@ -206,7 +207,8 @@ def _run(
     command = [sys.executable, "-m", "twistlm", "train", str(units), "--out", str(folder), "--init", side]
     command += ["--recipe", recipe, "--seed", str(seed), "--json"]
     command += [word for name, value in settings.items() if name.startswith("--") for word in (name, value)]
-    command += [word for name, value in changed.items() for word in ("--set", f"{name}={value}")]
+    set_ = [f"{name}={value}" for name, value in changed.items() if name != "seed"]
+    command += [word for change in set_ for word in ("--set", change)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(how.threads))
     if folder.exists():
         with FileLock(folder / LOCK):  # while the process of one is still there

@@ -59,13 +59,16 @@ def by_cell(folder: str | Path, *names: str) -> dict[tuple[Any, ...], Row]:
     return found
 
 
-def require_same(folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *names: str, study: str) -> None:
+def require_same(
+    folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *names: str, study: str, division: str
+) -> None:
     """Do nothing where the lines of `folder` are of the same settings as what is wanted; to be called before training.
 
     Args:
         folder: of the file.
         wanted: key -> what `names` of its cell say.
         study: digest of what all its cells share. Lines of before it was noted have none, and go by their cells.
+        division: digest of which documents are held out. Lines of before it was noted have none either.
 
     Raises:
         BadInput: a line is of another study, or of a wanted cell under another key.
@@ -76,12 +79,13 @@ def require_same(folder: str | Path, wanted: Mapping[str, tuple[Any, ...]], *nam
         for key, row in read(folder).items()
         if ((cell := tuple(row["cell"].get(name) for name in names)) in cells and cells[cell] != key)
         or row.get("study", study) != study
+        or row.get("division", division) != division
     ]
     if others:
         said = offenders([", ".join(map(str, cell)) for cell in others])
         raise BadInput(
-            f"{Path(folder) / NAME} holds runs of other settings or on another corpus ({', '.join(names)}): {said}. "
-            "No table may mix them: give these settings a folder of their own."
+            f"{Path(folder) / NAME} holds runs of other settings or on another corpus, or with other documents held "
+            f"out ({', '.join(names)}): {said}. No table may mix them: give these settings a folder of their own."
         )
 
 
