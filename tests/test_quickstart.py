@@ -19,8 +19,12 @@ import pytest
 import soundfile
 
 from standins import Tiny, babble
+from tokenizer_standins import FakeTokenizer, sound
 from twistlm import recipes
 from twistlm.config import QuickstartConfig, override, to_dict
+from twistlm.corpus import manifest
+from twistlm.corpus.opened import open_corpus
+from twistlm.corpus.tokenize import tokenize
 from twistlm.errors import AudioError, BadInput, TwistError, UnitSpecMismatch
 from twistlm.evaluate import asr
 from twistlm.evaluate.suites import catalogue
@@ -28,9 +32,15 @@ from twistlm.files import atomic
 from twistlm.jobs.inspecting import describe
 from twistlm.study import prompts
 from twistlm.study import quickstart as module
-from twistlm.study.quickstart import quickstart
+from twistlm.study.quickstart import _Job, quickstart
 from twistlm.types import Units
 from twistlm.vocoder.vocoder import Vocoder
+
+
+@dataclasses.dataclass
+class Of:
+    units: Path
+
 
 # What may differ between two runs that did the same.
 CLOCK = {"seconds", "peak_rss_gb"}
@@ -263,6 +273,18 @@ def test_unusable_held_out_clips_within_tolerance_end_nothing(tiny, tmp_path, mo
     results = quickstart(dataclasses.replace(tiny_config(tiny, tmp_path / "run"), speech=str(speech), n_resynth=50))
     assert results["resynthesis"]["n"] == 2 and set(results["speech"]["splits"]) == {"train", "heldout_text"}
     assert "1 of 6 clips were unusable" in results["speech"]["source"]
+
+
+def test_other_clips_held_out_are_another_corpus_to_train_and_judge_on(tmp_path):
+    for i in range(4):
+        sound(tmp_path / "speech" / f"{i}.wav", i)
+    found = []
+    for held in ("0.wav", "1.wav"):
+        entries = manifest.build(tmp_path / "speech")
+        told = [dataclasses.replace(e, split="heldout" if e.id == held else "train") for e in entries]
+        tokenize(told, units := tmp_path / held, FakeTokenizer())
+        found.append((open_corpus(units, split=None).fingerprint, _Job._corpus(Of(units))))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
 def test_refuses_a_folder_with_other_things(tiny, tmp_path):
