@@ -49,9 +49,9 @@ def make_swuggy(root: Path, split: str = "dev") -> Path:
     return write_gold(root / "lexical" / split, rows)
 
 
-def make_sblimp(root: Path, split: str = "dev") -> Path:
+def make_sblimp(root: Path, split: str = "dev", *, voices: Sequence[str] = ("A", "B")) -> Path:
     rows = []
-    for voice in ("A", "B"):
+    for voice in voices:
         # The same id in two subtypes: ids count within a subtype only.
         for number, (kind, subtype, id) in enumerate(
             [("agreement", "plural", "1"), ("agreement", "gender", "1"), ("islands", "wh", "1"), ("islands", "wh", "2")]
@@ -100,10 +100,10 @@ def story_rows(seed: int, stories: Sequence[str] = ("s1", "s2", "s3")) -> list[d
     ]  # fmt: skip
 
 
-def make_multispeaker(folder: Path) -> None:
-    for seed, speaker in ((0, "bm"), (100, "af")):
+def make_multispeaker(folder: Path, *, speakers: Sequence[str] = ("bm", "af")) -> None:
+    for seed, speaker in zip((0, 100), speakers, strict=True):
         rows = story_rows(seed)
-        order = rows if speaker == "bm" else rows[::-1]
+        order = rows if speaker == speakers[0] else rows[::-1]
         write_table(folder / speaker / "train-00000-of-00001.parquet", order)
 
 

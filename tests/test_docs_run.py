@@ -83,8 +83,9 @@ def shop(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {path.name: artifacts._measure(path) for path in entry.iterdir()}
     (entry / artifacts._MANIFEST).write_text(json.dumps({"files": files, "source": "a stand-in"}))
 
-    make_sblimp(tmp_path / "slm21")
-    make_multispeaker(tmp_path / "sSC")
+    voices = ("flite-slt", "flite-rms")  # of the bundled ones: one was heard in training, one was not
+    make_sblimp(tmp_path / "slm21", voices=voices)
+    make_multispeaker(tmp_path / "sSC", speakers=voices)
     suites = {"mini-swuggy": tiny.suite, "mini-sblimp": tmp_path / "slm21", "mini-storycloze": tmp_path / "sSC"}
     monkeypatch.setattr(catalogue, "bundled", suites.__getitem__)
 
