@@ -18,7 +18,9 @@ from standins import Tiny, babble
 from twistlm.cli.command import explain
 from twistlm.cli.main import main
 from twistlm.errors import BadInput, TrainingError, visible
+from twistlm.jobs import inspecting
 from twistlm.types import UnitSpec
+from twistlm.units.encoder import FAMILIES
 
 
 class Outcome:
@@ -120,6 +122,7 @@ def test_from_speech_to_speech_verb_by_verb(twist, tiny: Tiny, tmp_path):
         if kind in ("units", "training run", "unit LM", "vocoder"):
             assert facts["tokenizer"] == f"{tiny.tokenizer} (searched)"
     assert twist("show", run, "--json").json["vocoder"].startswith("none here")
+    assert set(inspecting._SPEECH) == {*FAMILIES, "whisper"}  # written again there, as torch is slow to import
     (tmp_path / "hubert").mkdir()
     (tmp_path / "hubert" / "config.json").write_text('{"model_type": "hubert", "hidden_size": 768}')
     assert twist("show", tmp_path / "hubert", "--json").json["kind"] == "speech encoder of transformers"

@@ -91,6 +91,14 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Quic
         return config, quickstart(config)
 
 
+def test_one_that_is_not_finished_is_shown_as_what_it_is(finished, tmp_path):
+    shutil.copytree(Path(finished[0].out) / "stages", tmp_path / "stages")
+    (tmp_path / "stages" / "judge.json").unlink()
+    told = describe(tmp_path)
+    assert told["kind"] == "quickstart run" and told["state"].startswith("unfinished")
+    assert "tokenize" in told["stages done"] and "judge" not in told["stages done"]
+
+
 def test_results_hold_every_number_and_the_report_is_there(finished):
     config, results = finished
     out = Path(config.out)

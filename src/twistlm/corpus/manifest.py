@@ -229,14 +229,22 @@ def load(source: str | Path | UrlPath | Iterable[Entry]) -> list[Entry]:
         return [_whole(place, id=written(place.name), speaker=folder_of(place).name, split="train")]
     if place.is_dir():
         return build(place)
-    if isinstance(place, Path) and place.is_file() and not place.suffix:
-        with place.open("rb") as file:
-            if file.read(4).startswith(_BEGIN):
-                raise BadInput(
-                    f"{place} begins as a sound does, and its name does not end as one's, so it would be a manifest. "
-                    "Give it the suffix of its kind (.wav, .flac, …)."
-                )
+    if isinstance(place, Path) and not place.suffix and _begins_as_sound(place):
+        raise BadInput(
+            f"{place} begins as a sound does, and its name does not end as one's, so it would be a manifest. Give it "
+            "the suffix of its kind (.wav, .flac, …)."
+        )
     return read(place)
+
+
+def _begins_as_sound(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(_BEGIN)
+    except OSError:
+        return False  # whoever reads it says why it cannot be
 
 
 def _entry(fields: dict[str, Any], folder: Path | UrlPath, *, where: str) -> Entry:

@@ -101,7 +101,9 @@ def _units_of(path: Path, kind: str) -> UnitSpec | None:
     if kind in ("tokenizer", "vocoder", "unit LM", "units"):
         return spec_of(path)
     record = {"training run": "config.json", "quickstart run": "results.json"}.get(kind)
-    return None if record is None else UnitSpec.from_dict(_json(path / record)["unit_spec"])
+    if record is None or not (path / record).is_file():  # an unfinished quickstart has no results
+        return None
+    return UnitSpec.from_dict(_json(path / record)["unit_spec"])
 
 
 def _described(path: Path) -> Facts:
@@ -116,7 +118,7 @@ def _described(path: Path) -> Facts:
         return _study(path)
     if "results.json" in has:
         return {"kind": "quickstart run", **_headline(_results(path / "results.json"))}
-    if "stages" in has and (path / "stages").is_dir():
+    if (path / "stages" / "lock").is_file():
         done = sorted(file.stem for file in (path / "stages").glob("*.json"))
         told = {"state": "unfinished; the command that began it goes on", "stages done": ", ".join(done) or "none"}
         return {"kind": "quickstart run", **told}

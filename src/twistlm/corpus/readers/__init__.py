@@ -157,5 +157,6 @@ def _require_use(corpus: str, options: Options) -> None:
     for what, wanted in given.items():
         if wanted and what not in takes:
             those = ", ".join(name for name, reader in READERS.items() if what in reader.takes)
+            those += ", and for --vad" if what == "max_seconds" else ""
             flag = f"--{next(iter(options.columns))}-column" if what == "columns" else f"--{what.replace('_', '-')}"
             raise BadInput(f"{flag} says nothing of the corpus {corpus!r}; it is for {those}.")

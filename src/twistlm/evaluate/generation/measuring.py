@@ -14,7 +14,6 @@ import numpy as np
 
 from twistlm.errors import BadInput
 from twistlm.evaluate.generation import perplexities
-from twistlm.evaluate.generation.continuing import derangement
 from twistlm.evaluate.generation.embedding import Embedder
 from twistlm.evaluate.generation.judge import Judge, Price, bill, scores, summary, verdicts
 from twistlm.evaluate.generation.prompts import checksum
@@ -117,8 +116,8 @@ def read_all(
     protocol = session.protocol
     said = [row["text"] for row in prompts]
     others = other_prompts(said, seed=session.seed)
-    dealt = [] if session.unconditional else derangement(len(prompts), seed=session.seed)
-    others_of_dealt = other_prompts(said, seed=session.seed, dealt=dealt or None)
+    dealt = None if session.unconditional else session.dealt()
+    others_of_dealt = other_prompts(said, seed=session.seed, dealt=dealt)
     truths = [scored_text(row["text"], protocol) or "" for row in systems[0].rows]
     texts_alone = []
     known = [prompt.text for prompt in session.suite.prompts]

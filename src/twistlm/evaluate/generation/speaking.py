@@ -170,6 +170,10 @@ class Session:
             name="resynthesis", kind="resynthesis", n_samples=1, rows=self._rows("resynthesis", prompts, work)
         )
 
+    def dealt(self) -> list[int]:
+        """Return for each prompt whose continuation it is given where continuations are shuffled."""
+        return derangement(len(self.suite.prompts), seed=self.seed)
+
     def shuffled(self, prompts: Sequence[Values], resynthesis: System) -> System | None:
         """Return every prompt with the true continuation of another one: the floor of all that a prompt has to do with.
 
@@ -178,7 +182,7 @@ class Session:
         """
         if self.unconditional:
             return None
-        others = derangement(len(prompts), seed=self.seed)
+        others = self.dealt()
         if self.protocol.scored == "continuation":
             rows = [dict(resynthesis.rows[j]) for j in others]
             for row, prompt, heard in zip(rows, self.suite.prompts, prompts, strict=True):
