@@ -10,7 +10,6 @@ import gc
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 
-from twistlm import recipes
 from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
@@ -47,6 +45,7 @@ from twistlm.lm.text_lms import text_lm_folder
 from twistlm.pages.report import write_report
 from twistlm.progress import track
 from twistlm.study import saying
+from twistlm.study.commands import commands
 from twistlm.study.judging import division, pair_values, perplexity, perplexity_values
 from twistlm.study.keys import digest
 from twistlm.study.prompts import PROTOCOL as CONTINUED
@@ -314,7 +313,7 @@ class _Job:
                 "resynthesis": resynthesis["protocol"],
                 "continuations": CONTINUED,
             },
-            "commands": _commands(self.config),
+            "commands": commands(self.config),
         }
         return without_nan(results)
 
@@ -377,38 +376,6 @@ def _given(config: QuickstartConfig) -> str:
     return (
         f"{rows}; {head}, beginning with: {config.head_start}; the same documents, order and number of updates. {apart}"
     )
-
-
-def _commands(config: QuickstartConfig) -> list[tuple[str, str]]:
-    """What to do next, ready to paste."""
-    warm, cold = (shlex.quote(f"{config.out}/{side}") for side in SIDES)
-    sides = [dataclasses.replace(run, updates=5 * run.updates) for run in (config.warm, config.cold)]
-    more = dataclasses.replace(config, warm=sides[0], cold=sides[1])
-    longer = [f"--set {shlex.quote(change)}" for change in _changes(more)]
-    return [
-        ("Hear what the units keep of any recording", f"twist resynth my.wav --out again.wav --units-of {warm}"),
-        ("Let the warm model continue a recording", f"twist generate {warm} my.wav --out continued.wav"),
-        ("Judge it on everything that is bundled", f"twist eval {warm} --against {cold}"),
-        ("Run the whole loop on your own speech", "twist quickstart --speech my-speech --out runs/mine"),
-        ("Train both sides for longer", " ".join(["twist quickstart --out runs/longer", *longer])),
-    ]
-
-
-def _changes(config: QuickstartConfig) -> list[str]:
-    """What `--set` makes this configuration of the recipe "quickstart", but for where it goes."""
-    usual, found = recipes.quickstart(), []
-    for name, value in to_dict(config).items():
-        before = to_dict(usual)[name]
-        if isinstance(value, dict):
-            found += [f"{name}.{key}={_toml(inner)}" for key, inner in value.items() if inner != before[key]]
-        elif value != before and name != "out":
-            found.append(f"{name}={_toml(value)}")
-    return found
-
-
-def _toml(value: Any) -> str:
-    """A value as `override` reads it; text without quotes."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _state(path: Path | UrlPath) -> tuple[int, int]:
