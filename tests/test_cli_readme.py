@@ -12,7 +12,7 @@ import twistlm
 from twistlm import recipes
 from twistlm.cli.help import EXAMPLES, examples
 from twistlm.cli.main import command
-from twistlm.study.quickstart import _commands
+from twistlm.study.commands import commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def parse(line: str) -> None:
     at.make_context(at.name, arguments)
 
 
-@pytest.mark.parametrize("command", [command for _, command in _commands(recipes.quickstart())])
+@pytest.mark.parametrize("command", [command for _, command in commands(recipes.quickstart())])
 def test_the_report_s_commands_parse(command):
     parse(command)
 
