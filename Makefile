@@ -1,16 +1,18 @@
 # make quickstart   set up .venv and run the whole loop: speech in, a warm-started speech LM, speech out
 # make test         lint and the default tests (offline once set up)
+# make thorough     the tests of seconds each that continuous integration runs as well
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint bench assets clean
+.PHONY: help setup quickstart test thorough lint bench assets clean
 
 help:
 	@echo "make quickstart   the whole loop on the bundled speech: report in runs/quickstart/report.html"
 	@echo "make test         lint + default tests"
+	@echo "make thorough     the tests of seconds each that continuous integration runs as well"
 	@echo "make lint         ruff, mypy, import contracts"
 	@echo "make bench        speed and memory, as ratios"
 	@echo "make assets       rebuild the bundled speech, tokenizer, vocoder and suites (hours)"
@@ -33,9 +35,13 @@ quickstart: $(READY)
 	@$(BIN)/twist quickstart $(ARGS)
 
 # Python keeps what it has compiled, also where an image says it should not: else each of the tests' processes compiles it all again.
-test: export PYTHONDONTWRITEBYTECODE :=
+test thorough: export PYTHONDONTWRITEBYTECODE :=
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow and not network"
+	$(PYTEST) -m "not slow and not network and not thorough"
+
+thorough: $(READY)
+	$(PYTEST) -m "thorough and not slow and not network"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

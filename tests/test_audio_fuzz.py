@@ -20,6 +20,7 @@ from twistlm.errors import AudioError
 SCRIPT = Path(__file__).parents[1] / "runs" / "fuzz_audio.py"
 
 
+@pytest.mark.thorough
 def test_two_hundred_damaged_files_are_refused_by_name_or_read_well() -> None:
     run = subprocess.run([sys.executable, SCRIPT, "--n", "200", "--seed", "1"], capture_output=True, text=True)
     report = json.loads(run.stdout)

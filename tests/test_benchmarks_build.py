@@ -298,6 +298,7 @@ def write_cmudict(path):
     return read_cmudict(path)
 
 
+@pytest.mark.thorough
 def test_wuggy_is_read_by_swuggy_and_its_pseudo_words_are_none(tmp_path):
     cmudict = write_cmudict(tmp_path / "cmudict.dict")
     words = [word for word in cmudict if word not in ("twice", "so")][::9][:6]

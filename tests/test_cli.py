@@ -223,6 +223,7 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert twist("eval", run, "--units", units, "--json").json["context"] == 48, "as the last of it was trained"
 
 
+@pytest.mark.thorough
 def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, tmp_path):
     from test_lm_published import slamkit
 
@@ -265,6 +266,7 @@ def test_the_switches_of_a_warm_start_and_a_published_model(twist, tiny: Tiny, t
     assert said.code == 0 and soundfile.info(tmp_path / "c.wav").frames > 0, said.err
 
 
+@pytest.mark.thorough
 def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypatch):
     from twistlm.vocoder.train import VocoderConfig
 
@@ -497,6 +499,7 @@ def test_what_files_say_reaches_no_terminal_as_a_control(twist, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.thorough
 def test_a_result_that_cannot_be_printed_is_one_line(tiny: Tiny) -> None:
     words = [sys.executable, "-m", "twistlm", "show", str(tiny.tokenizer)]
     with Path("/dev/full").open("w") as full:
@@ -505,6 +508,7 @@ def test_a_result_that_cannot_be_printed_is_one_line(tiny: Tiny) -> None:
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
 
 
+@pytest.mark.thorough
 def test_tokenizers_of_others(twist, tiny: Tiny, tmp_path, monkeypatch):
     """An encoder of transformers and one of fairseq, k-means on them, and centroids in a file."""
     import torch
@@ -548,6 +552,7 @@ def test_tokenizers_of_others(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.thorough
 def test_odd_requests_to_judges_and_speakers_are_refused_and_json_is_json(twist, tiny: Tiny, tmp_path):
     units, run, prompt = tmp_path / "units", tmp_path / "run", tiny.speech / "low" / "0.wav"
     twist("manifest", tiny.speech, "--heldout", 0.25, "--out", tmp_path / "m.jsonl")

@@ -402,6 +402,7 @@ def test_what_is_read_ahead_is_bounded_by_its_length(seconds: float | None, expe
     assert cutting._ahead(entries, 7680.0) == expected
 
 
+@pytest.mark.thorough
 def test_our_tokenizer_in_batches_cuts_what_it_cuts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: the long one window by window, the others in batches."""
     from twistlm.units.tokenizer import SpeechTokenizer

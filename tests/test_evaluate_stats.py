@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twistlm.errors import BadInput
@@ -148,6 +148,7 @@ def test_drawing_counts_is_the_same_bootstrap_and_the_same_test():
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=7), st.sampled_from([3, 5, 7]))
+@example([(0, 1), (0, 1), (1, 0), (2, 0)], 3)
 def test_equal_sums_of_fractions_are_equal(pairs, whole):
     """Thirds of an item with three pairs: rounded, they do not add up to the same digits in every order."""
     a, b = (np.array(side) / whole for side in zip(*pairs, strict=True))

@@ -26,7 +26,7 @@ def listed(path: Path, **more: object) -> list:
     return list(read_items(path, "a list", "items", shape=object, **more))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(VALUES, max_size=6), st.dictionaries(TEXTS, VALUES, max_size=3), st.integers(1, 40), st.booleans())
 def test_it_gives_what_json_gives(
     tmp_path_factory: pytest.TempPathFactory, items: list, others: dict, piece: int, plain: bool
@@ -74,6 +74,7 @@ def test_what_is_no_such_list_is_said(tmp_path: Path, text: str, message: str, m
         listed(tmp_path / "b.json")
 
 
+@pytest.mark.thorough
 def test_a_file_of_many_items_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     item = {"text": "x" * 1000, "segments": [1, 2]}

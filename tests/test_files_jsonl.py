@@ -97,6 +97,7 @@ def test_lines_are_numbered_and_only_newlines_end_them(tmp_path: Path) -> None:
     assert list(read_objects(path, "a test")) == [(1, {"a": "x\u2028y"}), (4, {"a": 2})]
 
 
+@pytest.mark.thorough
 def test_a_line_or_a_gzip_file_without_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,7 @@ def test_results_rows_and_page_hold_what_was_measured(parts, suite, text_lm, tmp
     assert all(row["sound"] in page for row in warm)
 
 
+@pytest.mark.thorough
 def test_who_listens_and_judges_changes_nothing_that_a_model_said(parts, suite, tmp_path):
     loads: list[int] = []
     one = session(parts, suite, tmp_path)
@@ -271,6 +272,7 @@ def test_an_empty_text_has_no_loss_though_its_end_is_read(text_lm, tmp_path):
     assert set(empty.values()) == {None} and said["loss"] > 0 and said["loss_after"] > 0
 
 
+@pytest.mark.thorough
 def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
     one = session(parts, suite, tmp_path, ear=Ear((20, 40)))  # long enough that words come again
     values, systems = measured(one, parts, text_lm, [], temperatures=(0.5, 1.5))
@@ -579,6 +581,7 @@ def measure(parts, suite, text_lm, tiny, tmp_path, monkeypatch):
     return run, ear, loads
 
 
+@pytest.mark.thorough
 def test_the_job_measures_nothing_twice_and_a_curve_has_files_of_its_own(measure, tmp_path):
     run, ear, loads = measure
     first = run()
@@ -596,6 +599,7 @@ def test_the_job_measures_nothing_twice_and_a_curve_has_files_of_its_own(measure
     assert "held results with likelihoods, which these lack, and was replaced" in run(suites=[])["notes"][0]
 
 
+@pytest.mark.thorough
 def test_a_voice_can_be_named(measure, monkeypatch):
     run, ear, _ = measure
     with pytest.raises(BadInput, match="has one speaker only, so 'ann' cannot be asked for"):
@@ -610,6 +614,7 @@ def test_a_voice_can_be_named(measure, monkeypatch):
     assert [voice["speaker"] for voice in asked if voice["speaker"]] == ["ann"]
 
 
+@pytest.mark.thorough
 def test_texts_without_words_end_no_curve(measure, monkeypatch):
     run, ear, _ = measure
     said = ear.transcribe

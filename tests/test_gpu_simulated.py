@@ -65,6 +65,7 @@ def check(found: dict[str, Any]) -> None:
     assert not {stage: some for stage, some in copies.items() if some}
 
 
+@pytest.mark.thorough
 def test_stages_on_a_simulated_gpu() -> None:
     found = ran(*QUICK)
     assert found.keys() == set(QUICK)

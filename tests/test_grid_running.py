@@ -231,6 +231,7 @@ def _process(config: GridConfig, suite: Path) -> None:
     running.run(config, tell=lambda line: None)
 
 
+@pytest.mark.thorough
 def test_two_processes_share_the_work_and_nothing_is_done_twice(finished, tiny, tmp_path):
     config = sides_only(finished[0], tmp_path, seeds=(0, 1))
     context = multiprocessing.get_context("fork")
@@ -286,6 +287,7 @@ def test_runs_of_other_settings_are_left_out_and_said(finished, tmp_path):
     assert "36 runs in study.jsonl are of other settings" in (folder / "report.md").read_text()
 
 
+@pytest.mark.thorough
 def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
     config = sides_only(finished[0], tmp_path, cold=dataclasses.replace(finished[0].cold, rates=(1e-3, 1e30), warmup=0))
     running.run(config, tell=lambda line: None)
@@ -296,6 +298,7 @@ def test_a_diverged_run_is_a_line_that_loses(finished, tmp_path, monkeypatch):
     assert len(list((tmp_path / "study" / "diverged").iterdir())) == 1, "what it names is kept"
 
 
+@pytest.mark.thorough
 def test_a_run_whose_weights_are_no_numbers_when_it_is_judged_has_diverged(finished, tmp_path):
     config = sides_only(finished[0], tmp_path, cold=dataclasses.replace(finished[0].cold, rates=(1e-3, 1e38), warmup=0))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_every=1))

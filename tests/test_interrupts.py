@@ -73,6 +73,7 @@ VERBS = {
         ),
     ],
 )
+@pytest.mark.thorough
 def test_a_signal_ends_a_long_file(verb: str, number: signal.Signals, tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     sound = np.tile(babble(60.0, seed=0, pitch=100.0), MINUTES)

@@ -100,6 +100,7 @@ def test_a_model_of_a_published_tokenizer_that_cannot_be_had(tiny: Tiny, tmp_pat
     assert asked == [name]
 
 
+@pytest.mark.thorough
 def test_eval_alone_judges_the_whole(twist, tiny: Tiny, two_runs: Path, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(judging, "BUNDLED", {"mini-swuggy": ""})
     monkeypatch.setattr(evaluating, "open_suite", lambda name: catalogue.open_suite(f"{name}={tiny.suite}"))

@@ -72,6 +72,7 @@ def unnamed(page) -> list[str]:
 
 
 @pytest.mark.parametrize("checks", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_a_whole_study_by_keyboard(browser, samples, tmp_path, checks):
     small = request(
         clips_per_system=1, ratings_per_clip=1, training=1, gold=1, traps=1, headphones=checks, hearing=checks

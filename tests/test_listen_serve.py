@@ -333,6 +333,7 @@ class Served:
         return "".join(self.process.communicate(timeout=60))
 
 
+@pytest.mark.thorough
 def test_the_server_keeps_the_study_s_secrets_and_ends_well(folder):
     served = Served(folder)
     try:

@@ -78,7 +78,12 @@ def mix(lm: UnitLM, rng: np.random.Generator, *, drafts: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["llama", "window", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (*KINDS[1:], "bloom"))]
+    "kind",
+    [
+        "llama",
+        pytest.param("window", marks=pytest.mark.thorough),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (*KINDS[1:], "bloom")),
+    ],
 )
 def test_each_is_what_it_is_alone(kind: str, tmp_path: Path) -> None:
     lm = build(kind, tmp_path)

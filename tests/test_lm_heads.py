@@ -96,7 +96,9 @@ def test_a_head_that_is_the_table_cannot_begin_otherwise(tmp_path: Path) -> None
         start("warm", untied, head_start="fitted")
 
 
-@pytest.mark.parametrize("side", ["warm", pytest.param("cold", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "side", [pytest.param("warm", marks=pytest.mark.thorough), pytest.param("cold", marks=pytest.mark.slow)]
+)
 def test_a_fitted_head_knows_what_follows_what_and_touches_nothing_else(side: str, tmp_path: Path) -> None:
     folder = make_text_lm(tmp_path, "llama")
     seen = corpus(SPEC, n=200)

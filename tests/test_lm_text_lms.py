@@ -34,6 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield served.asked
 
 
+@pytest.mark.thorough
 def test_a_model_of_the_hub_by_its_id(hub: list[str]) -> None:
     cold_start("org/tiny", make_spec(), seed=0)
     assert hub == ["config.json"]

@@ -89,6 +89,7 @@ def test_covariance_rows_have_the_covariance_of_the_text_table(tmp_path: Path) -
     assert (torch.cov(new["mean"].T) - joint).norm() > 0.9 * far.norm()
 
 
+@pytest.mark.thorough
 def test_rows_of_like_units_go_together_and_are_as_wide(tmp_path: Path) -> None:
     """Correlations are the vectors' cosines, each row's spread is that of the text rows; of unlike units nothing."""
     folder = make_text_lm(tmp_path / "text")
@@ -168,6 +169,7 @@ def test_the_seed_alone_decides(start: object, tmp_path: Path) -> None:
     assert all(not torch.equal(a[name], other[name]) for name in TABLES["gpt_neox"])
 
 
+@pytest.mark.thorough
 def test_warm_rows_have_the_same_digits_with_any_number_of_threads(tmp_path: Path) -> None:
     shape = LlamaConfig(
         vocab_size=20_000, hidden_size=64, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1

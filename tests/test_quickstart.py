@@ -91,6 +91,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Quic
         return config, quickstart(config)
 
 
+@pytest.mark.thorough
 def test_one_that_is_not_finished_is_shown_as_what_it_is(finished, tmp_path):
     shutil.copytree(Path(finished[0].out) / "stages", tmp_path / "stages")
     (tmp_path / "stages" / "judge.json").unlink()
@@ -225,6 +226,7 @@ def test_another_budget_trains_again_and_keeps_the_units(finished, tmp_path, mon
     assert after["cold"]["updates"] == 4 and after["cold"]["history"] != before["cold"]["history"]
 
 
+@pytest.mark.thorough
 def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     speech = tmp_path / "speech"
     speech.mkdir()
@@ -258,6 +260,7 @@ def test_transcripts_bring_word_error_rates(tiny, tmp_path, monkeypatch):
     assert [s["units"] for s in again["samples"]] == [s["units"] for s in results["samples"]], "nothing else moved"
 
 
+@pytest.mark.thorough
 def test_unusable_held_out_clips_within_tolerance_end_nothing(tiny, tmp_path, monkeypatch):
     speech = tmp_path / "speech"
     speech.mkdir()

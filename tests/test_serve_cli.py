@@ -159,6 +159,7 @@ def test_long_sounds_have_the_time_and_the_bytes_they_need(monkeypatch: pytest.M
     assert longer.upload_bytes >= 600 * 48_000 * 2 and roomier.work_seconds == 1800
 
 
+@pytest.mark.thorough
 def test_the_client_of_the_documentation(tiny: Tiny, tmp_path: Path) -> None:
     code = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "connect(" in block)
     assert len(code.strip().splitlines()) <= 13

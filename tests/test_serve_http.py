@@ -422,6 +422,7 @@ def test_a_model_of_few_positions_is_rehearsed_within_them(served: Served, tiny:
         assert ask(address, "GET", "/health")[0] == 200
 
 
+@pytest.mark.thorough
 def test_who_is_being_served_when_it_stops_is_told(
     served: Served, prompt: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,6 +87,7 @@ def states(page: Any, *texts: str) -> None:
     api.expect(page.locator(".state")).to_have_text(list(texts), timeout=SLOWLY)
 
 
+@pytest.mark.thorough
 def test_two_models_beside_each_other_again_and_saved(page: Any, served: Served) -> None:
     page.fill("[name=seconds]", "1")
     page.check("[name=both]")
@@ -117,6 +118,7 @@ def test_two_models_beside_each_other_again_and_saved(page: Any, served: Served)
     api.expect(page.locator("#notice")).to_contain_text("link")
 
 
+@pytest.mark.thorough
 def test_the_microphone_is_recorded_and_gone_on_with_by_keyboard(page: Any, served: Served) -> None:
     page.fill("[name=seconds]", "1")
     page.locator("#record").focus()
@@ -224,6 +226,7 @@ def test_a_file_is_read_and_a_bad_one_is_named(page: Any, tmp_path: Path) -> Non
     api.expect(page.locator("#problem")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_a_lost_server_is_said_and_found_again(browser: Any, served: Served) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -270,6 +273,7 @@ def test_who_waits_or_finds_no_room_is_told(browser: Any, served: Served) -> Non
         context.close()
 
 
+@pytest.mark.thorough
 def test_one_of_two_is_written_down_where_there_is_no_room_for_both(browser: Any, served: Served) -> None:
     hearing = dataclasses.replace(served, asr=Scribe())
     with serving(hearing, room=Room(listeners=1, waiting=0)) as address:
@@ -287,6 +291,7 @@ def test_one_of_two_is_written_down_where_there_is_no_room_for_both(browser: Any
         context.close()
 
 
+@pytest.mark.thorough
 def test_what_is_written_down_may_be_asked_for_later(browser: Any, served: Served) -> None:
     with serving(dataclasses.replace(served, asr=Scribe())) as address:
         context = browser.new_context()
@@ -302,6 +307,7 @@ def test_what_is_written_down_may_be_asked_for_later(browser: Any, served: Serve
         context.close()
 
 
+@pytest.mark.thorough
 def test_a_second_press_while_the_browser_asks_opens_no_second_microphone(page: Any) -> None:
     page.evaluate("""() => {
       const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
@@ -339,6 +345,7 @@ def test_everything_has_a_name_for_who_cannot_see(page: Any) -> None:
     assert [re.sub(" ·.*seed", "", one).split(" · ")[0] for one in plays] == ["warm 1", "warm 0"]
 
 
+@pytest.mark.thorough
 def test_the_link_gives_the_same_again(page: Any, server: str) -> None:
     page.fill("[name=seconds]", "1")
     page.fill("[name=seed]", "11")

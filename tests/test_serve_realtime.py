@@ -194,6 +194,7 @@ def test_what_fails_while_it_is_told_is_no_slow_client_and_is_logged(
     assert any(error in (one, one.__cause__) for one in logged)
 
 
+@pytest.mark.thorough
 def test_two_at_once_and_stop(client: ClientConnection) -> None:
     commit(client)
     for model in ("warm", "cold"):

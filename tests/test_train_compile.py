@@ -30,6 +30,7 @@ def test_compiled_is_eager_up_to_rounding_and_resumes_exactly(tmp_path: Path) ->
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.thorough
 def test_layers_are_as_before_afterwards_and_run_as_written_when_not_training() -> None:
     lm = tiny_lm()
     with compiled_layers(lm, enabled=True, context=24), torch.no_grad():

@@ -215,6 +215,7 @@ def assert_close_run(one: Path, other: Path) -> None:
     torch.testing.assert_close(weights(other / "lm"), weights(one / "lm"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
     assert said(root, "straight") == ([0, 0], [])
     assert_close_run(root / "alone", root / "straight")

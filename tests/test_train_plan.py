@@ -69,6 +69,7 @@ def test_operations_and_memory_by_the_formula(folder: Path) -> None:
     assert kept < once.activations < 6 * kept
 
 
+@pytest.mark.thorough
 def test_what_saves_memory_is_planned_to(folder: Path) -> None:
     whole = counted(folder, SPEC, CONFIG, precision="float32")
     parts = counted(folder, SPEC, dataclasses.replace(CONFIG, accumulate=4), precision="float32")
@@ -83,7 +84,7 @@ def test_what_saves_memory_is_planned_to(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n == "mistral" else [pytest.mark.slow]) for n in FAMILIES],
+    [pytest.param(n, marks=pytest.mark.thorough if n == "mistral" else pytest.mark.slow) for n in FAMILIES],
 )
 def test_compiled_layers_keep_no_more_of_every_architecture(name: str, tmp_path: Path) -> None:
     from_config(FAMILIES[name]()).save_pretrained(tmp_path)
@@ -106,6 +107,7 @@ def test_what_compiled_layers_keep_was_measured() -> None:
     assert peak == pytest.approx(8.50e9, rel=0.05)
 
 
+@pytest.mark.thorough
 def test_ranks_share_all_but_activations(folder: Path) -> None:
     alone = counted(folder, SPEC, CONFIG, precision="float32")
     shared = counted(folder, SPEC, CONFIG, precision="float32", ranks=2)
@@ -221,6 +223,7 @@ def test_memory_is_as_planned(tmp_path: Path) -> None:
         assert case["planned"] == pytest.approx(case["measured"], rel=0.15), found
 
 
+@pytest.mark.thorough
 def test_disk_is_what_lies_there_when_most_does(folder: Path) -> None:
     """A real run of 6 updates had 23.74 MB with a checkpoint every 2 (planned: 23.71), 35.60 (35.56) with "wsd"."""
     lengths, cpu = np.full(30, 15), torch.device("cpu")
@@ -235,6 +238,7 @@ def test_disk_is_what_lies_there_when_most_does(folder: Path) -> None:
     assert most(checkpoint_every=4, schedule="cosine") == most(checkpoint_every=0, schedule="cosine") == 4
 
 
+@pytest.mark.thorough
 def test_a_plan_for_gpus_that_are_not_here(folder: Path) -> None:
     lengths, cpu = np.full(30, 15), torch.device("cpu")
     small = dataclasses.replace(H100, memory=1e4)  # nothing fits it

@@ -81,6 +81,7 @@ def test_parts_must_divide_the_batch() -> None:
     assert isinstance(with_(batch_rows=8, accumulate=4), TrainConfig)
 
 
+@pytest.mark.thorough
 def test_a_batch_that_does_not_fit_is_computed_in_halves_and_said(tmp_path: Path) -> None:
     """Rows beyond three run out of memory: two halvings at the first update, none after it, the numbers of parts."""
     whole = train(tiny_lm(), corpus(n=60), with_(batch_rows=ROWS, accumulate=4), tmp_path / "parts")

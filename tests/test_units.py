@@ -148,6 +148,7 @@ def test_refined_units_tell_more_about_labels_of_unseen_frames_and_the_first_boo
         refine(kmeans.Codebook(start.centroids), features, labels, updates=1, noise=0, seed=0)
 
 
+@pytest.mark.thorough
 def test_units_refined_with_twins_are_more_often_those_of_another_voice_and_tell_as_much():
     rng = np.random.default_rng(0)
     means, voices = 2 * rng.standard_normal((6, 10)), rng.standard_normal((2, 10))

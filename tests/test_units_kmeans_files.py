@@ -118,6 +118,7 @@ def bombs() -> dict[str, bytes]:
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_bombs_end_soon(tmp_path):
     """In a process of its own, with 2 GB: once 200 bytes did not end, and 300,000 killed Python."""
     for name, data in bombs().items():

@@ -123,6 +123,7 @@ def test_less_speech_than_a_crop_is_refused(speech, tmp_path):
         pretrain(short, config, tmp_path)
 
 
+@pytest.mark.thorough
 def test_it_learns(speech, tmp_path):
     config = tiny_config(updates=60, lr=5e-3, warmup=5, batch=4, augment=0.0, compile=False)
     pretrain(speech, config, tmp_path)

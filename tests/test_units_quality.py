@@ -284,6 +284,7 @@ def test_twist_units_quality_measures_two_tokenizers(tiny: Tiny, aligned, tmp_pa
     assert not [at for _, at in tags.seen for key in ("src", "href") if at.get(key, "data:").split(":")[0] != "data"]
 
 
+@pytest.mark.thorough
 def test_mfcc_may_be_fitted_on_other_speech(tiny: Tiny, aligned):
     def fitted_on(speech):
         return unit_quality_of(
@@ -299,6 +300,7 @@ def test_mfcc_may_be_fitted_on_other_speech(tiny: Tiny, aligned):
     assert alone["pnmi_ratio"] is None and alone["mfcc_fitted_on"] is None
 
 
+@pytest.mark.thorough
 def test_the_order_of_a_manifest_changes_nothing(tiny: Tiny, aligned):
     def measured(entries):
         options = {"max_clips": 5, "robustness_clips": 2, "seed": 0, "against": None}

@@ -152,6 +152,7 @@ def test_reach_is_what_a_frame_depends_on(rates, kernels, residual) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 200), chunk=st.integers(1, 60), seed=st.integers(0, 99))
+@pytest.mark.thorough
 def test_speaking_in_chunks_equals_speaking_at_once(n: int, chunk: int, seed: int) -> None:
     voc, units = make_vocoder(), make_units(random_frames(n, seed))
     whole = voc(units, durations="given").samples
@@ -195,6 +196,7 @@ def test_published_rule_of_durations() -> None:
     assert durations(log).tolist() == [1, 1, 1, 3, 10]
 
 
+@pytest.mark.thorough
 def test_fitted_durations_know_each_unit_and_keep_the_total() -> None:
     rng = np.random.default_rng(0)
     corpus = []

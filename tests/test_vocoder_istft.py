@@ -176,6 +176,7 @@ def test_saved_and_loaded_is_the_same(tmp_path) -> None:
     assert np.array_equal(loaded(units, durations="given").samples, voc(units, durations="given").samples)
 
 
+@pytest.mark.thorough
 def test_it_learns_tones_and_resumes_exactly(tmp_path) -> None:
     rng, pairs = np.random.default_rng(0), []
     for i in range(3):

@@ -93,6 +93,7 @@ def test_a_stream_with_the_whole_look_ahead_is_the_clip(n, seed, cuts, first, ch
     seed=st.integers(0, 99), early=st.integers(0, CONFIG.reach.right), first=st.integers(1, 6),
     durations=st.sampled_from(["given", "predicted"]),
 )  # fmt: skip
+@pytest.mark.thorough
 def test_only_the_first_sound_is_not_exact_when_it_alone_comes_early(seed, early, first, durations) -> None:
     units = make_units(random_frames(60, seed))
     frames = units.ids if durations == "predicted" else units.frames

@@ -129,6 +129,7 @@ def test_resuming_another_run_names_what_differs(tmp_path) -> None:
         train_vocoder(tones(), SPEC, CONFIG, tmp_path)
 
 
+@pytest.mark.thorough
 def test_training_learns_tones(tmp_path) -> None:
     config = dataclasses.replace(
         CONFIG, updates=60, adversarial_from=60, rows=4, lr=3e-3, log_every=10, checkpoint_every=30, average=0.9

@@ -130,6 +130,7 @@ def two_voices(n: int = 6) -> tuple[list, list[Voice]]:
     return loud, voices
 
 
+@pytest.mark.thorough
 def test_several_speakers_are_trained_together_and_told_apart(tmp_path: Path) -> None:
     pairs, voices = two_voices()
     shape, named = with_voices(TRAINING.model, voices)

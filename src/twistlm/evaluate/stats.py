@@ -138,7 +138,7 @@ def outcome_difference(
     a, b = _vector(a, "a"), _vector(b, "b")
     if len(a) != len(b):
         raise BadInput(f"a has {len(a)} values and b {len(b)}: a paired comparison needs the same items in both.")
-    difference = _alike(a - b)
+    difference = a - b
     parts = _strata(difference, strata)
     rng, flipped, total, size = np.random.default_rng([seed, 1]), np.zeros(n), 0.0, 0.0
     for part in parts:
@@ -240,13 +240,9 @@ def _strata(values: NDArray[np.float64], labels: ArrayLike | None) -> list[NDArr
 
 
 def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distinct values and how often each occurs."""
-    return np.unique(_alike(values), return_counts=True)
-
-
-def _alike(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values in which means of the same outcomes in another order are one and the same."""
-    return np.round(values, 12)
+    """Return distinct values and how often each occurs; means of the same outcomes in another order are one value."""
+    _, first, counts = np.unique(np.round(values, 12), return_index=True, return_counts=True)
+    return values[first], counts  # as they were: what rounding adds to a sum would be more than `_least` allows
 
 
 def _least(total: float, size: float) -> float:
