@@ -55,6 +55,19 @@ def other_tokenizer(tiny: Tiny) -> Path:
     return make_tokenizer(tiny.root / "other-tokenizer", seed=1)
 
 
+# Of these families a test of `make test` needs none: others stand for their kind (tables or layers unlike the rest, one
+# that is no transformer, each kind of encoder).
+AGAIN = {"opt", "bloom", "pythia", "smollm2", "gpt2", "qwen2.5", "imagegpt", "mistral"}
+AGAIN |= {"hubert-large", "wavlm-base", "wav2vec2-base", "wav2vec2-large"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test of a family whose kind another one stands for is a thorough one."""
+    of = getattr(item, "callspec", None)
+    if of and any(isinstance(value, str) and value in AGAIN for value in of.params.values()):
+        item.add_marker(pytest.mark.thorough)
+
+
 def pytest_collection_finish() -> None:
     """Take what was imported so far out of the garbage collector's rounds: each looks at all of it, for 0.4 s."""
     gc.collect()

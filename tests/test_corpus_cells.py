@@ -147,6 +147,7 @@ def test_an_embedding_beside_paths_is_no_sound(tmp_path: Path) -> None:
         read_corpus(tmp_path, corpus="huggingface")
 
 
+@pytest.mark.thorough
 def test_a_few_bytes_that_stand_for_a_flood_of_samples_are_refused(tmp_path: Path) -> None:
     flood = pa.array([np.zeros(1 << 24, np.float32)], FLOAT)
     pq.write_table(pa.table({"audio": flood, "sampling_rate": [RATE]}), tmp_path / "a.parquet", compression="zstd")

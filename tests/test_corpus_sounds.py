@@ -274,6 +274,7 @@ def test_manifests_keep_parts_and_members_and_say_no_more_than_before(tmp_path: 
             manifest.read(tmp_path / "bad.jsonl")
 
 
+@pytest.mark.thorough
 def test_headers_of_tars_and_columns_of_parquet_files_are_bounded(tmp_path: Path) -> None:
     head = tarfile.TarInfo("PaxHeaders/x")
     head.type, head.size = tarfile.XHDTYPE, 3 << 30

@@ -46,6 +46,7 @@ def slow_path(cost: np.ndarray) -> float:
     return best[cost.shape[0] - 1, cost.shape[1] - 1]
 
 
+@pytest.mark.thorough
 def test_equals_the_definition() -> None:
     a, b = noise(560), noise(560, seed=1)
     ours, slow = mel_cepstra(a, RATE, order=13), np.array(slow_cepstra(a, 13))

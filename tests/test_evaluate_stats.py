@@ -164,6 +164,7 @@ def test_differences_that_cancel_are_no_difference():
     assert outcome_difference(*thirds, seed=0).p == paired_difference(*thirds, seed=0).p == 1.0
 
 
+@pytest.mark.thorough
 def test_strata_weigh_the_same_and_are_resampled_by_themselves():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 3, 60) / 2, rng.integers(0, 3, 60) / 2

@@ -50,6 +50,7 @@ def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytes
             require_replaceable(name, what="a tokenizer", mark="spec.json")
 
 
+@pytest.mark.thorough
 def test_the_run_of_a_language_model_is_no_place_for_other_trainings(tiny: Tiny, tmp_path: Path) -> None:
     run = made(tmp_path / "run", config_json='{"run_fingerprint": "0"}')
     (run / "metrics.jsonl").write_text('{"update": 0}\n')

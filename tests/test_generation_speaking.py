@@ -235,6 +235,7 @@ def test_prompts_are_heard_only_where_somebody_asks_what_they_say(parts, suite, 
         assert ear.heard == n
 
 
+@pytest.mark.thorough
 def test_likeness_to_the_truth_is_of_texts_as_they_are_scored(parts, suite, text_lm, tmp_path):
     """An ear that writes capitals and a protocol of lower case: the truth is lower case too."""
 
@@ -318,6 +319,7 @@ def test_temperatures_make_a_curve(parts, suite, text_lm, tmp_path):
     assert "VERT, which is none: " in job.table({**silent, "results": "r", "page": "p"})
 
 
+@pytest.mark.thorough
 def test_where_both_are_scored_together_the_floor_is_spoken_and_the_transcripts_are_the_oracle(
     parts, suite, text_lm, tmp_path
 ):

@@ -88,6 +88,7 @@ def without_clock(folder: str | Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["key"])
 
 
+@pytest.mark.thorough
 def test_every_cell_is_run_once_and_told(finished):
     config, told = finished
     done = rows.read(config.out)
@@ -100,6 +101,7 @@ def test_every_cell_is_run_once_and_told(finished):
     assert not any((Path(config.out) / "cells").iterdir()), "weights and locks of finished runs must go"
 
 
+@pytest.mark.thorough
 def test_runs_of_one_seed_are_of_the_same_documents_and_begin_apart(finished):
     config, _ = finished
     reported = [row for row in rows.read(config.out).values() if row["cell"]["split"] == "test"]
@@ -122,6 +124,7 @@ def test_runs_of_one_seed_are_of_the_same_documents_and_begin_apart(finished):
     assert starts["first_rows"]["rows"] == "first-rows" and starts["cold"]["start"] == "cold"
 
 
+@pytest.mark.thorough
 def test_the_best_model_of_each_side_is_kept(finished):
     config, _ = finished
     for side in ("warm", "cold"):
@@ -136,6 +139,7 @@ def test_the_best_model_of_each_side_is_kept(finished):
         assert load_model(home).provenance["start"] == side
 
 
+@pytest.mark.thorough
 def test_a_better_model_of_other_settings_is_not_the_best_of_these(finished, tmp_path):
     config, _ = finished
     home, model = tmp_path / "best" / "warm", Path(config.out) / "best" / "warm" / "lm"
@@ -149,6 +153,7 @@ def test_a_better_model_of_other_settings_is_not_the_best_of_these(finished, tmp
         assert json.loads((home / "cell.json").read_text())["key"] == kept
 
 
+@pytest.mark.thorough
 def test_hours_left_are_of_runs_of_these_settings(finished):
     config, _ = finished
     inputs = open_inputs(config)
@@ -158,6 +163,7 @@ def test_hours_left_are_of_runs_of_these_settings(finished):
     assert planning.own_rows(config, inputs, known, {**done, **foreign}) == done
 
 
+@pytest.mark.thorough
 def test_a_run_that_a_limit_ended_is_made_again_under_another(finished, tmp_path):
     config, _ = finished
     first = next(iter(rows.read(config.out).values()))
@@ -182,6 +188,7 @@ def test_validation_and_test_share_nothing_with_training_and_amounts_are_nested(
     assert small != set(given.documents(0.2, seed=2).ids)
 
 
+@pytest.mark.thorough
 def test_a_rerun_does_nothing(finished, monkeypatch):
     config, _ = finished
     before = (Path(config.out) / rows.NAME).read_bytes()
@@ -203,6 +210,7 @@ class Stopped(BaseException):
 
 # Dies before so many writes: within a training run, before a best model, before a line, after it.
 @pytest.mark.parametrize("nth", [25, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 24))])
+@pytest.mark.thorough
 def test_stopped_anywhere_and_run_again_adds_what_was_missing_and_nothing_else(nth, finished, tmp_path, monkeypatch):
     config = sides_only(finished[0], tmp_path)
     real, count = atomic.Atomic.__enter__, 0
@@ -247,6 +255,7 @@ def test_two_processes_share_the_work_and_nothing_is_done_twice(finished, tiny, 
     assert all(row["nll"] == pytest.approx(whole[row["key"]]["nll"], abs=1e-5) for row in without_clock(config.out))
 
 
+@pytest.mark.thorough
 def test_the_report_is_whole_at_any_moment(finished, tmp_path):
     config, _ = finished
     folder = tmp_path / "study"
@@ -275,6 +284,7 @@ def test_the_report_is_whole_at_any_moment(finished, tmp_path):
         assert "Not finished" in (folder / "report.md").read_text()
 
 
+@pytest.mark.thorough
 def test_runs_of_other_settings_are_left_out_and_said(finished, tmp_path):
     config, _ = finished
     folder = tmp_path / "study"
@@ -358,6 +368,7 @@ def test_what_is_tested_must_not_be_trained_on(grid, tiny, tmp_path):
         open_inputs(dataclasses.replace(grid, validation_units=10**6))
 
 
+@pytest.mark.thorough
 def test_documents_are_scored_alike_in_the_lines_and_by_hand(finished):
     config, _ = finished
     row = next(r for r in rows.read(config.out).values() if r["cell"]["split"] == "test")

@@ -214,6 +214,7 @@ def dying(nth: int, die: Callable[[], None]) -> Callable[[Any], Path]:
     return enter
 
 
+@pytest.mark.thorough
 def test_another_budget_trains_again_and_keeps_the_units(finished, tmp_path, monkeypatch):
     config, before = finished
     shutil.copytree(config.out, tmp_path / "run")

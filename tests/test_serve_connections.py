@@ -76,6 +76,7 @@ def test_whoever_asks_in_time_is_kept(server: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux's kernel has this limit")
+@pytest.mark.thorough
 def test_a_client_that_takes_nothing_is_given_up(served: Served, tmp_path: Path) -> None:
     body = wav(Clip(babble(1.5, seed=3), 16_000), tmp_path)
     limits = Limits(requests_per_minute=0, send_seconds=1, connections=1)  # as long as it is kept nobody else is heard

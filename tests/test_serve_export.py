@@ -135,6 +135,7 @@ def test_another_activation_is_not_taken_for_silu(lm: UnitLM, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_the_rule_for_llama_cpp_is_ours(lm: UnitLM, tmp_path: Path) -> None:
     export(lm, tmp_path / "out", server="llama.cpp")
     rule = module(tmp_path / "out" / "no_repeat.py").no_repeat

@@ -328,6 +328,7 @@ def test_a_second_press_while_the_browser_asks_opens_no_second_microphone(page: 
     assert page.evaluate("window.opened.map((track) => track.readyState)") == ["ended"]
 
 
+@pytest.mark.thorough
 def test_everything_has_a_name_for_who_cannot_see(page: Any) -> None:
     page.fill("[name=seconds]", "0.5")
     page.click("#use-example")

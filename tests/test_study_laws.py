@@ -34,6 +34,7 @@ def test_cold_catches_up_where_warm_has_led() -> None:
     assert crossing(early, late, start=20_000, stop=500_000) == 20_000, "warm never led"
 
 
+@pytest.mark.thorough
 def test_only_what_both_sides_have_counts_and_seeds_give_an_interval() -> None:
     rng = np.random.default_rng(0)
     warm, cold = Law(floor=1, scale=1, power=0.25, rms=0), Law(floor=1, scale=2, power=0.5, rms=0)

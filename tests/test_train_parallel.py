@@ -230,6 +230,7 @@ def test_two_ranks_are_one_process_up_to_rounding(root: Path) -> None:
     assert architectures == ["LlamaForCausalLM"]
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_rank_stops_all_and_they_go_on_bit_for_bit(root: Path) -> None:
     codes, errors = said(root, "stopped")
     assert codes == [0, 0] and sorted(e["rank"] for e in errors) == [0, 1]
@@ -271,6 +272,7 @@ def test_a_checkpoint_is_read_by_more_ranks(more: Path) -> None:
     assert_goes_on(more, "to-four")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("out", ["to-one", "from-one"])
 def test_a_checkpoint_is_read_by_any_number_of_ranks(root: Path, out: str) -> None:
     assert_goes_on(root, out)
@@ -284,6 +286,7 @@ def assert_goes_on(root: Path, out: str) -> None:
     assert losses(history)[:4] == losses(other)[:4]
 
 
+@pytest.mark.thorough
 def test_a_bad_loss_stops_all_ranks_and_is_kept_once(root: Path) -> None:
     codes, errors = said(root, "nan")
     assert codes == [1, 1] and {e["kind"] for e in errors} == {"TrainingError"}
@@ -306,12 +309,14 @@ def test_activations_computed_again_are_the_same_on_ranks(more: Path) -> None:
     assert_same_run(more / "straight", more / "again")
 
 
+@pytest.mark.thorough
 def test_ranks_that_hold_the_whole_model_are_one_process_up_to_rounding_and_go_on_bit_for_bit(root: Path) -> None:
     assert said(root, "whole") == ([0, 0], []) and said(root, "whole-stopped")[0] == [0, 0]
     assert_close_run(root / "alone", root / "whole")
     assert_same_run(root / "whole", root / "whole-stopped")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("out", "asked", "came_to"),
     [("alone", "auto", "whole"), ("straight", "auto", "slices"), ("whole", "whole", "whole"),
@@ -331,6 +336,7 @@ def test_layers_that_travel_as_bf16_train_alike(more: Path) -> None:
     assert a == pytest.approx(b, rel=0.02) and a != b  # norms are rounded on the way: not the same numbers
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_without_one_of_its_files_is_refused_by_all(root: Path) -> None:
     codes, errors = said(root, "damaged")
     assert codes == [2, 2] and all("1 of its 2 safetensors files" in e["says"] for e in errors)

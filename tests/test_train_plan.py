@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "published"), [("opt-125m", 87_015_936), ("opt-350m", 305_714_176)])
+@pytest.mark.thorough
 def test_named_shapes_have_the_published_parameters(name: str, published: int) -> None:
     """Slam (arXiv 2502.15814), appendix B, counts them with 500 units."""
     with FakeTensorMode():

@@ -130,6 +130,7 @@ def test_a_projected_codebook_finds_the_nearest_centroid_behind_the_projection(s
     assert not near.all()
 
 
+@pytest.mark.thorough
 def test_refined_units_tell_more_about_labels_of_unseen_frames_and_the_first_book_is_left_alone():
     rng = np.random.default_rng(0)
     means, nuisance = rng.standard_normal((6, 10)), rng.standard_normal((4, 10))

@@ -109,6 +109,7 @@ def test_units_are_the_same_in_500_draws(name, record_property):
 
 
 @pytest.mark.parametrize("name", ["hubert-base", pytest.param("mhubert-25hz", marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_units_are_the_same_at_true_width(name):
     check(tokenizer(name, narrow=False, layers=2), draw(1, longest=0.5))
 
@@ -149,6 +150,7 @@ def test_order_and_company_do_not_matter():
     assert [units.id for units in tok.batch(iter(clips))] == [clip.id for clip in clips]
 
 
+@pytest.mark.thorough
 def test_a_batch_with_a_long_clip(monkeypatch):
     from twistlm.units import encoder as encoder_module
 

@@ -161,6 +161,7 @@ def test_other_files_are_named(tmp_path):
 
 @given(st.sampled_from([joblib.dump, pickle.dump]), st.sampled_from([2, 3, 4, 5]), st.data())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.thorough
 def test_a_damaged_file_gives_a_codebook_or_a_named_error(how, protocol, data):
     whole = bytearray(DUMPS[how, protocol])
     for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):

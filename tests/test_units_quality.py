@@ -324,6 +324,7 @@ def test_twist_units_quality_says_what_one_speaker_cannot_tell(tiny: Tiny, align
     assert "Not measured: speaker probe" in words
 
 
+@pytest.mark.thorough
 def test_clips_of_nobody_are_not_clips_of_one_person(tiny: Tiny, aligned):
     entries = [e for e in manifest.load(tiny.speech) if e.id.split("/")[0] in ("low", "high")]
     nobody = [dataclasses.replace(e, speaker="") for e in entries]

@@ -73,6 +73,7 @@ def test_normalised_input_is_scaled_by_the_whole_clip(small_windows):
     assert np.abs(plain(loud) - plain(scaled)).max() > 1e-2
 
 
+@pytest.mark.thorough
 def test_at_the_true_window(tmp_path: Path, tiny: Tiny):
     tok = SpeechTokenizer.load(tiny.tokenizer)
     sf.write(tmp_path / "a.flac", sound(71.0, 3), 16_000)

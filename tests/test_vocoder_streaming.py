@@ -151,6 +151,7 @@ def test_sound_comes_as_soon_as_nothing_can_change_it_and_memory_stays() -> None
 
 
 @pytest.mark.parametrize("durations", ["predicted", pytest.param("given", marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_less_look_ahead_is_nearer_the_clip_the_more_there_is(durations: str) -> None:
     ids = make_units(random_frames(150)).ids
     units = Units(ids=ids, runs=np.ones(len(ids), np.int32), spec=SPEC)
