@@ -300,6 +300,20 @@ def test_mfcc_may_be_fitted_on_other_speech(tiny: Tiny, aligned):
     assert alone["pnmi_ratio"] is None and alone["mfcc_fitted_on"] is None
 
 
+def test_one_phone_leaves_nothing_to_tell(tiny: Tiny, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "phones.csv"
+    rows = ["id,phone,start,end", *(f"{voice}/{i},a,0,3" for voice in ("low", "high") for i in range(4))]
+    path.write_text("\n".join(rows) + "\n")
+    verb = ["units", "quality", tiny.speech, "--alignment", path, "--tokenizer", tiny.tokenizer, "--seed", 0]
+    code, said, err = twist(capsys, monkeypatch, *verb, "--robustness-clips", 0, "--out", tmp_path / "q", "--json")
+    assert code == 0, err
+    (mine,) = json.loads(said)["tokenizers"]
+    assert mine["pnmi"] is None is mine["pnmi_shuffled"] and "all frames have one phone" in mine["not_measured"]["pnmi"]
+    assert mine["cluster_purity"]["value"] < 1 == mine["phone_purity"]["value"]
+    assert "PNMI" in (tmp_path / "q" / "report.html").read_text()
+    assert np.isnan(unit_quality(np.arange(3, dtype=np.uint16), np.array(["a"] * 3)).pnmi)
+
+
 @pytest.mark.thorough
 def test_the_order_of_a_manifest_changes_nothing(tiny: Tiny, aligned):
     def measured(entries):

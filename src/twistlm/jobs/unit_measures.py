@@ -6,6 +6,7 @@ A measure that the speech does not allow (one speaker only, say) is None, and th
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -92,6 +93,9 @@ def measure(
         n = f"{nobody} of {len(units)} clips do not say who speaks"
         missing["clips without speaker"] = f"{n}: they are left out of ABX and of the speaker probe."
     agreed = agreement(units, labels, seed=seed)
+    told = not math.isnan(agreed.quality.pnmi)
+    if not told:
+        missing["pnmi"] = "all frames have one phone, of which nothing is left to tell."
     probed = _unless(missing, "speaker_probe", lambda: _speaker_probe(units, material, tok.spec.n_units))
     guesses = probed.pop("guesses") if probed else [None] * len(units)
     names, counts = phone_unit_counts(units, labels, n_units=tok.spec.n_units)
@@ -101,9 +105,11 @@ def measure(
         "spec": tok.spec.to_dict(),
         **{
             what: value(getattr(agreed.quality, what), getattr(agreed, f"{what}_ci"))
+            if told or what != "pnmi"
+            else None
             for what in ("pnmi", "phone_purity", "cluster_purity")
         },
-        "pnmi_shuffled": agreed.pnmi_shuffled,
+        "pnmi_shuffled": agreed.pnmi_shuffled if told else None,
         "frames_with_phone": agreed.quality.frames,
         "abx": _abx(heard, material, missing),
         "phones_without_frame": frameless,

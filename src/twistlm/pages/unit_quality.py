@@ -34,7 +34,9 @@ def rows(values: Mapping[str, Any]) -> list[list[str]]:
     found = [[name, *(_number(tok[key]) for tok in toks)] for name, key in _AGREEMENT]
     if values["pnmi_ratio"] is not None:
         found.insert(1, [f"PNMI, times that of {toks[1]['tokenizer']}", _number(values["pnmi_ratio"]), "1"])
-    found.append(["PNMI of shuffled units", *(f"{tok['pnmi_shuffled']:.3f}" for tok in toks)])
+    found.append(
+        ["PNMI of shuffled units", *("–" if (told := tok["pnmi_shuffled"]) is None else f"{told:.3f}" for tok in toks)]
+    )
     found += [[f"ABX error of {name} speakers", *(_share(tok["abx"][key]) for tok in toks)] for name, key in _ABX]
     usages = [tok["usage"] for tok in toks]
     found += [
@@ -152,8 +154,8 @@ def _not_measured(values: Mapping[str, Any]) -> list[str]:
     return [f"Not measured: {name.replace('_', ' ')}: {why}" for name, why in reasons.items()]
 
 
-def _number(cell: Mapping[str, Any]) -> str:
-    return with_interval(f"{cell['value']:.3f}", interval(cell["ci"], ".3f"))
+def _number(cell: Mapping[str, Any] | None) -> str:
+    return "–" if cell is None else with_interval(f"{cell['value']:.3f}", interval(cell["ci"], ".3f"))
 
 
 def _share(cell: Mapping[str, Any] | None) -> str:

@@ -23,7 +23,7 @@ class UnitQuality:
     """Agreement of units with phones, over frames.
 
     Attributes:
-        pnmi: mutual information of phone and unit over the entropy of phones, 0 … 1.
+        pnmi: mutual information of phone and unit over the entropy of phones, 0 … 1; nan where all have one phone.
         phone_purity: share of frames whose phone is their unit's commonest.
         cluster_purity: share of frames whose unit is their phone's commonest.
         used: units seen at least once.
@@ -81,9 +81,9 @@ def unit_quality(units: NDArray[np.uint16], phones: NDArray[np.str_]) -> UnitQua
     information = float((joint[seen] * np.log(joint[seen] / (phone @ unit)[seen])).sum())
     entropy = float(-(phone * np.log(phone)).sum())
     return UnitQuality(
-        pnmi=information / entropy if len(phone) > 1 else 0.0,  # one phone leaves nothing to know
-        phone_purity=float(joint.max(0).sum()),
-        cluster_purity=float(joint.max(1).sum()),
+        pnmi=information / entropy if len(phone) > 1 else np.nan,  # one phone leaves nothing to know
+        phone_purity=float(counts.max(0).sum() / counts.sum()),
+        cluster_purity=float(counts.max(1).sum() / counts.sum()),
         used=joint.shape[1],
         frames=int(labelled.sum()),
     )
@@ -168,7 +168,7 @@ def pnmi_ratio(mine: Agreement, other: Agreement) -> tuple[float, tuple[float, f
             f"a ratio of PNMI needs both over the same clips and resamples: {len(mine.clips)} and {len(other.clips)} "
             f"clips, {len(mine.pnmi_resampled)} and {len(other.pnmi_resampled)} resamples."
         )
-    if other.quality.pnmi <= 0 or (other.pnmi_resampled <= 0).any():
+    if not other.quality.pnmi > 0 or not (other.pnmi_resampled > 0).all():
         raise BadInput("there is no ratio of PNMI to units that tell nothing of phones.")
     ratio = mine.quality.pnmi / other.quality.pnmi
     return ratio, _interval(mine.pnmi_resampled / other.pnmi_resampled, ratio)
