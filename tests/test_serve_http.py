@@ -426,8 +426,8 @@ def test_a_model_of_few_positions_is_rehearsed_within_them(served: Served, tiny:
 def test_who_is_being_served_when_it_stops_is_told(
     served: Served, prompt: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    step = Batch.step
-    monkeypatch.setattr(Batch, "step", lambda self: time.sleep(0.05) or step(self))
+    step, steps = Batch.step, list[int]()
+    monkeypatch.setattr(Batch, "step", lambda self: time.sleep(0.05) or steps.append(len(self)) or step(self))
     hear, hearing, heard = studio.heard, threading.Event(), threading.Event()
 
     def hears(*given: Any) -> Any:
@@ -444,7 +444,8 @@ def test_who_is_being_served_when_it_stops_is_told(
             until = time.monotonic() + 20
             while json.loads(ask(address, "GET", "/health")[2])["listeners"] < 2 and time.monotonic() < until:
                 time.sleep(0.05)
-            time.sleep(0.5)
+            while steps.count(2) < 10 and time.monotonic() < until:  # both are being made
+                time.sleep(0.05)
             monkeypatch.setattr(studio, "heard", hears)
             unheard = pool.submit(ask, address, "POST", "/v1/units", prompt)
             assert hearing.wait(20)

@@ -117,12 +117,14 @@ def tokenize(
         Sounds() as sounds,
         task("tokenize", len(entries), progress) as bar,
     ):
-        kept, notes = list[Note](), list[Note]()
+        kept, notes, written = list[Note](), list[Note](), 0
         plan = Plan([], {}, {}, set(), [])
 
         def note() -> None:  # on disk before the rows are: a rerun does not hear them again
-            if notes:
+            nonlocal written
+            if len(notes) > written:
                 _write_lines(kept + notes, out / NOTES)
+                written = len(notes)
 
         def replace(path: Path | UrlPath, ids: Collection[str]) -> None:
             changed = plan.stale.keys() & ids
