@@ -89,6 +89,20 @@ def test_endings_are_a_permutation_without_a_storys_own(topics, match_length, se
         assert not any(topics[i] and topics[i] == topics[j] for i, j in enumerate(dealt))
 
 
+def test_texts_with_the_same_words_are_one_text(tmp_path):
+    stories = [
+        story(i, right=right) for i, right in enumerate(["He was happy.", "He was HAPPY!", "It rained.", "Snow."])
+    ]
+    for seed in range(8):
+        dealt = deal_endings(stories, match_length=False, seed=seed)
+        assert all({i, j} != {0, 1} and i != j for i, j in enumerate(dealt))
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"id": "a", "phenomenon": "p", "type": "t", "good": "He left.", "bad": "he left!"}) + "\n"
+    )
+    with pytest.raises(BadInput, match="one sentence twice: a"):
+        read_pairs(tmp_path / "pairs.jsonl")
+
+
 def test_matching_length_and_chance():
     stories = [story(i) for i in range(30)]
     gap = {
@@ -335,6 +349,19 @@ def test_wuggy_is_read_by_swuggy_and_its_pseudo_words_are_none(tmp_path):
     # Which words come first decides what is taken (--limit) and who says it: another order is another list.
     listed.write_text("\n".join(reversed(listed.read_text().split("\n"))))
     assert build(tmp_path / "w", 0)["written"]
+
+
+def test_no_more_words_are_spoken_than_are_wanted(tmp_path):
+    """`--limit`: the others lend their parts to pseudo-words and are not spoken; what is chosen is the same."""
+    cmudict = write_cmudict(tmp_path / "cmudict.dict")
+    words = {word: str(i) for i, word in enumerate([w for w in cmudict if w not in ("twice", "so")][::9][:12])}
+    given = {"cmudict": cmudict, "casting": casting(), "split": "test", "seed": 0, "licence": "CC0"}
+    made = build_wuggy(words, tmp_path / "few", limit=2, store=tmp_path / "few-spoken", **given)
+    build_wuggy(words, tmp_path / "all", store=tmp_path / "all-spoken", **given)
+    spoken = [len([p for p in (tmp_path / name).rglob("*") if p.is_file()]) for name in ("few-spoken", "all-spoken")]
+    assert made["words"] == 2 and spoken[0] < spoken[1] / 2
+    gold = [(tmp_path / name / "lexical" / "test" / "gold.csv").read_text().splitlines() for name in ("few", "all")]
+    assert gold[0] == gold[1][: len(gold[0])]
 
 
 def test_broken_words_and_dictionaries(tmp_path):

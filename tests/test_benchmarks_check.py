@@ -17,7 +17,7 @@ from suite_standins import make_sblimp
 from test_cli import twist  # noqa: F401
 from test_evaluate_suites import Tokenizer
 from twistlm.audio.clip import Clip
-from twistlm.benchmarks import check
+from twistlm.benchmarks import chance, check
 from twistlm.benchmarks.check import check_suite, open_suites, seen_in_training
 from twistlm.benchmarks.cues import measure, unigram_learned, unigram_log_p
 from twistlm.cli import bench
@@ -74,6 +74,20 @@ def test_planted_shortcuts_are_found(tmp_path, change, rule):
     assert (rule in rules) if rule else checked.clean, checked
     coin = checked.tested[0]
     assert coin.rule == "a coin" and coin.n == N and coin.ci[0] < 0.5 < coin.ci[1]
+
+
+def test_a_perfect_shortcut_is_found_among_any_number_of_tests():
+    """p of drawn flips is never below one in their number: 60 voices with 9 rules once made it chance again."""
+    pairs = tuple(Pair(id=f"{v:02d}-{i:03d}", positive="+", negative="-") for v in range(60) for i in range(40))
+    speakers = {pair.id: f"v{pair.id[:2]}" for pair in pairs}
+    clusters = {pair.id: pair.id for pair in pairs}
+    suite = Suite(name="made", version="0", pairs=pairs, clips={}, clusters=clusters, facets={"voice": speakers})
+    rules = [chance.Rule(name="the longer one", won=np.ones(len(pairs)))]
+    coin = np.random.default_rng(0).integers(2, size=len(pairs)).astype(float)
+    rules += [chance.Rule(name=f"coin {i}", won=np.random.default_rng(i).permutation(coin)) for i in range(8)]
+    told = chance.shortcuts(suite, rules, alpha=0.05, seed=0)
+    assert len(told) == 9 * 61 and {test.rule for test in told if test.shortcut} == {"the longer one"}
+    assert all(test.shortcut for test in told if test.rule == "the longer one")
 
 
 def test_a_voice_may_be_called_all(tmp_path):

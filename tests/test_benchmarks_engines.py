@@ -125,3 +125,17 @@ def test_espeak_reads_phones_like_the_word():
     assert abs(word.seconds - phones.seconds) < 0.1 and np.abs(phones.samples).max() > 0.05
     with pytest.raises(ArtifactError, match="does not exist"):
         Espeak("zz-nowhere").speak("hi")
+
+
+@espeak
+@pytest.mark.parametrize("voice", ["en-us+nosuch", "en-us+f33", "en-nosuch", "+f3"])
+def test_a_voice_that_espeak_does_not_have_is_refused(voice):
+    """espeak-ng itself speaks with its plain voice and says nothing about it."""
+    with pytest.raises(BadInput, match=r"espeak-ng has no (accent|variant)"):
+        open_voices([f"espeak-ng:{voice}"])[0].identity  # noqa: B018
+
+
+@espeak
+@pytest.mark.parametrize("voice", ["en", "en-us", "EN-US+Andrea", "en-gb-scotland+f3", "en-us+Mr serious"])
+def test_a_voice_that_espeak_has_may_be_said_by_each_of_its_names(voice):
+    assert open_voices([f"espeak-ng:{voice}"])[0].identity.endswith(voice)

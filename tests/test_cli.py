@@ -171,6 +171,10 @@ def test_going_on_with_a_finished_run(twist, tiny: Tiny, tmp_path, monkeypatch):
     assert (record["start"]["start"], record["inputs"]["first_batch"]) == ("continued", 2)
     assert (record["config"]["updates"], record["config"]["lr"], record["config"]["context"]) == (3, 1e-3, 32)
     assert record["start"]["before"]["trained"]["updates"] == 2 == first["updates"]
+    (run / "more-2").mkdir()
+    shutil.copy(run / "more-1" / "config.json", run / "more-2")
+    assert "more-2 is unfinished" in twist("show", run, "--json").json["state"]
+    shutil.rmtree(run / "more-2")
     weights = (run / "more-1" / "lm" / "model.safetensors").read_bytes()
 
     shutil.rmtree(run / "more-1")  # once more, stopped on the way
@@ -303,6 +307,10 @@ def test_own_encoder_codebook_and_vocoder(twist, tiny: Tiny, tmp_path, monkeypat
     made = twist("vocoder", "train", both, "--out", tmp_path / "v2", "--updates", 1, "--every-speaker",
                  "--tokenizer", tiny.tokenizer, "--like", tiny.vocoder, "--json")  # fmt: skip
     assert made.json["speakers"] == ["high", "low"]
+    shown = twist("show", tmp_path / "v2", "--json").json  # the folder of a training stands for its vocoder
+    assert shown["kind"].startswith("vocoder") and "low" in str(shown)
+    spoken = ["resynth", tiny.speech / "low" / "0.wav", "--vocoder", tmp_path / "v2", "--speaker", "low"]
+    assert twist(*spoken, "--tokenizer", tiny.tokenizer, "--out", tmp_path / "said.wav").code == 0
 
 
 def test_doctor_and_fetch_list_without_a_network(twist, tmp_path, monkeypatch):

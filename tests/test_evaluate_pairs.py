@@ -83,6 +83,15 @@ def test_what_another_suite_scored_is_not_scored_again():
     assert set(score_sides(LM, UNITS, PAIRS, known=everything).values()) == {(-1.0, 1)}
 
 
+def test_pairs_of_an_item_are_averaged_first():
+    """As `averages` has it for every suite: an item that more voices speak weighs no more."""
+    clusters = {pair.id: "many" if i < 15 else f"one-{i}" for i, pair in enumerate(PAIRS)}
+    total, rows = score_pairs(LM, UNITS, PAIRS, normalize="mean", seed=0, clusters=clusters)
+    outcomes = np.array([row["outcome"] for row in rows])
+    assert total.value == pytest.approx(np.mean([outcomes[:15].mean(), *outcomes[15:]])) and total.n == 6
+    assert total.value != outcomes.mean()
+
+
 def test_missing_clips_are_counted_and_the_first_five_named():
     have = {name: units for i, (name, units) in enumerate(UNITS.items()) if i >= 7}
     with pytest.raises(

@@ -108,6 +108,15 @@ def test_a_damaged_file_another_text_lm_and_other_shapes_are_refused(family: tup
     with pytest.raises(CheckpointError, match="another sha256"):
         restore(tmp_path / "small")
     weights.write_bytes(kept)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    with pytest.raises(CheckpointError, match=r"rms_norm_eps was .*, is 0\.1"):
+        restore(tmp_path / "small")
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="training begins from whole ones"):
+        warm_start(tmp_path / "small", SPEC, rows="random", seed=0)
+    restore(tmp_path / "small").save(tmp_path / "whole")
+    assert warm_start(tmp_path / "whole", SPEC, rows="random", seed=0).provenance["start"] == "continued"
     data = (tmp_path / "small" / NAME).read_bytes()
     (tmp_path / "small" / NAME).write_bytes(data[:-1] + b"\1")
     with pytest.raises(CheckpointError, match="not the file that was written"):

@@ -109,6 +109,8 @@ def test_twist_release(kind: str, pickled: bool, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="give it a prompt"):
         generate(lm, None, seed=0, temperature=1.0, max_units=3)
 
+    said = lm.model.generation_config.to_dict() | lm.model.config.to_dict()  # the text LM's ends are units here
+    assert said["eos_token_id"] is None is said["bos_token_id"]
     lm.save(tmp_path / "ours")
     back = UnitLM.load(tmp_path / "ours")
     assert back.vocab == lm.vocab

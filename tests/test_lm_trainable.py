@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from test_lm_model import documents, make_spec, make_text_lm
@@ -48,6 +49,16 @@ def test_a_frozen_range_is_these_layers_and_no_other(text: tuple[str, Path]) -> 
     for bad in (range(1, 3), range(-1, 1), range(0), range(0, 2, 2)):
         with pytest.raises(BadInput, match=r"layers 0 … 1"):
             warm_start(folder, SPEC, rows="random", seed=0, freeze=bad)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Mixtral"])
+def test_adapters_that_would_leave_parts_out_or_cannot_be_are_refused(kind: str, tmp_path: Path) -> None:
+    shape = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2} if kind == "Mixtral" else {}
+    config = getattr(transformers, f"{kind}Config")(**shape, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"LoRA (adapts matrices|cannot adapt this mamba)"):
+        warm_start(tmp_path, SPEC, rows="random", seed=0, lora=LoRA(rank=2, alpha=4.0))
 
 
 def test_freeze_in_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import importlib.util
 import json
@@ -28,6 +29,7 @@ from twistlm.jobs.inspecting import describe
 from twistlm.lm.continuation import begin
 from twistlm.lm.model import UnitLM
 from twistlm.lm.noise import seeds_of_places
+from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import warm_start
 from twistlm.serve.exporting import export
 from twistlm.vocoder.vocoder import Vocoder
@@ -62,6 +64,17 @@ def test_a_folder_for_vllm_is_plain_transformers(lm: UnitLM, tmp_path: Path) -> 
     with torch.no_grad():
         tokens = torch.tensor([TOKENS])
         assert torch.equal(theirs(tokens).logits, lm.model(tokens).logits)
+
+
+def test_a_model_whose_documents_have_no_ends_has_none_that_is_a_unit(lm: UnitLM, tmp_path: Path) -> None:
+    """TWIST's published layout; llama.cpp takes tokens 1 and 2 where a file says nothing."""
+    from gguf import GGUFReader
+
+    ended = Vocab(lm.vocab.n_units, offset=1, pad=0, bos=None, eos=None, n_tokens=lm.vocab.size)
+    export(dataclasses.replace(lm, vocab=ended), tmp_path / "out", server="llama.cpp")
+    fields = GGUFReader(tmp_path / "out" / "model.gguf").fields
+    for name in ("bos", "eos"):
+        assert fields[f"tokenizer.ggml.{name}_token_id"].contents() not in range(1, 1 + ended.n_units)
 
 
 def test_a_gguf_holds_the_same_weights(lm: UnitLM, tmp_path: Path) -> None:

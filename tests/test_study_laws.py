@@ -34,6 +34,16 @@ def test_cold_catches_up_where_warm_has_led() -> None:
     assert crossing(early, late, start=20_000, stop=500_000) == 20_000, "warm never led"
 
 
+def test_cold_that_was_never_behind_is_said_to_be() -> None:
+    warm, cold = Law(floor=1, scale=1, power=0.25, rms=0), Law(floor=0.5, scale=1, power=0.25, rms=0)
+    for ahead, behind, never in ((cold, warm, True), (warm, cold, False)):
+        runs = [
+            {"side": side, "seed": 0, "tokens": t, "nll": float(law(t))}
+            for t in BUDGETS for side, law in (("warm", behind), ("cold", ahead))
+        ]  # fmt: skip
+        assert laws(runs, seed=0)["never_behind"] is never
+
+
 @pytest.mark.thorough
 def test_only_what_both_sides_have_counts_and_seeds_give_an_interval() -> None:
     rng = np.random.default_rng(0)

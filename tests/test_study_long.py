@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,44 @@ def test_the_verb_reports_and_bad_budgets_are_refused(finished, twist) -> None: 
     for wrong in (["--budgets", "40,x"], ["--seeds", "a"], ["--sides", "hot"]):
         refused = twist("study", "long", units, "--out", out, "--recipe", recipe, *wrong)
         assert refused.code == 2 and wrong[0] in refused.err and wrong[1].split(",")[-1] in refused.err
+
+
+def test_what_twist_eval_measured_of_a_shorter_run_stays(finished, tmp_path: Path) -> None:
+    recipe, units, _, _ = finished
+    config = recipes.load_training(recipe)
+    long.long(config, units, tmp_path, budgets=[2], seeds=[0], sides=["warm"], tell=print)
+    measured = tmp_path / "runs" / "warm-0" / "2" / "eval"
+    measured.mkdir()
+    (measured / "suite.json").write_text("{}")
+    long.long(config, units, tmp_path, budgets=[2, 4], seeds=[0], sides=["warm"], tell=print)
+    left = sorted(str(p.relative_to(tmp_path / "runs")) for p in (tmp_path / "runs").glob("*/*"))
+    assert left == ["warm-0/4", "warm-0/eval-2"]
+    assert (tmp_path / "runs" / "warm-0" / "eval-2" / "suite.json").read_text() == "{}"
+
+
+def test_what_a_long_study_has_of_its_own_is_not_set(finished, twist, tmp_path: Path) -> None:  # noqa: F811
+    recipe, units, _, _ = finished
+    for change in ("updates=99", "seed=7", "schedule=cosine"):
+        refused = twist("study", "long", units, "--out", tmp_path / "x", "--recipe", recipe, "--set", change)
+        assert refused.code == 2 and f"({change.partition('=')[0]}: " in refused.err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("law", "said"),
+    [
+        ({"crossing": 133.0, "never_behind": True, "crossing_ci": [132.0, 140.0]}, "no higher than warm at any number"),
+        (
+            {"crossing": None, "never_behind": False, "crossing_ci": [math.inf, math.inf]},
+            "as 1e12 tokens, by any resample",
+        ),
+        ({"crossing": None, "never_behind": False}, "has not caught up as far as 1e12 tokens."),
+        ({"crossing": None, "never_behind": False, "crossing_ci": [2e6, math.inf]}, "1e12 tokens [2e+06, never]."),
+        ({"crossing": 3e6, "never_behind": False, "crossing_ci": [2e6, math.inf]}, "at 3e+06 tokens [2e+06, never]."),
+    ],
+)
+def test_where_cold_catches_up_is_said_in_words(law: dict, said: str) -> None:
+    side = {"floor": 1.0, "scale": 1.0, "power": 0.5, "rms": 0.0}
+    assert said in long.text({"budgets": [], "alone": [], "law": {**law, "warm": side, "cold": side}})
 
 
 def test_an_interval_over_one_document_is_no_number(tmp_path: Path) -> None:

@@ -123,7 +123,32 @@ def test_all_runs_of_an_arm_may_have_diverged(tmp_path: Path) -> None:
     rows.append(tmp_path, line("cold", 0, "bf16", 5.0))
     found = steady_table.report(tmp_path)
     assert (found["lead"], found["share"], found["failed"], found["grad_norm"]["warm"]) == (None, None, 1, None)
-    assert "Lead: none, all diverged." in steady_table.text(found)
+    assert "Lead: none, in each pair one diverged." in steady_table.text(found)
+
+
+def test_pairs_whose_other_side_diverged_are_told_and_count(tmp_path: Path) -> None:
+    for seed in range(4):
+        for numerics in ("bf16", "avx2"):
+            rows.append(tmp_path, line("warm", seed, numerics, 4.0))
+            rows.append(tmp_path, line("cold", seed, numerics, None if seed else 4.5))
+    found = steady_table.report(tmp_path)
+    assert (found["n"], found["lower"], found["failed"], found["against_failed"]) == (8, 8, 0, 6)
+    assert found["lead"]["mean"] == 0.5 and found["share"]["mean"] > 0, "of the pairs that have one"
+    assert found["over_seeds"] == {"warm": 0.0, "cold": None} and found["over_numerics"]["cold"] == 0.0
+    told = steady_table.text(found)
+    assert (
+        told.count("| 4.000 | diverged | – | – |") == 6
+        and "warm is lower in 8 of 8; 0 of its runs failed, 6 of" in told
+    )
+    assert "cold unknown over seeds" in told
+
+
+def test_a_report_of_nothing_is_no_success(twist, tmp_path: Path) -> None:  # noqa: F811
+    refused = twist("study", "steady", tmp_path, "--out", tmp_path / "nope", "--report")
+    assert refused.code == 2 and "holds no runs" in refused.err
+    rows.append(tmp_path, line("warm", 0, "bf16", 4.0))
+    shown = twist("study", "steady", tmp_path, "--out", tmp_path, "--arms", "warm", "--report")
+    assert shown.code == 0 and "1 runs are finished" in shown.out
 
 
 def test_several_arms_are_one_table(tmp_path: Path) -> None:

@@ -292,6 +292,10 @@ def test_what_cannot_be_taken_is_named(tmp_path: Path) -> None:
         assert not (tmp_path / "ours").exists()
 
     refused("nothing says whose units", tokenizer=None)
+    (folder / "unit_spec.json").write_text("{}")
+    refused("a vocoder of twistlm already")
+    refused("a vocoder of twistlm already", source=folder / "generator.pt")
+    (folder / "unit_spec.json").unlink()
     refused("neither a file nor a folder", source="no-such")
     refused("another's", tokenizer=spec_file(tmp_path, n_units=12))
     spec_file(tmp_path)

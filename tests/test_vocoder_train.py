@@ -21,6 +21,7 @@ from twistlm.vocoder.discriminator import Critics, critics_loss, generator_losse
 from twistlm.vocoder.durations import DurationConfig
 from twistlm.vocoder.hifigan import HiFiGANConfig
 from twistlm.vocoder.mel import RESOLUTIONS, Resolution, SpectralLoss, mel_filters
+from twistlm.vocoder.synthesizer import Synthesizer
 from twistlm.vocoder.train import train_vocoder
 from twistlm.vocoder.training_state import VocoderConfig
 
@@ -155,6 +156,16 @@ def test_starting_from_weights_begins_where_they_are(tmp_path) -> None:
         train_vocoder(pairs, SPEC, config, tmp_path / "b")
 
 
+def test_weights_of_another_vocoder_are_no_start(tmp_path) -> None:
+    pairs = tones()
+    first = train_vocoder(pairs, SPEC, CONFIG, tmp_path / "a", stop_after=1)
+    part = {name: w for name, w in weights(first).items() if not name.startswith("conv_pre")}
+    more = {**weights(first), "spkr.weight": torch.ones(2, 4)}
+    for wrong, named in ((part, "conv_pre"), (more, "spkr.weight")):
+        with pytest.raises(BadInput, match=f"another vocoder, or not whole: .*{named}"):
+            train_vocoder(pairs, SPEC, CONFIG, tmp_path / "b", start=wrong, stop_after=1)
+
+
 def test_learning_rate_rises_then_falls_to_the_floor() -> None:
     config = dataclasses.replace(CONFIG, updates=100, warmup=10, lr=1e-3, lr_floor=1e-4)
     rates = [config.learning_rate(u) for u in range(101)]
@@ -175,7 +186,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path) -> None:
     with pytest.raises(TrainingError, match="fewer than one crop"):
         train_vocoder([(units, wave)], SPEC, dataclasses.replace(CONFIG, frames=10_000), tmp_path)
     with pytest.raises(TrainingError, match="not finite at update 0"):
-        start = {"conv_post.bias": torch.tensor([math.nan])}
+        start = Synthesizer(CONFIG.model).fold().weights() | {"conv_post.bias": torch.tensor([math.nan])}
         train_vocoder([(units, wave)], SPEC, CONFIG, tmp_path, start=start)
     assert not (tmp_path / "checkpoint").exists()
 

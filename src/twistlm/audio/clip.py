@@ -30,6 +30,7 @@ from twistlm.files.atomic import atomic_write
 from twistlm.files.urls import UrlPath, as_path
 
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+MIN_SECONDS = 0.1  # a shorter clip is a slip, not speech
 _SILENCE = 1e-4  # peak below which a clip is silent: -80 dB, three steps of 16-bit PCM
 _UNSCALED = 100.0  # peak above which a float file was not scaled to -1 … 1: 40 dB above full scale
 _TRUST = 1 << 22  # samples: memory for more is taken as they are decoded, not as the header declares
@@ -179,7 +180,7 @@ def resample(clip: Clip, *, sample_rate: int) -> Clip:
     return Clip(resampled, sample_rate, id=clip.id, note=clip.note)
 
 
-def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
+def check(clip: Clip, *, min_seconds: float = MIN_SECONDS) -> None:
     """Raise unless `clip` holds sound that can be cut into units.
 
     Raises:
@@ -193,7 +194,7 @@ def check(clip: Clip, *, min_seconds: float = 0.1) -> None:
     check_level(len(clip.samples), peak, sample_rate=clip.sample_rate, name=name, min_seconds=min_seconds)
 
 
-def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min_seconds: float = 0.1) -> None:
+def check_level(n_samples: int, peak: float, *, sample_rate: int, name: str, min_seconds: float = MIN_SECONDS) -> None:
     """Raise as `check` does, of a clip that is only known by its length and its largest absolute sample."""
     seconds = n_samples / sample_rate
     if n_samples < seconds_to_samples(min_seconds, sample_rate):

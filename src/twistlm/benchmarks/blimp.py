@@ -15,7 +15,7 @@ from typing import Any
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.release import Casting, Split, stem, write_card, write_gold, write_release
 from twistlm.benchmarks.spoken import Spoken
-from twistlm.benchmarks.texts import fingerprint_rows, read_jsonl
+from twistlm.benchmarks.texts import fingerprint_rows, read_jsonl, spoken_words
 from twistlm.errors import BadInput, offenders
 
 FIELDS = ("id", "phenomenon", "type", "good", "bad")
@@ -26,10 +26,10 @@ def read_pairs(path: str | Path) -> list[SentencePair]:
     """Read pairs: JSON lines with id, phenomenon, type, good, bad.
 
     Raises:
-        BadInput: as `texts.read_jsonl`; or a pair whose sentences are the same.
+        BadInput: as `texts.read_jsonl`; or a pair whose sentences have the same words.
     """
     pairs = read_jsonl(path, FIELDS)
-    if same := [pair["id"] for pair in pairs if pair["good"] == pair["bad"]]:
+    if same := [pair["id"] for pair in pairs if spoken_words(pair["good"]) == spoken_words(pair["bad"])]:
         raise BadInput(f"{path}: {len(same)} pairs have one sentence twice: {offenders(same)}.")
     return pairs
 

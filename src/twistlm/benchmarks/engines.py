@@ -117,6 +117,13 @@ class Espeak:
 
     @cached_property
     def identity(self) -> str:
+        accent, _, variant = self.voice.partition("+")
+        listed = {"accent": ("--voices", "--voices=mb"), "variant": ("--voices=variant",)}
+        for kind, name in (("accent", accent), ("variant", variant)):
+            known = set().union(*(_espeak_names(run_program([program("espeak-ng"), how])) for how in listed[kind]))
+            if name.lower() not in known and (name or kind == "accent"):
+                # espeak-ng itself would speak with another voice and say nothing about it
+                raise BadInput(f"espeak-ng has no {kind} {name!r}; espeak-ng {listed[kind][0]} lists what it has.")
         version = run_program([program("espeak-ng"), "--version"]).partition("Data at")[0].strip()
         return f"espeak-ng {version} {self.voice}"
 
@@ -130,6 +137,22 @@ class Espeak:
         # By standard input: a text that starts with a dash would be taken for an option.
         head = [program("espeak-ng"), "-v", self.voice, "--stdin"]
         return _to_file(lambda wave: [*head, "-w", str(wave)], said=text)[0]
+
+
+# priority, language, age and gender, name, file (which may hold blanks), other languages as "(en 3)"
+_ESPEAK_LINE = re.compile(r"\s*\d+\s+(\S+)\s+\S+\s+(\S+)\s+(\S+(?: [^\s(]+)*)\s*((?:\(\S+ \d+\)\s*)*)$")
+
+
+def _espeak_names(listed: str) -> set[str]:
+    """The names by which espeak-ng takes what it lists: language, name and file, in lower case."""
+    names: set[str] = set()
+    for line in listed.splitlines():
+        if not (found := _ESPEAK_LINE.match(line)):  # a heading
+            continue
+        language, name, file, others = found.groups()
+        also = re.findall(r"\((\S+) \d+\)", others)
+        names |= {word.lower() for word in (language, name, file, file.rpartition("/")[2], *also)}
+    return names
 
 
 @dataclass(frozen=True)

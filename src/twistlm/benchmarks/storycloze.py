@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from twistlm.benchmarks.engines import Voice, label
 from twistlm.benchmarks.release import Casting, put, stored, write_card, write_entries, write_release, write_table
 from twistlm.benchmarks.spoken import Spoken
-from twistlm.benchmarks.texts import fingerprint_rows, read_csv
+from twistlm.benchmarks.texts import fingerprint_rows, read_csv, spoken_words
 from twistlm.compute.threads import in_order
 from twistlm.corpus.manifest import Entry
 from twistlm.errors import BadInput, offenders
@@ -57,10 +57,10 @@ def read_stories(path: str | Path) -> list[Story]:
     """Read stories: columns id, sentence1 … sentence4, right, wrong, and topic, which may be missing.
 
     Raises:
-        BadInput: as `texts.read_csv`; or a story whose two endings are the same.
+        BadInput: as `texts.read_csv`; or a story whose two endings have the same words.
     """
     stories = read_csv(path, FIELDS, optional=("topic",))
-    if same := [story["id"] for story in stories if story["right"] == story["wrong"]]:
+    if same := [story["id"] for story in stories if spoken_words(story["right"]) == spoken_words(story["wrong"])]:
         raise BadInput(f"{path}: {len(same)} stories have one ending twice: {offenders(same)}.")
     return stories
 
@@ -93,7 +93,7 @@ def deal_endings(
     cost += _SAME_TOPIC * ((topics[:, None] == topics) & (topics != ""))
     if voices is not None:
         cost += _OTHER_VOICE * (np.array(voices)[:, None] != np.array(voices))
-    endings = np.array([story["right"].casefold() for story in stories])
+    endings = np.array([spoken_words(story["right"]) for story in stories])
     cost += _NEVER * (endings[:, None] == endings)
     rows, columns = linear_sum_assignment(cost)
     if stuck := [stories[i]["id"] for i, j in zip(rows, columns, strict=True) if cost[i, j] >= _NEVER]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twistlm.errors import BadInput, offenders
+from twistlm.evaluate.words import words_of
 from twistlm.files import text as files_text
 from twistlm.files.jsonl import read_objects
 from twistlm.files.tables import formulas, read_table
@@ -63,6 +64,11 @@ def checked(rows: list[dict[str, str]], fields: Sequence[str], *, where: str) ->
 def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the sha256 of a table: what `build.json` says of the texts."""
     return hashlib.sha256(json.dumps([dict(row) for row in rows], sort_keys=True).encode()).hexdigest()
+
+
+def spoken_words(text: str) -> str:
+    """Return what of `text` is heard: its words, without case and punctuation."""
+    return " ".join(words_of(text)) or text.casefold()
 
 
 def read_text(path: str | Path) -> str:

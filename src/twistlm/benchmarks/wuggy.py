@@ -7,6 +7,7 @@ lexical/<split>/<name>.wav  names say nothing of the side
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -197,13 +198,17 @@ def _choose(
         spelt[word] = balance.rank(written(phones), found)[:CANDIDATES]
         for best in spelt[word][:1]:
             balance.take(written(phones), best, found[best])
-    lines = [
-        (voice, line)
-        for number, (word, made) in enumerate(spelt.items())
-        for voice in casting.of(number)
-        for line in (words[word], *made)
-    ]
-    spoken.say_all(lines, progress=progress)
+
+    def speak(first: int, count: int) -> None:
+        spoken.say_all(
+            [
+                (voice, line)
+                for number, (word, made) in itertools.islice(enumerate(spelt.items()), first, first + count)
+                for voice in casting.of(number)
+                for line in (words[word], *made)
+            ],
+            progress=progress,
+        )
 
     def traits(phones: Phones, voices: Sequence[Voice]) -> dict[Hashable, float]:
         cues = {label(voice): measure(spoken.say(voice, phones)) for voice in voices}
@@ -213,9 +218,14 @@ def _choose(
     balance = Balance(lambda trait: RESOLUTION[trait[1]] if isinstance(trait, tuple) else 0.0)
     chosen: dict[str, Phones] = {}
     refused: dict[str, str] = {}
+    ready = 0  # how many words are spoken: as many at a time as are still wanted
     for number, (word, phones) in enumerate(words.items()):
         if len(chosen) == limit:
             break
+        if number == ready:
+            count = len(words) if limit is None else limit - len(chosen)
+            speak(ready, count)
+            ready += count
         voices = casting.of(number)
         lengths = [(label(voice), "seconds") for voice in voices]
         of_word = traits(phones, voices)

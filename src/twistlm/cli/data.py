@@ -154,6 +154,7 @@ def tokenize(
     from twistlm.compute.devices import device
     from twistlm.corpus.manifest import load, on_channel
     from twistlm.corpus.ray import cut_on_ray
+    from twistlm.corpus.tokenize import TooManyFailures
     from twistlm.corpus.tokenize import tokenize as run
     from twistlm.errors import offenders
     from twistlm.jobs.parts import tokenizer_for_more
@@ -164,7 +165,10 @@ def tokenize(
     tok = tok.on(device()) if ray is None else tok
     cutter = None if ray is None else partial(cut_on_ray, address=ray, workers=ray_workers)
     source = speech if channel is None else on_channel(load(speech), channel)
-    report = run(source, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
+    try:
+        report = run(source, out, tok, max_failures=max_failures, cutter=cutter, progress=progress)
+    except TooManyFailures as error:
+        raise TooManyFailures(f"{error} Or allow a share of failures (--max-failures, now {max_failures:g}).") from None
     facts = {
         "units": str(out),
         "done": report.n_done,

@@ -34,9 +34,13 @@ def quickstart(
     """The whole loop, from speech to a report."""
     from twistlm import recipes
     from twistlm.config import override
+    from twistlm.errors import BadInput, offenders
 
-    config = override(recipes.load(recipe), set_ or [])
     given = {"speech": speech, "out": out}
+    named = {change.partition("=")[0].strip() for change in set_ or []}
+    if twice := [name for name, path in given.items() if path is not None and name in named]:
+        raise BadInput(f"given twice, by an option and by --set: {offenders(twice)}. Leave one of them out.")
+    config = override(recipes.load(recipe), set_ or [])
     config = dataclasses.replace(config, **{name: str(path) for name, path in given.items() if path is not None})
 
     from twistlm.study.quickstart import quickstart as run
@@ -176,8 +180,10 @@ def steady(
 ) -> Result:
     """Train a recipe over seeds and ways of rounding; say how often warm wins, and what decides."""
     from twistlm import recipes
+    from twistlm.errors import BadInput
     from twistlm.study import steady as made
     from twistlm.study import steady_table as table
+    from twistlm.study.grid import rows
 
     names = arms.split(",")
     made.require_known(names)
@@ -185,6 +191,13 @@ def steady(
         config = recipes.load_training(recipe)
         how: dict[str, Any] = {"seeds": range(seeds), "numerics": numerics.split(","), "arms": names}
         made.steady(recipe, config, units, out, **how, tell=tell)
+    elif not (out / rows.NAME).is_file():
+        raise BadInput(
+            f"{out} holds no runs of twist study steady: name the folder that --out had, or leave --report out."
+        )
+    if names == ["warm"]:
+        finished = len(rows.by_cell(out, "arm", "seed", "numerics"))
+        return Result({"comparisons": []}, f"{finished} runs are finished in {out}; name an arm to hold warm against.")
     told = {name: table.report(out, against=name) for name in names if name != "warm"}
     found = [one for one in told.values() if one is not None]
     texts = [
@@ -227,6 +240,14 @@ def long(
         from twistlm.config import override
         from twistlm.jobs.judging import hear
 
+        ours = {
+            "updates": "--budgets",
+            "seed": "--seeds",
+            "schedule": "no option: it is wsd, so that budgets share runs",
+        }
+        if lost := [name for name in ours if any(change.partition("=")[0].strip() == name for change in set_ or [])]:
+            of = "; ".join(f"{name}: {ours[name]}" for name in lost)
+            raise BadInput(f"--set: what a long study has of its own is not set so ({of}).")
         if odd := sorted(set(sides.split(",")) - {"warm", "cold"}):
             raise BadInput(f"--sides are warm, cold or both with a comma, not {offenders(odd)}.")
         how: dict[str, Any] = {"sides": sides.split(","), "budgets": _numbers(budgets, "--budgets")}

@@ -20,6 +20,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """While open, the first signal is only noted, in `number`; a second one acts as it would without us.
 
+    One that came too late for the block, which ends well in spite of it, acts when the block has ended: what goes on
+    after a training is not gone on with. (Not where later ones are only noted too: ranks end together.)
+
     Python gives signals to the main thread; in any other nothing is caught and nothing noted.
 
     Args:
@@ -42,8 +45,10 @@ class Interrupts:
                     signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._restore()
+        if kind is None and self.number and not self._again:
+            signal.raise_signal(self.number)
 
     def agreed(self) -> int:
         """Return the highest number that any rank of a run noted, the same on all; alone, `number`."""

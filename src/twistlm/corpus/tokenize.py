@@ -28,6 +28,10 @@ FAILURES = "failures.jsonl"
 NOTES = "notes.jsonl"
 
 
+class TooManyFailures(TwistError):
+    """More clips were unusable than may be; the good ones are stored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Note:
     """A clip whose file was mended to be read, and how."""
@@ -105,7 +109,8 @@ def tokenize(
     Raises:
         UnitSpecMismatch: `out` holds units of another tokenizer.
         BadInput: a broken manifest, or a `max_failures` outside 0 … 1.
-        TwistError: too many failures; a full disk; another process is writing to `out`.
+        TooManyFailures: more of the clips failed than may.
+        TwistError: a full disk; another process is writing to `out`.
         UrlError: the source or `out` lies behind a URL that cannot be listed or written to.
     """
     if not 0 <= max_failures <= 1:
@@ -155,10 +160,10 @@ def tokenize(
         _write_lines(kept + notes, out / NOTES)
     if len(failures) > max_failures * len(entries):
         left = f" Of {len(gone)} of them the sound has changed, and their old units are gone." if gone else ""
-        raise TwistError(
+        raise TooManyFailures(
             f"{len(failures)} of {len(entries)} clips could not be tokenized: {offenders([f.error for f in failures])} "
             f"All are listed in {out / FAILURES}; the good clips are stored.{left} Mend or remove the bad ones and run "
-            f"the same command again, or allow a share of failures (--max-failures, now {max_failures:g})."
+            "the same command again."
         )
     return Report(
         out=out,

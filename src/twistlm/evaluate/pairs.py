@@ -14,7 +14,7 @@ import numpy as np
 
 from twistlm.errors import BadInput, offenders
 from twistlm.evaluate.averages import PROTOCOLS, outcomes
-from twistlm.evaluate.stats import ratio_ci
+from twistlm.evaluate.stats import bootstrap_ci
 from twistlm.lm.score import score
 from twistlm.types import Pair, Score, Units
 
@@ -150,7 +150,7 @@ def score_sides(
 
 
 def accuracy(rows: Sequence[Row], *, name: str, unit_spec: str, protocol: str, seed: int) -> Score:
-    """Return the mean outcome of `rows`, every pair weighing the same, with a bootstrap over clusters.
+    """Return the mean outcome of `rows`, with a bootstrap over clusters: the pairs of a cluster are averaged first.
 
     Raises:
         BadInput: no rows.
@@ -159,12 +159,13 @@ def accuracy(rows: Sequence[Row], *, name: str, unit_spec: str, protocol: str, s
         raise BadInput(f"{name}: there are no pairs to average.")
     _, cluster = np.unique([r["cluster"] for r in rows], return_inverse=True)
     outcome = np.array([r["outcome"] for r in rows])
-    wins, sizes = np.bincount(cluster, weights=outcome), np.bincount(cluster)
+    sizes = np.bincount(cluster)
+    means = np.bincount(cluster, weights=outcome) / sizes
     how = "pairs" if len(sizes) == len(rows) else f"{len(sizes)} items ({len(rows)} pairs)"
     return Score(
         name=name,
-        value=float(outcome.mean()),
-        ci=ratio_ci(wins, sizes, seed=seed),
+        value=float(means.mean()),
+        ci=bootstrap_ci(means, seed=seed),
         n=len(sizes),
         unit_spec=unit_spec,
         protocol=f"{protocol}; 95% bootstrap over {how}",

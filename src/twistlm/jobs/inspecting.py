@@ -131,6 +131,8 @@ def _described(path: Path) -> Facts:
         if more := phases(path)[1:]:  # its folder stands for the model that came last
             updates = [_json(run / "config.json")["config"]["updates"] for run in (path, *more)]
             state += f"; gone on with, and stands for {more[-1]}: {' + '.join(map(str, updates))} updates"
+        if (begun := path / f"more-{len(more) + 1}").joinpath("config.json").is_file():
+            state += f"; {begun.name} is unfinished: the twist train --more that began it goes on"
         return {"kind": "training run", "state": state, **told}
     if "provenance.json" in has and "unit_spec.json" in has:
         start = _json(path / "provenance.json")
@@ -141,6 +143,8 @@ def _described(path: Path) -> Facts:
         return {"kind": "exported unit LM", "for": what, **_spec(path / "unit_spec.json")}
     if "unit_spec.json" in has:
         return {"kind": "vocoder", **_spec(path / "unit_spec.json"), **_voices(path)}
+    if "vocoder" in has and (path / "vocoder" / "unit_spec.json").is_file():
+        return {**_described(path / "vocoder"), "kind": "vocoder, with the training it comes from"}
     if any(name.startswith("shard-") for name in has):
         from twistlm.corpus.opened import open_corpus
 

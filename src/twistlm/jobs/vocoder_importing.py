@@ -75,7 +75,8 @@ def take_vocoder(
         voices: a name of `named_voices`, whose files name none.
 
     Raises:
-        BadInput: the folder is there; nothing says which units; the units do not fit; a kind that cannot be spoken.
+        BadInput: the folder is there; nothing says which units; the units do not fit; a kind that cannot be spoken; or
+            `source` is a vocoder of ours, which says what it speaks.
         ArtifactError: it could not be fetched, or is damaged.
     """
     known = PUBLISHED.get(source) if not Path(source).exists() else None
@@ -94,6 +95,11 @@ def take_vocoder(
             "file like its spec.json)."
         )
     folder = artifacts.resolve(source) if known else Path(source)
+    if (home := folder if folder.is_dir() else folder.parent).joinpath("unit_spec.json").is_file():
+        raise BadInput(
+            f"{home} is a vocoder of twistlm already, which says itself whose units and which voices it speaks: name "
+            "it with --vocoder, or copy the folder."
+        )
     licence = ARTIFACTS[source].licence if known else "as its publisher says"
     taken = read_published(folder, config=config)
     named = _named(taken, speakers, styles, voices or (known.voices if known else ""))

@@ -29,13 +29,13 @@ from twistlm.files.replacing import require_replaceable
 from twistlm.lm.heads import untie
 from twistlm.lm.model import UnitLM, read_facts, write_facts
 from twistlm.lm.phases import text_lm_weights, weights_folder
-from twistlm.lm.pretrained import load_causal_lm
+from twistlm.lm.pretrained import load_causal_lm, load_config
 from twistlm.lm.text_lms import text_lm_folder
 from twistlm.lm.vocab import Vocab
 from twistlm.lm.warmstart import generation_config, set_tokens
 
 NAME = "lowrank.safetensors"
-_RECORD = {"text_lm": str, "text_lm_files": {str: str}, "rank": int, "sha256": str}
+_RECORD = {"text_lm": str, "text_lm_files": {str: str}, "text_lm_config?": dict, "rank": int, "sha256": str}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -91,6 +91,7 @@ def _write(tensors: Tensors, lm: UnitLM, text_lm: str, folder: Path, out: str | 
         record = {
             "text_lm": text_lm,
             "text_lm_files": text_lm_weights(folder),
+            "text_lm_config": _config(folder),
             "rank": rank,
             "sha256": file_sha256(temporary / NAME),
         }
@@ -115,6 +116,12 @@ def restore(folder: str | Path) -> UnitLM:
             f"{folder} is the difference from another {record['text_lm']} than the one in {base}: its weights have "
             "another sha256. Remove that folder of the cache, and it is fetched and made again."
         )
+    here, then = _config(base), record.get("text_lm_config", {})
+    if odd := sorted(key for key in here.keys() & then.keys() if here[key] != then[key]):
+        raise CheckpointError(
+            f"{folder} is the difference from a {record['text_lm']} of another configuration than {base} has now: "
+            f"{offenders([f'{key} was {then[key]!r}, is {here[key]!r}' for key in odd])}. Put config.json back."
+        )
     spec, vocab, provenance = read_facts(folder)
     model = load_causal_lm(base)
     try:
@@ -127,6 +134,14 @@ def restore(folder: str | Path) -> UnitLM:
             f"{folder / NAME} cannot be added to {record['text_lm']}: {why}. It was damaged or changed, or is of "
             "another text LM or vocab.json: get the folder again."
         ) from error
+
+
+def _config(text_lm: Path) -> dict[str, Any]:
+    """What the configuration of a text LM says of its computation, as JSON has it."""
+    said = load_config(text_lm).to_dict()
+    named = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+    kept: dict[str, Any] = json.loads(json.dumps({k: v for k, v in said.items() if k not in named}, default=str))
+    return kept
 
 
 def _add(model: PreTrainedModel, tensors: Tensors, vocab: Vocab) -> None:

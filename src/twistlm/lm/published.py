@@ -65,6 +65,8 @@ def load_published(folder: str | Path, spec: UnitSpec) -> UnitLM:
     elif isinstance(said.get("offset"), int):
         layout, model = "TWIST release", load_causal_lm(folder)
         vocab = _twist_vocab(said, spec, _rows(model))
+        model.config.bos_token_id = model.config.eos_token_id = None  # the text LM's, which are units here
+        model.generation_config = generation_config(vocab)
     else:
         layout, model = "twistlm", load_causal_lm(folder)
         vocab = _our_vocab(folder, said, spec, _rows(model))

@@ -79,7 +79,8 @@ def score(
     too_long = [i for i, row in enumerate(tokens) if lm.max_tokens is not None and len(row) - 1 > lm.max_tokens]
     if too_long:
         raise BadInput(
-            f"longer than the {lm.max_tokens} tokens the model has positions for: numbers {offenders(too_long)}."
+            f"longer than the {lm.max_tokens} tokens the model has positions for: numbers {offenders(too_long)}. "
+            "Score shorter pieces (of a perplexity: a shorter window, --context)."
         )
     threads = lm.device.type == "cpu" and not lm.sharded
     if batch_tokens is None:

@@ -31,8 +31,16 @@ def text_lm_folder(text_lm: str | Path, *, prefer: Prefer = "registry", weights:
         ArtifactError: it could not be had: no network, no such model or revision, or one that asks for a login.
     """
     name = str(text_lm)
-    if (folder := Path(text_lm)).is_dir():
-        return weights_folder(folder)
+    folder = Path(text_lm)
+    inside = weights_folder(folder) if folder.is_dir() else artifacts.bundled("lm") / name
+    if (inside / "lowrank.json").is_file():
+        raise BadInput(
+            f"{name} is a unit LM that is kept as its difference from a text LM, and training begins from whole ones. "
+            f'Make it whole first: python -c "from twistlm.lm.folders import load_model; '
+            f"load_model('{name}').save('whole')\", and give whole."
+        )
+    if folder.is_dir():
+        return inside
     known = [name for name, artifact in named.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if name in known:
         return artifacts.resolve(name, prefer=prefer)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twistlm.compute.seeds import torch_seed
-from twistlm.errors import BadInput, TwistError
+from twistlm.errors import BadInput, TwistError, offenders
 
 Freeze = Literal["body"] | range
 
@@ -149,6 +149,23 @@ def _add_adapters(model: PreTrainedModel, layers: nn.ModuleList, lora: LoRA, see
         target_modules=names,
         fan_in_fan_out=transposed,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(torch_seed(seed))
-        inject_adapter_in_model(config, model)
+    # Experts lie in tensors of three dimensions, which no adapter of ours goes round: they would stay as they are.
+    odd = [n for n, p in layers.named_parameters() if p.ndim > 2 and not _convolves(layers, n)]
+    if odd:
+        raise BadInput(
+            f"LoRA adapts matrices, and this {model.config.model_type} has tensors of three dimensions: "
+            f"{offenders(odd)}. Train all of it, or name what is not trained (--freeze)."
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(torch_seed(seed))
+            inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise BadInput(
+            f"LoRA cannot adapt this {model.config.model_type}: {str(error).rstrip('.')}. Train all of it, or name "
+            "what is not trained (--freeze)."
+        ) from error
+
+
+def _convolves(layers: nn.Module, parameter: str) -> bool:
+    return isinstance(layers.get_submodule(parameter.rpartition(".")[0]), nn.Conv1d)

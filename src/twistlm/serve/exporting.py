@@ -141,9 +141,12 @@ def _add_names(writer: Any, lm: UnitLM) -> None:
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_pad_token_id(vocab.pad)
+    # llama.cpp takes tokens 1 and 2 where nothing is said, which are units of a model whose documents have no ends.
+    others = [i for i in range(vocab.size) if i not in units]
     for token, add in ((vocab.bos, writer.add_bos_token_id), (vocab.eos, writer.add_eos_token_id)):
-        if token is not None:
-            add(token)
+        if token is None and not others:
+            raise BadInput("this model has no token that is no unit, and llama.cpp wants one that ends a document.")
+        add(others[0] if token is None else token)
 
 
 def _tensors(lm: UnitLM, heads: int, kv_heads: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

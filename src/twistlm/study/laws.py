@@ -87,8 +87,9 @@ def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | No
         seed: of the bootstrap over training seeds, RESAMPLES times; with one seed there is no interval.
 
     Returns:
-        `warm`, `cold` (a Law), `crossing` (tokens, or None), and with two seeds or more `crossing_ci`: the 2.5th and
-        97.5th percentile (inf where it never comes). None where no seed has LEAST_BUDGETS budgets.
+        `warm`, `cold` (a Law), `crossing` (tokens, or None), `never_behind` (whether cold is no higher than warm from
+        the first budget on, of which `crossing` is then the tokens), and with two seeds or more `crossing_ci`: the
+        2.5th and 97.5th percentile (inf where it never comes). None where no seed has LEAST_BUDGETS budgets.
     """
     at = {(r["side"], r["seed"], r["tokens"]): r["nll"] for r in runs}
     both = sorted({(s, t) for side, s, t in at if all((x, s, t) in at for x in ("warm", "cold"))})
@@ -106,7 +107,8 @@ def laws(runs: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any] | No
 
     seeds = sorted({s for s, _ in both})
     warm, cold, cross = of(tuple(seeds))
-    found: dict[str, Any] = {"warm": warm, "cold": cold, "crossing": cross}
+    first = min(t for _, t in both)
+    found: dict[str, Any] = {"warm": warm, "cold": cold, "crossing": cross, "never_behind": cross == first}
     if len(seeds) > 1:
         rng, draws = np.random.default_rng(seed), []
         for _ in range(RESAMPLES):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -135,8 +136,16 @@ def _climb(
             tell(f"{side}, seed {seed}: {result.tokens:,} tokens: {row['nll']:.3f} nats a unit")
         if (run / "stable").is_dir():
             if before is not None:
-                shutil.rmtree(before)
+                _remove(before)
             before = run
+
+
+def _remove(run: Path) -> None:
+    """Remove a shorter run that a longer one has gone on from; what others measured of it stays, as `eval-UPDATES`."""
+    measured = run / "eval"
+    if measured.is_dir() and not (kept := run.with_name(f"eval-{run.name}")).exists():
+        measured.rename(kept)
+    shutil.rmtree(run)
 
 
 def key(
@@ -263,10 +272,20 @@ def text(found: Mapping[str, Any]) -> str:
             for side in ("warm", "cold")
             for v in [law[side]]
         )
-        cross = "never, as far as 1e12 tokens" if law["crossing"] is None else f"at {law['crossing']:.2g} tokens"
-        ci = "" if "crossing_ci" not in law else " [{:.2g}, {:.2g}]".format(*law["crossing_ci"])
-        lines += ["", f"Laws, x in millions of tokens: {'; '.join(of)}. By them cold has caught up {cross}{ci}."]
+        lines += ["", f"Laws, x in millions of tokens: {'; '.join(of)}. By them cold {_caught_up(law)}."]
     return "\n".join(lines).lstrip("\n")
+
+
+def _caught_up(law: Mapping[str, Any]) -> str:
+    """Where cold is no higher than warm, in words."""
+    if law["never_behind"]:
+        return "is no higher than warm at any number of tokens from the shortest budget on"
+    ends = [end for end in law.get("crossing_ci", ()) if end is not None]
+    if law["crossing"] is None and all(math.isinf(end) for end in ends):
+        return "has not caught up as far as 1e12 tokens" + (", by any resample of the seeds" if ends else "")
+    at = "never, as far as 1e12 tokens" if law["crossing"] is None else f"at {law['crossing']:.2g} tokens"
+    ci = ", ".join("never" if math.isinf(end) else f"{end:.2g}" for end in ends)
+    return f"has caught up {at}" + (f" [{ci}]" if ends else "")
 
 
 def _paired(budgets: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from twistlm.audio.clip import MIN_SECONDS
 from twistlm.compute import choices
 from twistlm.compute.devices import device
 from twistlm.compute.threads import cores
@@ -144,7 +145,7 @@ class _Job:
                 source += f" {len(report.failures)} of {len(entries)} clips were unusable: see units/failures.jsonl."
             return {"source": source, "splits": splits}
 
-        files = [[e.id, f"{e.path}{e.part}", e.split, e.speaker, e.text, *_state(e.path)] for e in entries]
+        files = [[e.id, f"{_absolute(e.path)}{e.part}", e.split, e.speaker, e.text, *_state(e.path)] for e in entries]
         key = {"files": _sha256(json.dumps(files).encode()), "unit_spec": self.tok.spec.fingerprint}
         return self.stages.run("tokenize", key, work, folder=self.units)
 
@@ -178,7 +179,7 @@ class _Job:
             "seed": seed,
             "corpus": self._corpus(),
         }
-        value = self.stages.run(side, key, work, folder=folder)
+        value = self.stages.run(side, key, work, folder=folder, others=("more-*", "eval"))
         gc.collect()  # models sit in reference cycles, and two at once would double the peak memory
         return value
 
@@ -259,7 +260,7 @@ class _Job:
 
         def work() -> Values:
             listener = asr.Whisper.load(ASR, workers=cores())
-            parts = (self.tok, self.voc, [(side, self.out / side) for side in SIDES], listener, text_lm, protocol)
+            parts = (self.tok, self.voc, [(side, self._model(side)) for side in SIDES], listener, text_lm, protocol)
             return saying.say(suite, folder, *parts, seed=self.config.seed, progress=self.progress)
 
         key = {
@@ -320,7 +321,11 @@ class _Job:
     def _models(self, description: str) -> Iterator[tuple[Init, UnitLM]]:
         """Yield each trained model, read from disk."""
         for side in track(SIDES, description=description, enabled=self.progress):
-            yield side, load_model(self.out / side)
+            yield side, load_model(self._model(side))
+
+    def _model(self, side: Init) -> Path:
+        """Where the weights of one side lie: its own, not those of what `twist train --more` made of it since."""
+        return self.out / side / "lm"
 
     def _to_resynthesise(self, entries: Sequence[Entry]) -> list[Entry]:
         return choose_resynthesis(entries, n=self.config.n_resynth, seed=self.config.seed)
@@ -345,17 +350,26 @@ def _read_speech(speech: str, *, progress: bool) -> list[Entry]:
     entries, failed = [], []
     for entry in track(manifest.build(folder), description="reading the speech", enabled=progress):
         try:
-            entries.append(dataclasses.replace(entry, seconds=check_header(entry)))
+            seconds = check_header(entry)
+            entries.append(dataclasses.replace(entry, seconds=seconds))
+            if seconds is not None and seconds < MIN_SECONDS:
+                failed.append(f"{entry.path}{entry.part}: too short: {seconds:.3f} s, needs {MIN_SECONDS} s.")
         except AudioError as error:
             entries.append(entry)
             failed.append(str(error))
     if len(failed) > MAX_FAILURES * len(entries):
         raise AudioError(
-            f"{len(failed)} of {len(entries)} sound files in {folder} cannot be read: "
+            f"{len(failed)} of {len(entries)} sound files in {folder} cannot be used: "
             f"{offenders(failed, limit=3)} Mend or remove them and run again."
         )
     n_train = sum(e.split == "train" for e in entries)
     if n_train == 0 or n_train == len(entries):
+        if (folder / manifest.NAME).is_file():
+            raise BadInput(
+                f"{folder / manifest.NAME} has {len(entries)} clips, {n_train} of them for training: at least one must "
+                'be for training and one held out. Give some lines "split": "heldout", or remove the file, and clips '
+                "are held out by chance."
+            )
         raise BadInput(
             f"{folder} has {len(entries)} sound files, {n_train} of them for training: at least one must be for "
             "training and one held out. Add files, or cut long ones."
@@ -376,6 +390,10 @@ def _given(config: QuickstartConfig) -> str:
     return (
         f"{rows}; {head}, beginning with: {config.head_start}; the same documents, order and number of updates. {apart}"
     )
+
+
+def _absolute(path: Path | UrlPath) -> Path | UrlPath:
+    return path.absolute() if isinstance(path, Path) else path
 
 
 def _state(path: Path | UrlPath) -> tuple[int, int]:

@@ -13,14 +13,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from twistlm.errors import BadInput
+from twistlm.errors import BadInput, offenders
 from twistlm.files.atomic import atomic_write
 from twistlm.files.jsonl import read_json
 
@@ -75,7 +75,15 @@ class Stages:
         finally:
             lock.release()
 
-    def run(self, name: str, made_from: Values, work: Callable[[], Values], *, folder: Path | None = None) -> Values:
+    def run(
+        self,
+        name: str,
+        made_from: Values,
+        work: Callable[[], Values],
+        *,
+        folder: Path | None = None,
+        others: Sequence[str] = (),
+    ) -> Values:
         """Return what `work` gives, from disk when it was made from the same things before.
 
         Args:
@@ -83,21 +91,38 @@ class Stages:
             made_from: everything the result depends on; plain JSON values.
             work: does it; returns plain JSON values.
             folder: what `work` writes into. Removed first when it was begun from other things; left for `work` to go on
-                with when it was begun from the same.
+                with when it was begun from the same. Where it is gone, the work is done again.
+            others: patterns of what others put into `folder`, which is not removed with it.
+
+        Raises:
+            BadInput: `folder` would have to be removed and holds things of others.
         """
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-        record = self._read(f"{_MARK}/{name}.json")
+        mark = f"{_MARK}/{name}.json"
+        record = self._read(mark)
+        begun = {"key": key, "done": False, "made_from": made_from}
         if record is None or record["key"] != key:
             if folder is not None and folder.exists():
+                if foreign := sorted(str(path) for pattern in others for path in folder.glob(pattern)):
+                    raise BadInput(
+                        f"{folder} would be made anew, since what it is made from has changed, and holds what was made "
+                        f"of it since: {offenders(foreign)}. Name another folder with --out, or move these away."
+                    )
+                # Killed while it is removed, neither its old settings nor the new ones may take what is left for whole.
+                self._write(mark, {"key": "", "done": False, "made_from": {}})
                 shutil.rmtree(folder)
             self.seconds.pop(name, None)
-            self._write(f"{_MARK}/{name}.json", {"key": key, "done": False, "made_from": made_from})
+            self._write(mark, begun)
         elif record["done"]:
-            return record["value"]
+            if folder is None or folder.is_dir():
+                return record["value"]
+            self._write(mark, begun)
         with self._timed(name):
             # Through JSON, so that a resumed run sees the very values (lists for tuples) that the first one saw.
             value = json.loads(json.dumps(work()))
-        self._write(f"{_MARK}/{name}.json", {"key": key, "done": True, "made_from": made_from, "value": value})
+        if folder is not None:
+            folder.mkdir(exist_ok=True)  # a stage may have had nothing to write
+        self._write(mark, {"key": key, "done": True, "made_from": made_from, "value": value})
         return value
 
     @contextmanager

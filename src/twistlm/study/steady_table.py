@@ -21,10 +21,12 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
     None where no such pair is finished.
 
     Keys: `pairs`, a list of {seed, numerics, nll, against_nll, lead, share} (lead: nats by which `arm` is lower; share:
-    of the updates after which it has the other's final loss, None if never); `lower`, how many leads are above 0, of
-    `n`; `failed`, how many of `arm`'s runs diverged or ended no better than they began; `lead` and `share`: lowest,
-    highest, and mean and ci (t) over seeds of each seed's mean over its numerics; `over_seeds`: standard deviation over
-    seeds of each arm's loss; `over_numerics`: the largest difference within one seed; `grad_norm`: of each arm.
+    of the updates after which it has the other's final loss, None if never; a loss is None where its run diverged, and
+    so are then the lead and the share); `lower`, in how many of `n` the lead is above 0 or the other alone diverged;
+    `failed` and `against_failed`, how many of each arm's runs diverged or ended no better than they began; `lead` and
+    `share`: lowest, highest, and mean and ci (t) over seeds of each seed's mean over its numerics, of the pairs that
+    have one; `over_seeds`: standard deviation over seeds of each arm's loss, None for one seed; `over_numerics`: the
+    largest difference within one seed, None where no seed has two; `grad_norm`: of each arm.
 
     Raises:
         BadInput: as `rows.by_cell`.
@@ -33,11 +35,12 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
     pairs = []
     for (name, seed, numerics), mine in sorted(cells.items(), key=lambda item: item[0]):
         other = cells.get((against, seed, numerics))
-        if name != arm or other is None or other["nll"] is None:
+        if name != arm or other is None:
             continue
         updates = other["history"][-1]["update"]
-        reached = updates_to_reach(mine["history"], other["nll"]) if mine["nll"] is not None else None
-        lead = None if mine["nll"] is None else other["nll"] - mine["nll"]
+        both = mine["nll"] is not None and other["nll"] is not None
+        reached = updates_to_reach(mine["history"], other["nll"]) if both else None
+        lead = other["nll"] - mine["nll"] if both else None
         pairs.append({
             "seed": seed, "numerics": numerics, "nll": mine["nll"], "against_nll": other["nll"], "lead": lead,
             "share": None if reached is None else reached / updates,
@@ -49,14 +52,11 @@ def report(folder: str | Path, *, arm: str = "warm", against: str = "cold") -> V
         "against": against,
         "pairs": pairs,
         "n": len(pairs),
-        "lower": sum(pair["lead"] is not None and pair["lead"] > 0 for pair in pairs),
-        "failed": sum(
-            row["nll"] is None or row["nll"] >= row["history"][0]["val_nll"]
-            for (name, _, _), row in cells.items()
-            if name == arm
-        ),
+        "lower": sum(pair["nll"] is not None and (pair["against_nll"] is None or pair["lead"] > 0) for pair in pairs),
+        "failed": _failed(cells, arm),
+        "against_failed": _failed(cells, against),
         "lead": _summary(pairs, "lead"),
-        "share": _summary(pairs, "share"),
+        "share": _summary([pair for pair in pairs if pair["against_nll"] is not None], "share"),
         "over_seeds": {name: _over_seeds(cells, name) for name in (arm, against)},
         "over_numerics": {name: _over_numerics(cells, name) for name in (arm, against)},
         "grad_norm": {name: _norms(cells, name) for name in (arm, against)},
@@ -71,12 +71,14 @@ def text(found: Values) -> str:
     ]
     for pair in found["pairs"]:
         share = "never" if pair["share"] is None else f"{pair['share']:.0%}"
-        nll = "diverged" if pair["nll"] is None else f"{pair['nll']:.3f}"
+        share = "–" if pair["against_nll"] is None else share
+        nll, other = ("diverged" if v is None else f"{v:.3f}" for v in (pair["nll"], pair["against_nll"]))
         lead = "–" if pair["lead"] is None else f"{pair['lead']:+.3f}"
-        lines.append(f"| {pair['seed']} | {pair['numerics']} | {nll} | {pair['against_nll']:.3f} | {lead} | {share} |")
+        lines.append(f"| {pair['seed']} | {pair['numerics']} | {nll} | {other} | {lead} | {share} |")
     lead, share = found["lead"], found["share"]
     spread = ", ".join(
-        f"{name} {found['over_seeds'][name]:.3f} over seeds, {found['over_numerics'][name]:.3f} at most over numerics"
+        f"{name} {_known(found['over_seeds'][name])} over seeds, {_known(found['over_numerics'][name])} at most over "
+        "numerics"
         for name in (found["arm"], found["against"])
     )
     norms = ", ".join(f"{n} {g['median']:.1f} / {g['highest']:.1f}" for n, g in found["grad_norm"].items() if g)
@@ -84,7 +86,7 @@ def text(found: Values) -> str:
         f" Updates to {found['against']}'s final loss: {share['mean']:.1%} on average, {share['highest']:.1%} at most."
     )  # fmt: skip
     if lead is None:
-        leads = "none, all diverged."
+        leads = "none, in each pair one diverged."
     elif len({pair["seed"] for pair in found["pairs"] if pair["lead"] is not None}) == 1:
         leads = f"{lead['mean']:.3f} nats a unit (one seed)."
     else:
@@ -93,8 +95,9 @@ def text(found: Values) -> str:
             f"{lead['lowest']:.3f} to {lead['highest']:.3f}."
         )
     lines += ["", (
-        f"{found['arm']} is lower in {found['lower']} of {found['n']}; {found['failed']} of its runs failed. Lead: "
-        f"{leads}{shares} Spread of the final loss: {spread}. Gradient norm, median / highest: {norms}."
+        f"{found['arm']} is lower in {found['lower']} of {found['n']}; {found['failed']} of its runs failed, "
+        f"{found['against_failed']} of {found['against']}'s. Lead: {leads}{shares} Spread of the final loss: {spread}. "
+        f"Gradient norm, median / highest: {norms}."
     )]  # fmt: skip
     return "\n".join(lines)
 
@@ -142,13 +145,25 @@ def _by_seed(cells: Mapping[tuple[str, int, str], Row], arm: str) -> list[list[f
     return [losses for losses in found if losses]
 
 
-def _over_seeds(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float:
+def _over_seeds(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float | None:
     means = [statistics.fmean(losses) for losses in _by_seed(cells, arm)]
-    return statistics.stdev(means) if len(means) > 1 else 0.0
+    return statistics.stdev(means) if len(means) > 1 else None
 
 
-def _over_numerics(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float:
-    return max((max(losses) - min(losses) for losses in _by_seed(cells, arm)), default=0.0)
+def _over_numerics(cells: Mapping[tuple[str, int, str], Row], arm: str) -> float | None:
+    return max((max(losses) - min(losses) for losses in _by_seed(cells, arm) if len(losses) > 1), default=None)
+
+
+def _failed(cells: Mapping[tuple[str, int, str], Row], arm: str) -> int:
+    return sum(
+        row["nll"] is None or row["nll"] >= row["history"][0]["val_nll"]
+        for (name, _, _), row in cells.items()
+        if name == arm
+    )
+
+
+def _known(spread: float | None) -> str:
+    return "unknown" if spread is None else f"{spread:.3f}"
 
 
 def _norms(cells: Mapping[tuple[str, int, str], Row], arm: str) -> Values | None:

@@ -28,7 +28,9 @@ def vocoder_folder(name_or_folder: str | Path) -> Path:
         if not (imported_folder(name) / "config.json").is_file():
             raise BadInput(f"the published vocoder {name} is not here yet: twist vocoder import {name}")
         return imported_folder(name)
-    return bundled_or_folder(name_or_folder, "vocoder", published=published)
+    folder = bundled_or_folder(name_or_folder, "vocoder", published=published)
+    trained = folder / "vocoder"  # a folder of twist vocoder train stands for what it made
+    return trained if (trained / "unit_spec.json").is_file() and not (folder / "unit_spec.json").is_file() else folder
 
 
 def imported_folder(name: str) -> Path:

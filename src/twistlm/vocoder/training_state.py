@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from twistlm.compute.seeds import torch_seed
-from twistlm.errors import BadInput, CheckpointError
+from twistlm.errors import BadInput, CheckpointError, offenders
 from twistlm.files.atomic import atomic_folder
 from twistlm.files.jsonl import read_json
 from twistlm.files.regular import require_regular_files
@@ -96,7 +96,21 @@ class State:
         self.update = 0
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Take folded weights over; weight normalisation is laid around them again."""
+        """Take folded weights over; weight normalisation is laid around them again.
+
+        Raises:
+            BadInput: weights of another shape, or not all of them (durations aside, which are fitted anew).
+        """
+        with torch.device("meta"):
+            own = Synthesizer(self.synthesizer.shape).fold().weights()
+        odd = [
+            name
+            for name in own.keys() | weights.keys()
+            if (name not in weights and not name.startswith("dur_predictor"))
+            or (name in weights and (name not in own or own[name].shape != weights[name].shape))
+        ]
+        if odd:
+            raise BadInput(f"the weights to begin with are of another vocoder, or not whole: {offenders(sorted(odd))}.")
         with torch.no_grad():
             for name, value in weights.items():
                 owner, _, leaf = inner_name(name).rpartition(".")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from twistlm.config import GridConfig
-from twistlm.evaluate.stats import paired_difference, ratio_ci, sign_test, t_interval, updates_to_reach
+from twistlm.evaluate.stats import bootstrap_ci, paired_difference, sign_test, t_interval, updates_to_reach
 from twistlm.files.jsonl import without_nan
 from twistlm.study.grid.cells import Arm, Cell, Known, key, place, points, tune
 from twistlm.study.grid.rows import Row
@@ -143,8 +143,8 @@ def _arm(runs: Mapping[int, Row]) -> Values:
     rows = [runs[seed] for seed in sorted(runs)]
     losses = [row["nll"] for row in rows]
     mean, (low, high) = float(np.mean(losses)), t_interval(losses)
-    wins, pairs = _words(rows)
-    accuracies = [sum(row["words"]["wins"]) / sum(row["words"]["pairs"]) for row in rows]
+    words = _words(rows)
+    accuracies = [float(np.mean(_words([row]))) for row in rows]
     return {
         "seeds": sorted(runs),
         "rate": rows[0]["cell"]["rate"],
@@ -152,9 +152,9 @@ def _arm(runs: Mapping[int, Row]) -> Values:
         "ppl": {"mean": math.exp(mean), "ci": (math.exp(low), math.exp(high))},
         "swuggy": {
             "mean": float(np.mean(accuracies)),
-            "ci": ratio_ci(wins, pairs, seed=0),
+            "ci": bootstrap_ci(words, seed=0),
             "by_seed": accuracies,
-            "n": len(pairs),
+            "n": len(words),
         },
         "epochs": float(np.mean([row["epochs"] for row in rows])),
         "tokens": float(np.mean([row["tokens"] for row in rows])),
@@ -170,11 +170,11 @@ def _pair(rows: Sequence[tuple[Row, Row]]) -> Values:
         difference = paired_difference(a["documents"]["nll"], b["documents"]["nll"], sizes=sizes, seed=0)
         by_seed.append(difference._asdict())
         nll.append(difference.mean)
-        words.append((sum(a["words"]["wins"]) - sum(b["words"]["wins"])) / sum(a["words"]["pairs"]))
+        words.append(float(np.mean(_words([a])) - np.mean(_words([b]))))
     firsts, seconds = [a for a, _ in rows], [b for _, b in rows]
     over_documents = paired_difference(_documents(firsts), _documents(seconds), sizes=sizes, seed=0)
-    (wins, pairs), (others, _) = _words(firsts), _words(seconds)
-    over_words = paired_difference(wins, others, sizes=pairs, seed=0)
+    of_words = _words(firsts)
+    over_words = paired_difference(of_words, _words(seconds), seed=0)
     reached = [_reached(a, b) for a, b in rows]
     whole = [share for share in reached if share is not None]
     return {
@@ -194,7 +194,7 @@ def _pair(rows: Sequence[tuple[Row, Row]]) -> Values:
             "by_seed": words,
             "ci_words": over_words.ci,
             "p_words": over_words.p,
-            "n_words": len(pairs),
+            "n_words": len(of_words),
         },
         "updates": {
             "mean": float(np.mean(whole)) if len(whole) == len(reached) else None,
@@ -215,9 +215,10 @@ def _documents(rows: Sequence[Row]) -> list[float]:
     return np.mean([row["documents"]["nll"] for row in rows], axis=0).tolist()
 
 
-def _words(rows: Sequence[Row]) -> tuple[list[float], list[int]]:
-    """Each word's wins, the mean over the runs, and its pairs."""
-    return np.mean([row["words"]["wins"] for row in rows], axis=0).tolist(), rows[0]["words"]["pairs"]
+def _words(rows: Sequence[Row]) -> list[float]:
+    """Each word's share of its pairs won, the mean over the runs."""
+    wins = np.mean([row["words"]["wins"] for row in rows], axis=0)
+    return (wins / np.array(rows[0]["words"]["pairs"])).tolist()
 
 
 def _mean_history(rows: Sequence[Row]) -> list[Values]:
