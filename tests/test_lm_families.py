@@ -208,10 +208,8 @@ def test_a_configuration_that_cannot_be_written_is_told_before_training(
 ) -> None:
     from_config(FAMILIES["llama"]()).save_pretrained(tmp_path / "text")
 
-    def damaged(self: PretrainedConfig, folder: str) -> None:
-        (Path(folder) / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
-
-    monkeypatch.setattr(PretrainedConfig, "save_pretrained", damaged)
+    damaged = '{"model_type": "llama", "hidden_size": "wide"}'
+    monkeypatch.setattr(PretrainedConfig, "to_json_string", lambda self, *_, **__: damaged)
     for begin in (warm_start, cold_start):
         with pytest.raises(BadInput, match="configuration of this llama cannot be written and read again"):
             begin(tmp_path / "text", make_spec(), rows="random", seed=0)
