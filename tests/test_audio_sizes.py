@@ -110,3 +110,13 @@ def test_the_last_frame_is_one_whose_sum_is_right(tmp_path: Path) -> None:
     inside = data[:-30] + bytes(head) + data[-30 + len(head) :]
     assert flac._frame(bytes(head) + bytes(10), 4096) is not None
     assert flac.last_sample(Window(io.BytesIO(inside))) != 4096 * 2
+
+
+@pytest.mark.parametrize("kind", ["au", "caf"])
+def test_joined_files_of_which_the_first_alone_is_read_are_told(kind: str, tmp_path: Path) -> None:
+    sf.write(tmp_path / f"one.{kind}", np.full(8_000, 0.1), 16_000)
+    data = (tmp_path / f"one.{kind}").read_bytes()
+    (tmp_path / f"two.{kind}").write_bytes(data + data)
+    assert info(tmp_path / f"one.{kind}").seconds == 0.5
+    with pytest.raises(AudioError, match=f"several {kind.upper()} files joined"):
+        info(tmp_path / f"two.{kind}")

@@ -1,4 +1,4 @@
-"""Headers of wav and au files, as far as a recorder left them without their sizes, or with such as are not true."""
+"""Headers of wav, au and caf files, as far as a recorder left them without sizes, or with such as are not true."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def data_chunk(window: Window) -> tuple[int, int] | None:
             return at + 8, size
         at += 8 + size + size % 2
     return None
+
+
+def is_joined(window: Window) -> bool:
+    """Return whether another file begins where an au or caf file ends by its own sizes (others libsndfile refuses)."""
+    head = window.at(0, 12)
+    if head[:4] in (b".snd", b"dns."):
+        order: Literal["big", "little"] = "big" if head[:4] == b".snd" else "little"
+        return window.at(int.from_bytes(head[4:8], order) + int.from_bytes(head[8:12], order), 4) == head[:4]
+    at = 8 if head[:4] == b"caff" else window.size
+    for _ in range(1000):  # chunks, of which files have some ten
+        chunk = window.at(at, 12)
+        if len(chunk) < 12 or chunk[:4] == b"caff":
+            return chunk[:4] == b"caff"
+        at += 12 + int.from_bytes(chunk[4:], "big")  # a size that means "to the end" is beyond any file
+    return False
 
 
 def unsized(window: Window) -> dict[int, bytes]:

@@ -146,6 +146,11 @@ def _require_sane(file: sf.SoundFile, window: Window, path: object) -> None:
     unknown = file.format == "FLAC" and file.frames >= _NO_COUNT
     if file.frames > _MAX_SAMPLES_PER_BYTE * window.size and not unknown and not mpeg_in_wav:
         raise AudioError(f"{path}: the header declares {file.frames} samples and cannot hold them: corrupt.")
+    if riff.is_joined(window):
+        raise AudioError(
+            f"{path}: several {file.format} files joined in one, of which players hear the first alone. Take them "
+            "apart."
+        )
     if file.format == "OGG":
         check_pages(window, path, opus=file.subtype == "OPUS")
 
