@@ -34,10 +34,12 @@ def is_joined(window: Window) -> bool:
         return window.at(int.from_bytes(head[4:8], order) + int.from_bytes(head[8:12], order), 4) == head[:4]
     at = 8 if head[:4] == b"caff" else window.size
     for _ in range(1000):  # chunks, of which files have some ten
+        if at + 12 > window.size:  # also by a size that means "to the end"
+            return False
         chunk = window.at(at, 12)
-        if len(chunk) < 12 or chunk[:4] == b"caff":
-            return chunk[:4] == b"caff"
-        at += 12 + int.from_bytes(chunk[4:], "big")  # a size that means "to the end" is beyond any file
+        if chunk[:4] == b"caff":
+            return True
+        at += 12 + int.from_bytes(chunk[4:], "big")
     return False
 
 
