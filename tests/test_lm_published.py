@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, Pretraine
 from test_lm_model import make_spec, make_text_lm
 from twistlm.errors import BadInput, CheckpointError
 from twistlm.evaluate.perplexity import heldout
+from twistlm.jobs.judging import context_of_run
 from twistlm.lm.model import UnitLM
 from twistlm.lm.published import load_published
 from twistlm.lm.sample import generate, generate_batch
@@ -117,6 +118,8 @@ def test_twist_release(kind: str, pickled: bool, tmp_path: Path) -> None:
     tokens = torch.tensor([[5, 9, 7]])
     with torch.no_grad():
         assert torch.equal(back.forward_logits(tokens), theirs(tokens).logits)
+    positions = back.max_tokens  # fewer than the usual window: twist eval takes as many as there are
+    assert context_of_run(tmp_path / "ours", tmp_path / "ours") == min(256, positions) < 256
     again = load_published(tmp_path / "ours", SPEC)  # the plain part of it is the published layout still
     assert again.vocab == lm.vocab
 

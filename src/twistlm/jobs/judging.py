@@ -22,6 +22,7 @@ from twistlm.jobs.evaluating import digest, evaluate
 from twistlm.jobs.parts import parts_of_model, tokenizer_for
 from twistlm.lm.folders import is_bundled, lm_folder, load_model, model_spec, run_folder
 from twistlm.lm.phases import phases
+from twistlm.lm.pretrained import load_config, positions_of
 from twistlm.progress import task
 from twistlm.study.judging import Values, perplexity, perplexity_values
 from twistlm.units.tokenizer import SpeechTokenizer
@@ -125,7 +126,7 @@ def judge(
         )
     sha256 = digest(lm_folder(model))
     if held is not None:
-        window = context or context_of_run(run)
+        window = context or context_of_run(run, model)
         asked = {"units": str(units), "split": split, "context": window, "seed": seed}
         asked |= {} if against is None else {"against": str(against)}
         asked |= {"model_sha256": sha256}
@@ -200,10 +201,15 @@ def units_of_run(run: Path, *, split: str) -> tuple[Path | None, str]:
     return None, why
 
 
-def context_of_run(run: Path) -> int:
-    """Return the window in tokens that a run was trained with, by the last it went on to."""
+def context_of_run(run: Path, model: str | Path) -> int:
+    """Return the window in tokens that a run was trained with, by the last it went on to; of a model without a record
+    CONTEXT, or as many as it has positions."""
     record = _record(phases(run)[-1])
-    return CONTEXT if record is None else record["config"]["context"]
+    if record is not None:
+        return record["config"]["context"]
+    home = lm_folder(model)
+    most = positions_of(load_config(home)) if (home / "config.json").is_file() else None
+    return min(CONTEXT, most or CONTEXT)
 
 
 def _record(run: Path) -> Values | None:

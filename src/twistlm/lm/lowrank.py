@@ -56,6 +56,7 @@ def lowrank(model: str | Path, text_lm: str, out: str | Path, *, rank: int) -> d
     """
     if rank < 1:
         raise BadInput(f"the rank is {rank}; it must be at least 1.")
+    text_lm = str(Path(text_lm).absolute()) if Path(text_lm).is_dir() else text_lm  # found from elsewhere too
     lm, folder = UnitLM.load(weights_folder(model)), text_lm_folder(text_lm)
     tables = _tables(lm)
     body = {name: p.detach() for name, p in lm.model.named_parameters() if name not in tables}
