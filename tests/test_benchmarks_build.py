@@ -101,6 +101,10 @@ def test_texts_with_the_same_words_are_one_text(tmp_path):
     )
     with pytest.raises(BadInput, match="one sentence twice: a"):
         read_pairs(tmp_path / "pairs.jsonl")
+    for good, bad in (("It costs $5.", "It costs 5%."), ("Three - two.", "Three + two."), ("It is 1.5", "It is 1 5")):
+        row = {"id": "a", "phenomenon": "p", "type": "t", "good": good, "bad": bad}
+        (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+        assert len(read_pairs(tmp_path / "pairs.jsonl")) == 1, "signs are spoken"
 
 
 def test_matching_length_and_chance():

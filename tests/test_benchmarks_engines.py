@@ -128,7 +128,7 @@ def test_espeak_reads_phones_like_the_word():
 
 
 @espeak
-@pytest.mark.parametrize("voice", ["en-us+nosuch", "en-us+f33", "en-nosuch", "+f3"])
+@pytest.mark.parametrize("voice", ["en-us+nosuch", "en-us+f33", "en-nosuch", "+f3", "en-us+F3", "en-us+male2"])
 def test_a_voice_that_espeak_does_not_have_is_refused(voice):
     """espeak-ng itself speaks with its plain voice and says nothing about it."""
     with pytest.raises(BadInput, match=r"espeak-ng has no (accent|variant)"):
@@ -136,6 +136,8 @@ def test_a_voice_that_espeak_does_not_have_is_refused(voice):
 
 
 @espeak
-@pytest.mark.parametrize("voice", ["en", "en-us", "EN-US+Andrea", "en-gb-scotland+f3", "en-us+Mr serious"])
+@pytest.mark.parametrize(
+    "voice", ["en", "EN-US+Andrea", "en-gb-scotland+f3", "en-us+Mr serious", "en-us+3", "English (America)"]
+)
 def test_a_voice_that_espeak_has_may_be_said_by_each_of_its_names(voice):
     assert open_voices([f"espeak-ng:{voice}"])[0].identity.endswith(voice)

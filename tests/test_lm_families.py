@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from test_lm_model import documents, make_spec, pack
 from twistlm.errors import BadInput
+from twistlm.lm.lowrank import lowrank, restore
 from twistlm.lm.model import MASKED, UnitLM
 from twistlm.lm.pretrained import from_config, load_causal_lm
 from twistlm.lm.sample import generate, generate_batch
@@ -203,13 +204,24 @@ def test_layers_of_two_kinds_are_cut_with_their_kinds(tmp_path: Path) -> None:
                 assert torch.equal(lm.forward_logits(tokens), again.forward_logits(tokens))
 
 
+def test_a_configuration_that_holds_an_infinite_number(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4, "num_heads": 8, "head_dim": 8}
+    config = transformers.Mamba2Config(vocab_size=97, n_groups=1, chunk_size=16, **shape)
+    from_config(config).save_pretrained(tmp_path / "text")
+    lm = warm_start(tmp_path / "text", make_spec(), rows="random", seed=0)
+    lm.save(tmp_path / "lm")
+    assert UnitLM.load(tmp_path / "lm").model.config.time_step_limit[1] == float("inf")
+    lowrank(tmp_path / "lm", str(tmp_path / "text"), tmp_path / "small", rank=2)
+    assert restore(tmp_path / "small").model.config.model_type == "mamba2"
+
+
 def test_a_configuration_that_cannot_be_written_is_told_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_config(FAMILIES["llama"]()).save_pretrained(tmp_path / "text")
 
-    damaged = '{"model_type": "llama", "hidden_size": "wide"}'
-    monkeypatch.setattr(PretrainedConfig, "to_json_string", lambda self, *_, **__: damaged)
+    damaged = {"model_type": "llama", "hidden_size": "wide"}
+    monkeypatch.setattr(PretrainedConfig, "to_dict", lambda self, *_, **__: dict(damaged))
     for begin in (warm_start, cold_start):
         with pytest.raises(BadInput, match="configuration of this llama cannot be written and read again"):
             begin(tmp_path / "text", make_spec(), rows="random", seed=0)

@@ -61,6 +61,15 @@ def test_adapters_that_would_leave_parts_out_or_cannot_be_are_refused(kind: str,
         warm_start(tmp_path, SPEC, rows="random", seed=0, lora=LoRA(rank=2, alpha=4.0))
 
 
+def test_vectors_stored_with_ones_before_them_are_no_experts(tmp_path: Path) -> None:
+    config = transformers.RwkvConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=48
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    lm = warm_start(tmp_path, SPEC, rows="random", seed=0, lora=LoRA(rank=2, alpha=4.0))
+    assert any(".lora_" in name for name in trainable(lm))
+
+
 def test_freeze_in_words() -> None:
     assert (parse_freeze("body"), parse_freeze("0-11"), parse_freeze("3-3")) == ("body", range(12), range(3, 4))
     for bad in ("all", "3", "a-b", "-1-2"):

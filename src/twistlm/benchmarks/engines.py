@@ -118,12 +118,12 @@ class Espeak:
     @cached_property
     def identity(self) -> str:
         accent, _, variant = self.voice.partition("+")
-        listed = {"accent": ("--voices", "--voices=mb"), "variant": ("--voices=variant",)}
-        for kind, name in (("accent", accent), ("variant", variant)):
-            known = set().union(*(_espeak_names(run_program([program("espeak-ng"), how])) for how in listed[kind]))
-            if name.lower() not in known and (name or kind == "accent"):
-                # espeak-ng itself would speak with another voice and say nothing about it
-                raise BadInput(f"espeak-ng has no {kind} {name!r}; espeak-ng {listed[kind][0]} lists what it has.")
+        # espeak-ng itself would speak with another voice and say nothing about it
+        if accent.lower() not in _espeak_accents(_espeak_lists("--voices") + _espeak_lists("--voices=mb")):
+            raise BadInput(f"espeak-ng has no accent {accent!r}; espeak-ng --voices lists what it has.")
+        files = {file.rpartition("/")[2] for _, _, file, _ in _espeak_lists("--voices=variant")}
+        if variant and variant not in files and not re.fullmatch("1?[1-9]", variant):
+            raise BadInput(f"espeak-ng has no variant {variant!r}; espeak-ng --voices=variant lists their files.")
         version = run_program([program("espeak-ng"), "--version"]).partition("Data at")[0].strip()
         return f"espeak-ng {version} {self.voice}"
 
@@ -143,15 +143,18 @@ class Espeak:
 _ESPEAK_LINE = re.compile(r"\s*\d+\s+(\S+)\s+\S+\s+(\S+)\s+(\S+(?: [^\s(]+)*)\s*((?:\(\S+ \d+\)\s*)*)$")
 
 
-def _espeak_names(listed: str) -> set[str]:
-    """The names by which espeak-ng takes what it lists: language, name and file, in lower case."""
+def _espeak_lists(what: str) -> list[tuple[str, str, str, str]]:
+    """What espeak-ng lists: language, name, file and other languages of each."""
+    lines = run_program([program("espeak-ng"), what]).splitlines()
+    return [(found[1], found[2], found[3], found[4]) for line in lines if (found := _ESPEAK_LINE.match(line))]
+
+
+def _espeak_accents(listed: Sequence[tuple[str, str, str, str]]) -> set[str]:
+    """The names by which it takes a voice, in lower case: languages, the name (listed with _ for blanks), the file."""
     names: set[str] = set()
-    for line in listed.splitlines():
-        if not (found := _ESPEAK_LINE.match(line)):  # a heading
-            continue
-        language, name, file, others = found.groups()
+    for language, name, file, others in listed:
         also = re.findall(r"\((\S+) \d+\)", others)
-        names |= {word.lower() for word in (language, name, file, file.rpartition("/")[2], *also)}
+        names |= {w.lower() for w in (language, name.replace("_", " "), file, file.rpartition("/")[2], *also)}
     return names
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,9 @@ from twistlm.evaluate.words import words_of
 from twistlm.files import text as files_text
 from twistlm.files.jsonl import read_objects
 from twistlm.files.tables import formulas, read_table
+
+# What is no letter, digit, blank or mark between words; a point or comma inside a number; a minus between blanks.
+_SAID = re.compile(r"[^\w\s.,;:!?'\"()\[\]…–—-]|(?<=\d)[.,](?=\d)|(?<=\s)-(?=\s)")
 
 
 def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[dict[str, str]]:
@@ -67,8 +72,9 @@ def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spoken_words(text: str) -> str:
-    """Return what of `text` is heard: its words, without case and punctuation."""
-    return " ".join(words_of(text)) or text.casefold()
+    """Return what of `text` is heard: its words and what is said of signs, without case and punctuation."""
+    signs = _SAID.findall(unicodedata.normalize("NFC", text))
+    return " ".join([*words_of(text), *signs]) or text.casefold()
 
 
 def read_text(path: str | Path) -> str:

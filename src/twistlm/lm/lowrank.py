@@ -141,7 +141,8 @@ def _config(text_lm: Path) -> dict[str, Any]:
     """What the configuration of a text LM says of its computation, as JSON has it."""
     said = load_config(text_lm).to_dict()
     named = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-    kept: dict[str, Any] = json.loads(json.dumps({k: v for k, v in said.items() if k not in named}, default=str))
+    written = json.dumps({k: v for k, v in said.items() if k not in named}, default=str)
+    kept: dict[str, Any] = json.loads(written, parse_constant=str)  # Mamba-2 has a limit that is infinite
     return kept
 
 

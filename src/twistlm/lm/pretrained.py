@@ -178,7 +178,7 @@ def require_form(model: PreTrainedModel) -> None:
     """Raise `BadInput` where a model could not be saved: its tensors have other shapes than its configuration says, or
     that cannot be written and read."""
     try:  # in memory: a file would be left behind by whoever is killed here
-        type(model.config).from_dict(json.loads(model.config.to_json_string()))
+        type(model.config).from_dict(json.loads(json.dumps(model.config.to_dict())))
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise BadInput(
             f"the configuration of this {model.config.model_type} cannot be written and read again, so the trained "

@@ -32,14 +32,14 @@ def text_lm_folder(text_lm: str | Path, *, prefer: Prefer = "registry", weights:
     """
     name = str(text_lm)
     folder = Path(text_lm)
-    inside = weights_folder(folder) if folder.is_dir() else artifacts.bundled("lm") / name
-    if (inside / "lowrank.json").is_file():
+    inside = weights_folder(folder) if folder.is_dir() else _bundled(name)
+    if inside is not None and (inside / "lowrank.json").is_file():
         raise BadInput(
             f"{name} is a unit LM that is kept as its difference from a text LM, and training begins from whole ones. "
             f'Make it whole first: python -c "from twistlm.lm.folders import load_model; '
             f"load_model('{name}').save('whole')\", and give whole."
         )
-    if folder.is_dir():
+    if inside is not None and folder.is_dir():
         return inside
     known = [name for name, artifact in named.ARTIFACTS.items() if artifact.kind == "text-lm"]
     if name in known:
@@ -67,3 +67,11 @@ def text_lm_folder(text_lm: str | Path, *, prefer: Prefer = "registry", weights:
         f"{name!r} is neither a folder nor a known text LM ({', '.join(known)}), nor a model of the hub "
         f"(OWNER/NAME).{hint}"
     )
+
+
+def _bundled(name: str) -> Path | None:
+    """The folder of a bundled model; None where none are there, as before the assets are made."""
+    try:
+        return artifacts.bundled("lm") / name
+    except ArtifactError:
+        return None

@@ -150,7 +150,8 @@ def _add_adapters(model: PreTrainedModel, layers: nn.ModuleList, lora: LoRA, see
         fan_in_fan_out=transposed,
     )
     # Experts lie in tensors of three dimensions, which no adapter of ours goes round: they would stay as they are.
-    odd = [n for n, p in layers.named_parameters() if p.ndim > 2 and not _convolves(layers, n)]
+    wide = {n for n, p in layers.named_parameters() if sum(size > 1 for size in p.shape) > 2}
+    odd = [n for n in sorted(wide) if not _convolves(layers, n)]
     if odd:
         raise BadInput(
             f"LoRA adapts matrices, and this {model.config.model_type} has tensors of three dimensions: "
