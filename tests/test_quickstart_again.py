@@ -70,11 +70,15 @@ def test_ctrl_c_while_a_model_is_saved_ends_it(finished, again, monkeypatch: pyt
         signal.raise_signal(signal.SIGINT)
         return save(self, *given, **more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train", train)
-        patch.setattr(training.UnitLM, "save", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            quickstart(config)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs begun in the background ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train", train)
+            patch.setattr(training.UnitLM, "save", pressed)
+            with pytest.raises(KeyboardInterrupt):
+                quickstart(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(begun) == 1 and (out / "warm" / "result.json").is_file(), "cold was begun, or warm was not kept"
     assert same_numbers(quickstart(config), finished[1])
 
